@@ -1,0 +1,1 @@
+//! Weft's controller: reads Kubernetes, Istio and Gateway API resources, serves agents, and is the certificate authority.

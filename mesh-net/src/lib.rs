@@ -1,0 +1,1 @@
+//! How Weft's programs talk: mutual TLS, the HBONE tunnel, the control stream, certificate requests, the admin endpoint.

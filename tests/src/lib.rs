@@ -1,0 +1,1 @@
+//! Whole-mesh scenarios: two nodes in network namespaces, real eBPF, real programs.
