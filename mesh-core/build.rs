@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["workload", "authorization", "extensions", "discovery", "ca", "zds"].map(|n| format!("proto/{n}.proto"));
+    let files =
+        ["workload", "authorization", "extensions", "discovery", "ca", "zds"].map(|n| format!("proto/{n}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let mut config = prost_build::Config::new();
     config.bytes(["."]).btree_map(["."]).skip_protoc_run();

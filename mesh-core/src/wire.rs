@@ -1,0 +1,59 @@
+//! Messages as they travel, and the only way from them into the model: `TryFrom`, with a reason when it fails.
+
+mod address;
+mod authorization;
+
+pub use address::InvalidAddress;
+pub use authorization::{InvalidAuthorization, read_authorization};
+
+/// `istio.workload`
+#[allow(clippy::doc_markdown, unreachable_pub, missing_docs)]
+pub mod workload {
+    include!(concat!(env!("OUT_DIR"), "/istio.workload.rs"));
+}
+
+/// `istio.workload.zds`
+#[allow(unreachable_pub)]
+pub mod zds {
+    include!(concat!(env!("OUT_DIR"), "/istio.workload.zds.rs"));
+}
+
+/// `istio.security`
+#[allow(unreachable_pub)]
+pub mod security {
+    include!(concat!(env!("OUT_DIR"), "/istio.security.rs"));
+}
+
+/// `weft.v1`, extensions of our own.
+#[allow(unreachable_pub)]
+pub mod extensions {
+    include!(concat!(env!("OUT_DIR"), "/weft.v1.rs"));
+}
+
+/// `envoy.service.discovery.v3`, the incremental part.
+#[allow(unreachable_pub)]
+pub mod discovery {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.rs"));
+}
+
+/// `istio.v1.auth`
+#[allow(unreachable_pub)]
+pub mod ca {
+    include!(concat!(env!("OUT_DIR"), "/istio.v1.auth.rs"));
+}
+
+/// Type URL of workloads and services on the control stream.
+pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
+/// Type URL of L4 policies on the control stream.
+pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
+/// Name and type URL of the workload extension that lists plaintext ports.
+pub const PLAINTEXT_PORTS_EXTENSION: &str = "weft.io/plaintext-ports";
+pub const PLAINTEXT_PORTS_TYPE: &str = "type.googleapis.com/weft.v1.PlaintextPorts";
+
+/// A resource of [`ADDRESS_TYPE`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)]
+pub enum Address {
+    Workload(crate::workload::Workload),
+    Service(crate::service::Service),
+}
