@@ -1,0 +1,46 @@
+//! The maps that the hooks share. Names and types are the ABI's (lib.rs); sizes are explained here.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, SockHash},
+};
+use mesh_ebpf::{Address, FlowKey, FlowKind, ListenerKey, Plumbed, Pod, Settings};
+
+/// 4,096 pods on a node: the kubelet's default is 110, the largest in use near 1,000.
+const PODS_MAX: u32 = 4096;
+
+#[map]
+pub(crate) static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(PODS_MAX, 0);
+
+/// Four addresses for each pod.
+#[map]
+pub(crate) static LOCAL: HashMap<Address, u64> = HashMap::with_max_entries(4 * PODS_MAX, 0);
+
+/// Two agents during an upgrade, and room for those that died before they could take themselves out.
+#[map]
+pub(crate) static AGENTS: HashMap<u64, u8> = HashMap::with_max_entries(64, 0);
+
+/// Entries live for microseconds, from the connect hook to the SYN of the same `connect`.
+#[map]
+pub(crate) static AGENT_SOCKETS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
+
+/// An entry is needed until its SYN has been looked up and (`NODE`) the connection accepted; it goes when the
+/// initiator's socket closes, or when 65,536 later connections are open.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, FlowKind> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Three for each pod.
+#[map]
+pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(3 * PODS_MAX, 0);
+
+/// No program reads it; it is here so that it is made and pinned with the others.
+#[map]
+pub(crate) static PLUMBED: HashMap<u64, Plumbed> = HashMap::with_max_entries(PODS_MAX, 0);
+
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// The pod that this instance of sk_lookup belongs to; set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static WEFT_POD_COOKIE: Global<u64> = Global::new(0);
