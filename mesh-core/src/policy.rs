@@ -25,6 +25,9 @@ pub struct Connection<'a> {
     pub destination_ip: IpAddr,
     /// The port that the application listens on, not a service's.
     pub destination_port: u16,
+    /// Opened by a socket in the node's own network namespace, as the kernel attests: the kubelet's probes. Policy is
+    /// between workloads; a node that could not probe its pods under STRICT would end them.
+    pub from_node: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
