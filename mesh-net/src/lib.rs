@@ -1,1 +1,15 @@
 //! How Weft's programs talk: mutual TLS, the HBONE tunnel, the control stream, certificate requests, the admin endpoint.
+//!
+//! It knows how to reach and recognise a peer, never whether the peer may pass: who may connect is policy, and policy
+//! is decided above. No Kubernetes, no eBPF.
+//!
+//! ```text
+//! TcpStream --tls::connect / tls::accept--> ClientTls / ServerTls (peer: SpiffeId)
+//!                                             --tunnel::client / tunnel::server--> Connection --> Stream
+//! ```
+
+pub mod tunnel;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod tls;
+pub mod svid;
