@@ -233,8 +233,8 @@ pub struct Plumbed {
 pub struct Settings {
     /// [`ABI_VERSION`] of the agent that made the pins. Zero: just made.
     pub abi_version: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Counts the agents that loaded. The last one owns the pins.
+    pub generation: u32,
     /// Netns cookie of the node's own namespace.
     pub node_cookie: u64,
 }

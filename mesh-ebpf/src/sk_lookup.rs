@@ -11,11 +11,7 @@
 //!   that listener is missing    -> refused
 //! ```
 
-use aya_ebpf::{
-    bindings::sk_action,
-    macros::sk_lookup,
-    programs::SkLookupContext,
-};
+use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey};
 

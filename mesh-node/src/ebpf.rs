@@ -1,0 +1,246 @@
+//! The kernel's half: loads the programs, attaches them for good, and tells them which pods and which agents there are.
+//!
+//! Everything that has effect is pinned in bpffs, so it outlives the agent. While no agent runs, an enrolled pod's
+//! captured connections are refused, because its listeners have gone with their process; other pods notice nothing. An
+//! agent that starts adopts what is pinned and replaces the programs in their links, without a moment in between.
+//!
+//! Of two agents on one node the one that loaded last owns the pins: the other drains what it has, and its attempts to
+//! change something fail with [`KernelError::Superseded`].
+//!
+//! ```text
+//!   <pin dir>/maps/PODS, LOCAL, ...           shared by all programs
+//!   <pin dir>/links/weft_connect4, ...        on the cgroup root that holds the pods
+//!   <pin dir>/links/weft_connect4-agent-<id>  on the agent's own cgroup, if that lies outside of the root
+//!   <pin dir>/links/sk_lookup-<cookie>        in each enrolled pod's namespace
+//! ```
+
+mod pods;
+mod attach;
+mod table;
+mod probe;
+mod logs;
+mod cgroup;
+mod bpffs;
+mod object;
+mod sys;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use mesh_ebpf::{FlowKind, ListenerKey};
+
+pub use bpffs::{is_bpffs, mount_bpffs};
+pub use cgroup::CgroupError;
+pub use object::ObjectError;
+pub use probe::{Facility, probe};
+
+use crate::{
+    netns::{Netns, NetnsCookie},
+    plumbing::PlumbingError,
+    socket::canonical,
+};
+use pods::State;
+
+/// Where the programs live and whom they serve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of the pins, on a bpffs; made if its parent exists. One for each mesh on a machine.
+    pub pin_dir: PathBuf,
+    /// The cgroup v2 folder below which all pods run, and the kubelet if its probes shall be known as such.
+    pub cgroup_root: PathBuf,
+    /// The cgroup v2 folder of this agent's processes; none: where this process is. A pod must not be able to join it,
+    /// and it must not be the root cgroup, in which kernel threads are.
+    pub agent_cgroup: Option<PathBuf>,
+    /// Another object than the built-in one.
+    pub object: Option<PathBuf>,
+    /// Whether the hooks report each decision, at debug level. Off, the verifier removes the reports from the programs.
+    pub debug: bool,
+}
+
+/// A pod to enrol.
+#[derive(Debug)]
+pub struct Pod<'a> {
+    /// Its network namespace.
+    pub netns: &'a Netns,
+    /// Its addresses, the main one of each family first.
+    pub addresses: &'a [IpAddr],
+    /// Number for the hooks' log lines.
+    pub id: u32,
+    /// Its listeners, of the kinds that shall be served; of several that share a port, one.
+    pub listeners: &'a [(ListenerKind, BorrowedFd<'a>)],
+}
+
+/// What a listener of a pod is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerKind {
+    /// Connections that the pod opens.
+    Outbound,
+    /// Connections to the pod other than tunnels.
+    Plaintext,
+    /// Tunnels to the pod, port 15008.
+    Hbone,
+}
+
+impl ListenerKind {
+    fn number(self) -> u32 {
+        match self {
+            Self::Outbound => ListenerKey::OUTBOUND,
+            Self::Plaintext => ListenerKey::PLAINTEXT,
+            Self::Hbone => ListenerKey::HBONE,
+        }
+    }
+}
+
+/// Why the kernel's half could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The object is missing or of another release.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The pins' folder is not where pins can be.
+    #[error("{0} is not on a bpffs: mount one (`mount -t bpf bpffs <folder>`) or choose another pin directory")]
+    NotBpffs(PathBuf),
+    /// The pins are another release's.
+    #[error(
+        "the pins in {dir} have ABI version {found}, this agent has {}: withdraw all pods with the release that made \
+         them, or remove them",
+        mesh_ebpf::ABI_VERSION
+    )]
+    PinnedAbi { dir: PathBuf, found: u32 },
+    /// The agent's or the pods' cgroup cannot serve.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The kernel refused the maps, or the object is broken.
+    #[error("load the eBPF object and its maps")]
+    Maps(#[source] Box<aya::EbpfError>),
+    /// The object lacks something that this agent uses.
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    /// The kernel refused a program.
+    #[error("load the program {name}")]
+    Program { name: &'static str, source: Box<aya::programs::ProgramError> },
+    /// Anything done with the loaded programs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Why something could not be done with the loaded programs.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Another agent has loaded since: the pins are its own.
+    #[error("another agent has taken over the pins (generation {now}, ours is {ours})")]
+    Superseded { ours: u32, now: u32 },
+    /// The node's own namespace is no pod.
+    #[error("the node's own network namespace cannot be enrolled")]
+    NodeNamespace,
+    /// The pod's namespace could not be prepared or restored.
+    #[error(transparent)]
+    Plumbing(#[from] PlumbingError),
+    /// A program's instance for one pod.
+    #[error("load sk_lookup for a pod")]
+    Instance(#[source] Box<LoadError>),
+    /// A map.
+    #[error("{what} in the map {map}")]
+    Map { what: &'static str, map: &'static str, source: aya::maps::MapError },
+    /// A link or a pin.
+    #[error("{what} {path}")]
+    Pin { what: &'static str, path: PathBuf, source: io::Error },
+    /// The pins' folder could not be locked.
+    #[error("lock {path}")]
+    Lock { path: PathBuf, source: io::Error },
+    /// The node's own namespace could not be read.
+    #[error("read the node's network namespace")]
+    Node(#[source] io::Error),
+}
+
+/// The loaded programs. Dropping it changes nothing in the kernel: see [`Kernel::withdraw`] and [`Kernel::remove_all`].
+///
+/// All calls are short and may be made from several threads. They are blocking; [`Kernel::enrol`] and
+/// [`Kernel::withdraw`] take about 2 ms.
+#[derive(Debug)]
+pub struct Kernel {
+    state: Mutex<State>,
+}
+
+impl Kernel {
+    /// Loads the programs, or adopts what is pinned and puts this agent's programs in the place of the old ones.
+    /// Needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN. The calling thread must be in the node's own namespace.
+    ///
+    /// # Errors  See [`LoadError`]; [`probe`] says more about what a kernel lacks.
+    pub fn load(config: Config) -> Result<Self, LoadError> {
+        Ok(Self { state: Mutex::new(State::load(config)?) })
+    }
+
+    /// Starts capturing a pod's connections: prepares its namespace, then steers what arrives, then what leaves.
+    /// Established connections are left alone. Repeating it, with other addresses or listeners, updates the pod.
+    ///
+    /// # Errors  See [`KernelError`]. A pod that was not enrolled before is left as it was.
+    pub fn enrol(&self, pod: &Pod<'_>) -> Result<(), KernelError> {
+        self.state().enrol(pod)
+    }
+
+    /// Replaces listeners of an enrolled pod. One that is not named stays. A listener that is closed leaves by itself.
+    ///
+    /// # Errors  See [`KernelError`].
+    pub fn set_listeners(
+        &self,
+        cookie: NetnsCookie,
+        listeners: &[(ListenerKind, BorrowedFd<'_>)],
+    ) -> Result<(), KernelError> {
+        self.state().set_listeners(cookie, listeners)
+    }
+
+    /// Stops capturing a pod's new connections, in both directions, and keeps those that the agent holds alive. The
+    /// first half of [`Kernel::withdraw`], for an agent that drains.
+    ///
+    /// # Errors  See [`KernelError`].
+    pub fn release(&self, cookie: NetnsCookie) -> Result<(), KernelError> {
+        self.state().release(cookie)
+    }
+
+    /// Undoes everything that enrolment did, in the maps and in the pod's namespace, if that still exists. A pod that
+    /// is not enrolled is no error. Connections that the agent still holds for the pod break.
+    ///
+    /// # Errors  See [`KernelError`]. It goes on past an error and returns the first.
+    pub fn withdraw(&self, cookie: NetnsCookie) -> Result<(), KernelError> {
+        self.state().withdraw(cookie)
+    }
+
+    /// Pods that are enrolled, by this agent or one before it.
+    pub fn enrolled(&self) -> Vec<NetnsCookie> {
+        self.state().enrolled()
+    }
+
+    /// Whether a process in the node's own namespace opened the plaintext connection that arrived at a pod, with
+    /// `local` the pod's end and `remote` the client's, as `socket::ends` gives them. True only as long as the client
+    /// has not closed.
+    pub fn opened_by_node(&self, cookie: NetnsCookie, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.state().flow(cookie, canonical(remote), canonical(local)) == Some(FlowKind::NODE)
+    }
+
+    /// Withdraws every pod and removes every link, map and pin.
+    ///
+    /// # Errors  See [`KernelError`]. It goes on past an error and returns the first.
+    pub fn remove_all(&self) -> Result<(), KernelError> {
+        self.state().remove_all()
+    }
+
+    /// Passes on what the hooks report to `tracing`, target `ebpf`, at debug level, until dropped. Nothing comes unless
+    /// [`Config::debug`] is set, nor to a second caller.
+    ///
+    /// # Errors  Of registering the ring buffer with the runtime.
+    pub async fn drain_logs(&self) -> io::Result<()> {
+        let logs = self.state().take_logs();
+        logs::drain(logs).await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What another call left half done is in the kernel, not in this state; going on is right.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

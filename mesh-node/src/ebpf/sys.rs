@@ -1,0 +1,106 @@
+//! The five bpf(2) commands about links and pins that aya has no call for, or none without its own bookkeeping.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// What a program is attached to: a number of `enum bpf_attach_type` in <linux/bpf.h>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Hook {
+    SockOps = 3,
+    Connect4 = 10,
+    Connect6 = 11,
+    SkLookup = 36,
+}
+
+/// Attaches a program to a cgroup or network namespace, for as long as the descriptor or a pin of it lives.
+/// `BPF_LINK_CREATE`, kernel 5.7 (sk_lookup 5.9).
+pub(super) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, hook: Hook) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program: RawFd,
+        target: RawFd,
+        hook: u32,
+        flags: u32,
+    }
+    let attr = Attr { program: program.as_raw_fd(), target: target.as_raw_fd(), hook: hook as u32, flags: 0 };
+    descriptor(bpf(28, &attr)?)
+}
+
+/// Puts another program into a link, without a moment in which there is none. `BPF_LINK_UPDATE`, kernel 5.7.
+pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link: RawFd,
+        program: RawFd,
+        flags: u32,
+        old: RawFd,
+    }
+    bpf(29, &Attr { link: link.as_raw_fd(), program: program.as_raw_fd(), flags: 0, old: 0 }).map(drop)
+}
+
+/// Gives a link a name in bpffs. `BPF_OBJ_PIN`.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(6, &ObjectAttr { path: path.as_ptr() as u64, fd: object.as_raw_fd(), flags: 0 }).map(drop)
+}
+
+/// Opens what was pinned. `BPF_OBJ_GET`.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    descriptor(bpf(7, &ObjectAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
+}
+
+/// The cgroup id of a link to a cgroup. `BPF_OBJ_GET_INFO_BY_FD`, kernel 5.8 for links.
+pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    /// The head of `struct bpf_link_info`, as for links to cgroups.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        pad: u32,
+        cgroup: u64,
+        hook: u32,
+        tail: u32,
+    }
+    #[repr(C)]
+    struct Attr {
+        fd: RawFd,
+        size: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    bpf(15, &Attr { fd: link.as_raw_fd(), size: size_of::<Info>() as u32, info: &raw mut info as u64 })?;
+    Ok(info.cgroup)
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    path: u64,
+    fd: RawFd,
+    flags: u32,
+}
+
+/// bpf(2) with a prefix of `union bpf_attr`; the kernel takes what is missing as zero.
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is one of this file's structures, laid out as the kernel's for that command; the pointers in it
+    // (a path, an info structure) outlive the call, which borrows their owners' frame.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+fn descriptor(ret: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(ret).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us, and nobody else has seen its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

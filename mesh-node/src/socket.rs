@@ -1,0 +1,224 @@
+//! Sockets in a pod's namespace: the agent's listeners, its connections out of the pod and into the application.
+//!
+//! A socket is made inside of the namespace and used from outside; it stays where it was made.
+
+mod option;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use mesh_ebpf::{MARK_AGENT, MARK_DELIVER};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::netns::Netns;
+
+/// How long the agent's connections may be silent before the kernel asks whether the peer is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes until the connection counts as lost.
+    pub probes: u32,
+}
+
+impl Default for Keepalive {
+    /// Three minutes: below the five after which the tightest of common NAT tables (RFC 5382 asks for two hours; cloud
+    /// load balancers give 350 s) forget a connection. Nine probes of 20 s add another three.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(180), interval: Duration::from_secs(20), probes: 9 }
+    }
+}
+
+/// A connection to the application, and whom it shows as the client.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Whether the application sees the client's own address; else it sees the pod's.
+    pub transparent: bool,
+}
+
+/// Opens listening sockets in the pod's namespace that take connections for any address, IPv4 and IPv6: `workers` of
+/// them, between which the kernel spreads connections. To be handed to `Kernel`, which needs only the first.
+///
+/// They are bound to a port of the kernel's choice on loopback: connections come by eBPF and not by address, so the
+/// application keeps every port, and two agents on one node do not share a group. Non-blocking.
+///
+/// # Errors  Of entering the namespace, and of the kernel: `EPERM` without CAP_NET_ADMIN.
+pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<TcpListener>> {
+    netns.enter(|| {
+        let (domain, loopback) = if Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok() {
+            (Domain::IPV6, IpAddr::V6(Ipv6Addr::LOCALHOST))
+        } else {
+            (Domain::IPV4, IpAddr::V4(Ipv4Addr::LOCALHOST))
+        };
+        let mut port = 0;
+        let mut listeners = Vec::with_capacity(workers);
+        for _ in 0..workers.max(1) {
+            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_nonblocking(true)?;
+            socket.set_reuse_port(workers > 1)?;
+            if domain == Domain::IPV6 {
+                socket.set_only_v6(false)?;
+                option::transparent_v6(socket.as_fd())?;
+            }
+            socket.set_ip_transparent_v4(true)?;
+            socket.bind(&SocketAddr::new(loopback, port).into())?;
+            socket.listen(backlog)?;
+            let listener = TcpListener::from(socket);
+            port = listener.local_addr()?.port();
+            listeners.push(listener);
+        }
+        Ok(listeners)
+    })?
+}
+
+/// The address that the client of an accepted connection dialled, and the client's: IPv4 as IPv4.
+///
+/// # Errors  `ENOTCONN` when the client has gone already.
+pub fn ends(stream: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
+    Ok((canonical(stream.local_addr()?), canonical(stream.peer_addr()?)))
+}
+
+/// Dials `to` from the pod's namespace with the pod's address, past our own capture: tunnels and connections passed
+/// through.
+///
+/// # Errors  Of the kernel and the peer; `TimedOut` after `timeout`.
+pub async fn connect_from_pod(netns: &Netns, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let to = canonical(to);
+    let socket = dialling(netns, to, MARK_AGENT)?;
+    within(timeout, connect(socket, to)).await
+}
+
+/// Dials the application at `to`, an address of the pod's, with `client` as the source address, so that the
+/// application sees its real client.
+///
+/// Where that is impossible (the families differ, or `client` is a loopback address) the pod's own address is shown.
+/// The source port is not the client's: it is one above the range from which Linux clients choose theirs, because the
+/// client's own connection may end in this very namespace (plaintext) and must not have the same four numbers.
+///
+/// # Errors  `ConnectionRefused` when nothing listens; `TimedOut` after `timeout`.
+pub async fn deliver(netns: &Netns, client: IpAddr, to: SocketAddr, timeout: Duration) -> io::Result<Delivery> {
+    let (client, to) = (client.to_canonical(), canonical(to));
+    let shown = client.is_ipv4() == to.is_ipv4()
+        && !client.is_loopback()
+        && !client.is_unspecified()
+        && !client.is_multicast()
+        && !matches!(client, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if !shown {
+        let stream = connect_from_pod(netns, to, timeout).await?;
+        return Ok(Delivery { stream, transparent: false });
+    }
+    let attempts = async {
+        for attempt in 0..SOURCE_ATTEMPTS {
+            let socket = dialling(netns, to, MARK_DELIVER)?;
+            if attempt + 1 < SOURCE_ATTEMPTS {
+                match bind_as(&socket, client, source_port()) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+                    other => other?,
+                }
+            } else {
+                // The kernel looks for a free one in its own range, at connect and for these four numbers only.
+                option::bind_without_port(socket.as_fd())?;
+                bind_as(&socket, client, 0)?;
+            }
+            match connect(socket, to).await {
+                Err(error) if matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse) => {}
+                other => return other,
+            }
+        }
+        Err(io::ErrorKind::AddrNotAvailable.into())
+    };
+    let stream = within(timeout, attempts).await?;
+    Ok(Delivery { stream, transparent: true })
+}
+
+/// Ends the connection with a reset, as the other end of a relayed connection ended: what is unsent is dropped.
+pub fn reset(stream: TcpStream) {
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Whether `error`, from reading or writing, says that the peer reset the connection rather than closing it.
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// Sets what every connection of the agent has: no delay for small writes, and `keepalive`.
+///
+/// # Errors  `EINVAL` for durations below a second.
+pub fn tune(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes),
+    )
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address that it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A non-blocking socket of the family of `to`, made in the namespace.
+fn dialling(netns: &Netns, to: SocketAddr, mark: u32) -> io::Result<Socket> {
+    let socket = netns.enter(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))??;
+    socket.set_nonblocking(true)?;
+    socket.set_mark(mark)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Binds to an address that is not the namespace's own.
+fn bind_as(socket: &Socket, client: IpAddr, port: u16) -> io::Result<()> {
+    match client {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => option::transparent_v6(socket.as_fd())?,
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(client, port).into())
+}
+
+async fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+async fn within<T>(timeout: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A port above the kernel's default range for clients (32768 to 60999), a different one at each call.
+fn source_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // A stride coprime to the range's length (4,535 = 5 * 907) visits every port before any a second time.
+    let step = NEXT.fetch_add(1, Ordering::Relaxed) % SOURCE_PORTS;
+    (SOURCE_FIRST + step * 1_613 % SOURCE_PORTS) as u16
+}
+
+/// First port above `net.ipv4.ip_local_port_range`'s default.
+const SOURCE_FIRST: u32 = 61_000;
+const SOURCE_PORTS: u32 = 65_535 - SOURCE_FIRST;
+/// Seven ports of our own, then the kernel's choice. With half of ours in use by one client and port of the pod's, seven
+/// fail once in 128.
+const SOURCE_ATTEMPTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_ports_come_round_only_after_all_were_used() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..SOURCE_PORTS {
+            assert!(seen.insert(source_port()));
+        }
+        assert!(seen.iter().all(|&port| port >= 61_000));
+    }
+}
