@@ -1,0 +1,260 @@
+//! What the controller has told us, and how a response changes it: pure, so that the stream only carries bytes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_core::snapshot::Snapshot;
+use mesh_core::wire::discovery::{DeltaDiscoveryResponse, Resource};
+use mesh_core::wire::{self, ADDRESS_TYPE, AUTHORIZATION_TYPE, Address};
+use mesh_core::workload::{PolicyKey, ServiceKey, Uid};
+use prost::Message;
+use thiserror::Error;
+
+/// Longest error text sent back to the controller.
+const MAX_ERROR_BYTES: usize = 4096;
+
+/// A kind of resource that agents subscribe to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Address,
+    Authorization,
+}
+
+impl Kind {
+    /// Policies first: an address must not be in force before what protects it.
+    pub const ALL: [Kind; 2] = [Kind::Authorization, Kind::Address];
+
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Address => ADDRESS_TYPE,
+            Self::Authorization => AUTHORIZATION_TYPE,
+        }
+    }
+
+    pub fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum InvalidResource {
+    #[error("resource has no body")]
+    Empty,
+    #[error("resource of type {found:?} in a response of another type")]
+    Type { found: String },
+    #[error("cannot be decoded: {0}")]
+    Decode(#[from] prost::DecodeError),
+    #[error("is named {inside:?} inside")]
+    Name { inside: String },
+    #[error("{}", chain(.0))]
+    Address(#[from] wire::InvalidAddress),
+    #[error("{0}")]
+    Authorization(#[from] wire::InvalidAuthorization),
+}
+
+/// What a resource's name stands for, so that a removal finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    Workload(Uid),
+    Service(ServiceKey),
+    Policy(PolicyKey),
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Empty when the version that the controller has could not be read: a resumption then asks for it again, yet still
+    /// names the resource, so that its removal is told.
+    version: String,
+    held: Held,
+}
+
+/// The snapshot with the versions that it was made of.
+#[derive(Debug, Default)]
+pub(super) struct Believed {
+    snapshot: Snapshot,
+    addresses: HashMap<Arc<str>, Entry>,
+    policies: HashMap<Arc<str>, Entry>,
+}
+
+/// What became of one response.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) updated: usize,
+    pub(super) removed: usize,
+    /// One line for each resource that was refused.
+    pub(super) refused: Vec<String>,
+}
+
+impl Applied {
+    pub(super) fn changed(&self) -> bool {
+        self.updated + self.removed > 0
+    }
+
+    /// Text of the NACK, if one is due.
+    pub(super) fn error(&self) -> Option<String> {
+        if self.refused.is_empty() {
+            return None;
+        }
+        let mut text = self.refused.join("; ");
+        if text.len() > MAX_ERROR_BYTES {
+            let end = (0..=MAX_ERROR_BYTES).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            text.truncate(end);
+            text.push_str("...");
+        }
+        Some(text)
+    }
+}
+
+impl Believed {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.entries(kind).len()
+    }
+
+    /// For `initial_resource_versions` of a resumption.
+    pub(super) fn versions(&self, kind: Kind) -> impl Iterator<Item = (String, String)> {
+        self.entries(kind).iter().map(|(name, entry)| (name.to_string(), entry.version.clone()))
+    }
+
+    fn entries(&self, kind: Kind) -> &HashMap<Arc<str>, Entry> {
+        match kind {
+            Kind::Address => &self.addresses,
+            Kind::Authorization => &self.policies,
+        }
+    }
+
+    /// Takes every good resource of the response and says what was wrong with the others. A bad address keeps its last
+    /// good version; a policy that cannot be read denies its scope.
+    pub(super) fn apply(&mut self, kind: Kind, response: DeltaDiscoveryResponse) -> Applied {
+        let mut applied = Applied::default();
+        for name in &response.removed_resources {
+            applied.removed += usize::from(self.remove(kind, name));
+        }
+        for resource in response.resources {
+            let name = resource.name.clone();
+            let outcome = match kind {
+                Kind::Address => self.address(resource).map(|()| None),
+                Kind::Authorization => self.policy(resource),
+            };
+            let error = match outcome {
+                Ok(error) => {
+                    applied.updated += 1;
+                    error
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                applied.refused.push(format!("{}: {error}", printable(&name)));
+            }
+        }
+        applied
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str) -> bool {
+        let entries = match kind {
+            Kind::Address => &mut self.addresses,
+            Kind::Authorization => &mut self.policies,
+        };
+        match entries.remove(name).map(|entry| entry.held) {
+            None => false,
+            Some(Held::Workload(uid)) => self.snapshot.remove_workload(&uid).is_some(),
+            Some(Held::Service(key)) => self.snapshot.remove_service(&key).is_some(),
+            Some(Held::Policy(key)) => self.snapshot.remove_policy(&key).is_some(),
+        }
+    }
+
+    fn address(&mut self, resource: Resource) -> Result<(), InvalidResource> {
+        let message = body::<wire::workload::Address>(&resource, ADDRESS_TYPE)?;
+        let address = Address::try_from(message)?;
+        let name = address.name();
+        if *name != *resource.name {
+            return Err(InvalidResource::Name { inside: name.to_string() });
+        }
+        let held = match address {
+            Address::Workload(workload) => {
+                let held = Held::Workload(workload.uid.clone());
+                self.forget_other_kind(&name, &held);
+                self.snapshot.upsert_workload(workload);
+                held
+            }
+            Address::Service(service) => {
+                let held = Held::Service(service.key.clone());
+                self.forget_other_kind(&name, &held);
+                self.snapshot.upsert_service(service);
+                held
+            }
+        };
+        self.addresses.insert(name, Entry { version: resource.version, held });
+        Ok(())
+    }
+
+    /// A uid `a/b` and a service `a/b` would share a name; the later one replaces the earlier.
+    fn forget_other_kind(&mut self, name: &str, held: &Held) {
+        if self.addresses.get(name).is_some_and(|entry| entry.held != *held) {
+            self.remove(Kind::Address, name);
+        }
+    }
+
+    fn policy(&mut self, resource: Resource) -> Result<Option<InvalidResource>, InvalidResource> {
+        let message = body::<wire::security::Authorization>(&resource, AUTHORIZATION_TYPE);
+        let (policy, error) = match message {
+            Ok(message) => {
+                let (policy, error) = wire::read_authorization(message)?;
+                (policy, error.map(InvalidResource::from))
+            }
+            // Not even its scope can be read: what it is named for is all that is known, and that is denied.
+            Err(error) => match unreadable(&resource.name) {
+                Some(policy) => (policy, Some(error)),
+                None => return Err(error),
+            },
+        };
+        let name: Arc<str> = policy.key.to_string().into();
+        if *name != *resource.name {
+            return Err(InvalidResource::Name { inside: name.to_string() });
+        }
+        let version = if error.is_some() { String::new() } else { resource.version };
+        self.policies.insert(name, Entry { version, held: Held::Policy(policy.key.clone()) });
+        self.snapshot.upsert_policy(policy);
+        Ok(error)
+    }
+}
+
+/// Stands in for a policy of which only the name arrived. It keeps no scope of its own, so it takes the widest that its
+/// name allows: its namespace.
+fn unreadable(name: &str) -> Option<mesh_core::policy::Policy> {
+    let (namespace, name) = name.split_once('/')?;
+    if namespace.is_empty() || name.is_empty() {
+        return None;
+    }
+    let key = PolicyKey { namespace: namespace.into(), name: name.into() };
+    Some(mesh_core::policy::Policy::unreadable(key, mesh_core::policy::Scope::Namespace))
+}
+
+fn body<M: Message + Default>(resource: &Resource, type_url: &str) -> Result<M, InvalidResource> {
+    let any = resource.resource.as_ref().ok_or(InvalidResource::Empty)?;
+    if any.type_url != type_url {
+        return Err(InvalidResource::Type { found: printable(&any.type_url).to_string() });
+    }
+    Ok(M::decode(any.value.as_slice())?)
+}
+
+/// A peer's text in a log line: no control characters, no megabytes.
+pub(super) fn printable(text: &str) -> impl fmt::Display {
+    let clean: String = text.chars().take(300).map(|c| if c.is_control() { '?' } else { c }).collect();
+    clean
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
