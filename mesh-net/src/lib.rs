@@ -8,6 +8,11 @@
 //!                                             --tunnel::client / tunnel::server--> Connection --> Stream
 //! ```
 
+pub mod admin;
+pub mod control;
+pub mod certificates;
+pub mod ca;
+pub mod grpc;
 pub mod tunnel;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
