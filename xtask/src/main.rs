@@ -1,1 +1,147 @@
-fn main() {}
+//! `cargo xtask`: everything a developer runs that is more than one cargo command.
+//!
+//! ```text
+//! setup ──> build-ebpf ──> build ──> test | demo | bench        lint   fuzz   clean-up
+//! ```
+//!
+//! It sees no other crate of Weft and asks cargo for everything, so that it builds in seconds on a fresh clone.
+
+mod suite;
+mod tally;
+mod lint;
+mod object;
+mod setup;
+mod child;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::setup::Purpose;
+use crate::suite::Suite;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, shows and tests Weft")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need and this machine lacks
+    Setup {
+        /// Only report; exit 1 when something is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the eBPF object that mesh-node embeds; print where it is and its size
+    BuildEbpf,
+    /// Build every program
+    Build {
+        #[arg(long)]
+        release: bool,
+    },
+    /// Bring up a mesh of two nodes on this machine and show what it does
+    Demo {
+        /// Leave the mesh running, and print how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Build without optimisation: quicker to build, slower to run
+        #[arg(long)]
+        dev: bool,
+        /// Given to the demo as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run tests; the last line is the sum of all
+    Test {
+        #[arg(value_enum, default_value = "all")]
+        suite: Suite,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Measure plain TCP beside Weft
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Formatting, clippy, tidy tests and licences
+    Lint,
+    /// Run the property tests of every parser (tests in a module named `fuzz`) for long
+    Fuzz {
+        /// Cases per property
+        #[arg(long, default_value_t = 200_000)]
+        cases: u32,
+        /// Only properties whose name contains this
+        filter: Option<String>,
+    },
+    /// Remove what runs that were killed left behind
+    CleanUp,
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    child::watch_signals();
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup { check: true } => Ok(setup::check(&Purpose::ALL)),
+        Command::Setup { check: false } => setup::ensure(&Purpose::ALL).map(|()| ExitCode::SUCCESS),
+        Command::BuildEbpf => {
+            setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
+            object::build().map(|()| ExitCode::SUCCESS)
+        }
+        Command::Build { release } => {
+            setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
+            build(release).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Demo { keep, dev, args } => {
+            setup::ensure(&Purpose::ALL)?;
+            clean_up()?;
+            build(!dev)?;
+            let mut demo = child::cargo(&["run", "--quiet", "-p", "weft-tests", "--bin", "demo"]);
+            demo.args((!dev).then_some("--release")).arg("--").args(keep.then_some("--keep")).args(args);
+            let status = child::foreground(&mut demo)?;
+            if child::interrupted() {
+                clean_up()?;
+            }
+            Ok(child::code(status))
+        }
+        Command::Test { suite, filter } => suite::test(suite, filter.as_deref()),
+        Command::Bench { args } => {
+            setup::ensure(&Purpose::ALL)?;
+            clean_up()?;
+            build(true)?;
+            let mut bench = child::cargo(&["run", "--quiet", "--release", "-p", "weft-tests", "--bin", "bench", "--"]);
+            let status = child::foreground(bench.args(args))?;
+            clean_up()?;
+            Ok(child::code(status))
+        }
+        Command::Lint => lint::lint(),
+        Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
+        Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Builds every program, and what scenarios and the demo run beside them.
+fn build(release: bool) -> Result<()> {
+    let mut build = child::cargo(&["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bins"]);
+    child::succeed(build.args(release.then_some("--release")))
+}
+
+fn clean_up() -> Result<()> {
+    for id in xtask::leftovers::sweep()? {
+        println!("removed what {id} left behind");
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! The part of xtask that the testbed shares with it: taking a run of the testbed apart.
+//!
+//! xtask sees no other crate of Weft; `weft-tests` sees this one, so that a run that ends well and a run that was
+//! killed are removed by the same code.
+
+pub mod leftovers;

@@ -1,0 +1,69 @@
+//! Builds the eBPF object on its own, with the very command that mesh-node's build script uses, so that neither builds
+//! what the other has built.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+use crate::child::{self, ROOT};
+
+/// Builds it; prints its path, size and age.
+pub(crate) fn build() -> Result<()> {
+    let target = match env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => Path::new(ROOT).join(target),
+        None => Path::new(ROOT).join("target"),
+    };
+    let target: PathBuf = target.join("ebpf");
+    let mut cargo = child::cargo(&ARGUMENTS);
+    cargo.arg("--target-dir").arg(&target).envs(ENVIRONMENT);
+    // What the caller set for the host.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        cargo.env_remove(name);
+    }
+    child::succeed(&mut cargo)?;
+
+    let object = target.join("bpfel-unknown-none/release/weft-ebpf");
+    let meta = fs::metadata(&object).with_context(|| format!("find {}", object.display()))?;
+    let age = meta.modified().ok().and_then(|built| SystemTime::now().duration_since(built).ok());
+    let age = age.map(|age| format!(", built {} s ago", age.as_secs())).unwrap_or_default();
+    println!("{}: {} bytes{age}", object.canonicalize()?.display(), meta.len());
+    Ok(())
+}
+
+#[rustfmt::skip]
+const ARGUMENTS: [&str; 10] = [
+    "build", "--package", "mesh-ebpf", "--bin", "weft-ebpf", "--release",
+    "--target=bpfel-unknown-none", "-Z", "build-std=core", "--locked",
+];
+
+const ENVIRONMENT: [(&str, &str); 8] = [
+    ("RUSTC_BOOTSTRAP", "1"),
+    ("RUSTFLAGS", "-C linker=bpf-linker -C link-arg=--btf -C debuginfo=2"),
+    ("CARGO_PROFILE_RELEASE_LTO", "fat"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "2"),
+    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+    ("CARGO_PROFILE_RELEASE_STRIP", "none"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another flag here would make the two builds throw each other's output away.
+    #[test]
+    fn the_build_script_of_the_agent_says_the_same() {
+        let script = fs::read_to_string(Path::new(ROOT).join("mesh-node/build.rs")).unwrap();
+        for word in ARGUMENTS.iter().flat_map(|argument| argument.split('=')).filter(|word| *word != "build-std") {
+            assert!(script.contains(&format!("\"{word}\"")) || script.contains(&format!("={word}\"")), "{word}");
+        }
+        for (name, value) in ENVIRONMENT {
+            assert!(script.contains(&format!("env(\"{name}\", \"{value}\")")), "{name}={value}");
+        }
+        assert_eq!(script.matches(".env(\"").count(), ENVIRONMENT.len(), "the script sets more than this file knows");
+    }
+}

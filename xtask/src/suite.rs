@@ -1,0 +1,116 @@
+//! Runs tests and says with one last line how they went.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use nix::unistd::geteuid;
+use xtask::leftovers;
+
+use crate::setup::{self, Purpose};
+use crate::tally::Tally;
+use crate::{build, child, clean_up};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Crates that need no root, no cluster and no network
+    Pure,
+    /// The agent against this kernel, and whole-mesh scenarios
+    Mesh,
+    /// Both
+    All,
+}
+
+/// Builds what `suite` needs, runs it and prints `N passed, N failed, N skipped` as the last line.
+pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    match suite {
+        Suite::Pure => setup::ensure(&[Purpose::Build])?,
+        Suite::Mesh | Suite::All => setup::ensure(&Purpose::ALL)?,
+    }
+    if suite != Suite::Mesh {
+        cargo_test(PURE, &[], filter, &[], &mut tally)?;
+    }
+    if suite != Suite::Pure && !child::interrupted() {
+        clean_up()?;
+        // Scenarios run the daemons as programs, which `cargo test` alone would not build.
+        match build(false) {
+            Ok(()) => {
+                cargo_test(&["mesh-node"], KERNEL_THREADS, filter, &[], &mut tally)?;
+                cargo_test(&["weft-tests"], SCENARIO_THREADS, filter, &[], &mut tally)?;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                tally.failed += 1;
+            }
+        }
+        // A test that was killed had no chance to take its run apart.
+        leftovers::sweep()?;
+    }
+    conclude(tally)
+}
+
+/// Runs every property in a module named `fuzz` with `cases` cases.
+pub(crate) fn fuzz(cases: u32, filter: Option<&str>) -> Result<ExitCode> {
+    setup::ensure(&[Purpose::Build])?;
+    let mut tally = Tally::default();
+    let filter = format!("fuzz::{}", filter.unwrap_or_default());
+    let cases = cases.to_string();
+    cargo_test(PURE, &[], Some(&filter), &[("PROPTEST_CASES", &cases)], &mut tally)?;
+    conclude(tally)
+}
+
+fn cargo_test(
+    packages: &[&str],
+    harness: &[&str],
+    filter: Option<&str>,
+    environment: &[(&str, &str)],
+    tally: &mut Tally,
+) -> Result<()> {
+    if child::interrupted() {
+        return Ok(());
+    }
+    let mut cargo = child::cargo(&["test", "--no-fail-fast"]);
+    for package in packages {
+        cargo.args(["-p", package]);
+    }
+    cargo.arg("--").args(filter).arg("--show-output").args(harness).envs(environment.iter().copied());
+    println!("> {}", child::line(&cargo));
+    let failed_before = tally.failed;
+    let status = child::lines(&mut cargo, |line| {
+        println!("{line}");
+        tally.line(line);
+    })?;
+    tally.end(status.success(), failed_before);
+    Ok(())
+}
+
+fn conclude(mut tally: Tally) -> Result<ExitCode> {
+    if !tally.reasons.is_empty() {
+        println!("\nskipped for lack of something:");
+        tally.reasons.iter().for_each(|reason| println!("  {reason}"));
+        if std::env::var("CI").is_ok_and(|ci| ci == "true") && geteuid().is_root() {
+            println!("on CI as root nothing may be lacking: these count as failed");
+            tally.forbid_skips();
+        }
+    }
+    if tally.passed + tally.failed + tally.skipped == 0 {
+        println!("no test has such a name");
+        tally.failed += 1;
+    }
+    println!("{tally}");
+    Ok(match (child::interrupted(), tally.failed) {
+        (true, _) => ExitCode::from(130),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::FAILURE,
+    })
+}
+
+/// Crates whose tests need no root, no cluster and no network.
+const PURE: &[&str] = &["mesh-core", "mesh-net", "mesh-ctrl", "xtask"];
+
+/// Loading programs is serialised by the kernel anyway.
+const KERNEL_THREADS: &[&str] = &["--test-threads=2"];
+
+/// Each scenario is a world of its own with a dozen processes; two at a time keep a small machine honest.
+const SCENARIO_THREADS: &[&str] = &["--test-threads=2"];
