@@ -1,16 +1,32 @@
 //! Mutual TLS between two workloads: who is at the other end, proven.
 //!
 //! TLS 1.3 only unless a setting says otherwise; AES-GCM; X25519MLKEM768, X25519, P-256; no SNI.
+//!
+//! The dialling side names the identities that it expects. They differ from dial to dial while the rustls configuration
+//! is shared, so the verifier proves the chain and the name is compared once the handshake is done, before a byte of
+//! the application is sent: also after a resumption, which shows no certificate.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
+use rustls::{CommonState, HandshakeKind};
+use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::svid::{InvalidSan, Svid, TrustBundle};
+use crate::svid::{self, InvalidSan};
+
+mod credentials;
+mod readahead;
+
+pub use credentials::Credentials;
+use readahead::ReadAhead;
 
 /// ALPN of the HBONE tunnel (RFC 9113, section 3.1).
 pub const ALPN_H2: &[u8] = b"h2";
@@ -19,30 +35,6 @@ pub const ALPN_H2: &[u8] = b"h2";
 pub struct Config {
     /// Also speak TLS 1.2, for peers that cannot do better. Off by default.
     pub allow_tls12: bool,
-}
-
-/// What one identity shows and whom it trusts, with the TLS configurations made from them.
-///
-/// A cheap clone. One value is one generation: tickets and sessions that came from it die with it, so a renewed
-/// certificate or a changed bundle is a new value.
-#[derive(Clone)]
-pub struct Credentials {
-    svid: Arc<Svid>,
-    trust: Arc<TrustBundle>,
-}
-
-impl Credentials {
-    pub fn new(svid: Arc<Svid>, trust: Arc<TrustBundle>, _config: Config) -> Self {
-        Self { svid, trust }
-    }
-
-    pub fn svid(&self) -> &Arc<Svid> {
-        &self.svid
-    }
-
-    pub fn trust(&self) -> &Arc<TrustBundle> {
-        &self.trust
-    }
 }
 
 /// Trust domains whose peers are let in: the mesh's own and its aliases.
@@ -63,33 +55,105 @@ impl TrustDomains {
 }
 
 /// The dialling end of an encrypted connection to `peer`. Reads and writes plaintext.
-pub struct ClientTls {
-    peer: SpiffeId,
-}
-
-impl ClientTls {
-    pub fn peer(&self) -> &SpiffeId {
-        &self.peer
-    }
-
-    /// The application protocol that the peer chose.
-    pub fn alpn(&self) -> &[u8] {
-        todo!()
-    }
-}
+pub struct ClientTls(Encrypted);
 
 /// The accepting end of an encrypted connection from `peer`. Reads and writes plaintext.
-pub struct ServerTls {
+pub struct ServerTls(Encrypted);
+
+/// Either end, once the peer is known.
+pub(crate) struct Encrypted {
+    stream: Box<TlsStream<ReadAhead<TcpStream>>>,
     peer: SpiffeId,
 }
 
-impl ServerTls {
-    pub fn peer(&self) -> &SpiffeId {
+macro_rules! encrypted_end {
+    ($end:ident) => {
+        impl $end {
+            /// The identity that the peer proved.
+            pub fn peer(&self) -> &SpiffeId {
+                &self.0.peer
+            }
+
+            /// The application protocol that both chose.
+            pub fn alpn(&self) -> &[u8] {
+                state(&self.0.stream).alpn_protocol().unwrap_or_default()
+            }
+
+            /// Whether a ticket of an earlier connection spared the certificates.
+            pub fn resumed(&self) -> bool {
+                state(&self.0.stream).handshake_kind() == Some(HandshakeKind::Resumed)
+            }
+
+            /// The agreed key exchange, by its IANA name.
+            pub fn key_exchange(&self) -> Option<&'static str> {
+                state(&self.0.stream).negotiated_key_exchange_group().and_then(|g| g.name().as_str())
+            }
+
+            pub(crate) fn into_inner(self) -> Encrypted {
+                self.0
+            }
+        }
+
+        impl AsyncRead for $end {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+            }
+        }
+
+        impl AsyncWrite for $end {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.get_mut().0).poll_flush(cx)
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+encrypted_end!(ClientTls);
+encrypted_end!(ServerTls);
+
+impl Encrypted {
+    pub(crate) fn peer(&self) -> &SpiffeId {
         &self.peer
     }
+}
 
-    pub fn alpn(&self) -> &[u8] {
-        todo!()
+impl AsyncRead for Encrypted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -98,13 +162,28 @@ impl ServerTls {
 /// # Errors
 /// See [`HandshakeError`]; the connection is gone in each case.
 pub async fn connect(
-    _tcp: TcpStream,
-    _credentials: &Credentials,
-    _expected: &[SpiffeId],
-    _alpn: &[&[u8]],
-    _timeout: Duration,
+    tcp: TcpStream,
+    credentials: &Credentials,
+    expected: &[SpiffeId],
+    alpn: &[&[u8]],
+    timeout: Duration,
 ) -> Result<ClientTls, HandshakeError> {
-    todo!()
+    let config = credentials.client(alpn)?;
+    let address = tcp.peer_addr().map_err(HandshakeError::Io)?.ip();
+    let name = ServerName::IpAddress(address.into());
+    let handshake = TlsConnector::from(config).connect_with(name, ReadAhead::new(tcp), |session| {
+        session.set_buffer_limit(Some(SEND_BUFFER));
+    });
+    // Boxed: the handshake's state is several KiB and would stay in the caller's future for the connection's life.
+    let stream = tokio::time::timeout(timeout, Box::pin(handshake))
+        .await
+        .map_err(|_| HandshakeError::Timeout(timeout))?
+        .map_err(HandshakeError::from_io)?;
+    let peer = proven_peer(stream.get_ref().1, SystemTime::now())?;
+    if !expected.contains(&peer) {
+        return Err(HandshakeError::WrongIdentity { expected: expected.to_vec(), presented: peer });
+    }
+    Ok(ClientTls(Encrypted { stream: Box::new(stream.into()), peer }))
 }
 
 /// Handshakes as the accepting side; the peer must prove an identity in one of `trust_domains`.
@@ -112,13 +191,51 @@ pub async fn connect(
 /// # Errors
 /// See [`HandshakeError`]; the connection is gone in each case.
 pub async fn accept(
-    _tcp: TcpStream,
-    _credentials: &Credentials,
-    _trust_domains: &TrustDomains,
-    _alpn: &[&[u8]],
-    _timeout: Duration,
+    tcp: TcpStream,
+    credentials: &Credentials,
+    trust_domains: &TrustDomains,
+    alpn: &[&[u8]],
+    timeout: Duration,
 ) -> Result<ServerTls, HandshakeError> {
-    todo!()
+    let config = credentials.server(alpn)?;
+    let handshake = TlsAcceptor::from(config).accept_with(ReadAhead::new(tcp), |session| {
+        session.set_buffer_limit(Some(SEND_BUFFER));
+    });
+    let stream = tokio::time::timeout(timeout, Box::pin(handshake))
+        .await
+        .map_err(|_| HandshakeError::Timeout(timeout))?
+        .map_err(HandshakeError::from_io)?;
+    let peer = proven_peer(stream.get_ref().1, SystemTime::now())?;
+    if !trust_domains.accepts(&peer) {
+        return Err(HandshakeError::TrustDomain { peer });
+    }
+    Ok(ServerTls(Encrypted { stream: Box::new(stream.into()), peer }))
+}
+
+/// The peer's identity after a handshake, full or resumed.
+fn proven_peer(session: &CommonState, now: SystemTime) -> Result<SpiffeId, HandshakeError> {
+    if session.alpn_protocol().is_none() {
+        return Err(HandshakeError::NoAlpn);
+    }
+    let chain = session.peer_certificates().unwrap_or_default();
+    if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+        still_valid(chain, now)?;
+    }
+    Ok(svid::spiffe_id_of(chain.first().ok_or(HandshakeError::NoCertificate)?)?)
+}
+
+/// A resumption repeats no check of certificates: what it resumes may have run out in between.
+fn still_valid(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), HandshakeError> {
+    let (not_before, not_after) = svid::validity(chain).ok_or(HandshakeError::NoCertificate)?;
+    match () {
+        () if now > not_after => Err(HandshakeError::Expired),
+        () if now < not_before => Err(HandshakeError::NotYetValid),
+        () => Ok(()),
+    }
+}
+
+fn state<T>(stream: &TlsStream<T>) -> &CommonState {
+    stream.get_ref().1
 }
 
 /// Why there is no encrypted connection.
@@ -128,6 +245,8 @@ pub enum HandshakeError {
     NoCertificate,
     #[error("the peer's certificate does not chain to a trusted root: {0}")]
     UnknownIssuer(String),
+    #[error("the peer's certificate is unusable: {0}")]
+    BadCertificate(String),
     #[error("the peer's certificate has expired")]
     Expired,
     #[error("the peer's certificate is not valid yet")]
@@ -157,6 +276,7 @@ impl HandshakeError {
         match self {
             Self::NoCertificate => "tls_no_certificate",
             Self::UnknownIssuer(_) => "tls_unknown_issuer",
+            Self::BadCertificate(_) => "tls_bad_certificate",
             Self::Expired => "tls_expired",
             Self::NotYetValid => "tls_not_yet_valid",
             Self::San(_) => "tls_invalid_san",
@@ -169,4 +289,37 @@ impl HandshakeError {
             Self::Protocol(_) => "tls_protocol",
         }
     }
+
+    fn from_io(error: io::Error) -> Self {
+        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
+            return Self::Io(error);
+        };
+        match tls {
+            rustls::Error::NoCertificatesPresented => Self::NoCertificate,
+            rustls::Error::NoApplicationProtocol
+            | rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol) => Self::NoAlpn,
+            rustls::Error::InvalidCertificate(why) => Self::from_certificate(why),
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+
+    fn from_certificate(error: &rustls::CertificateError) -> Self {
+        use rustls::CertificateError as E;
+        match error {
+            E::Expired | E::ExpiredContext { .. } => Self::Expired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
+            E::UnknownIssuer | E::BadSignature => Self::UnknownIssuer(error.to_string()),
+            E::Other(other) => match other.0.downcast_ref::<InvalidSan>() {
+                Some(san) => Self::San(san.clone()),
+                None => Self::BadCertificate(error.to_string()),
+            },
+            _ => Self::BadCertificate(error.to_string()),
+        }
+    }
 }
+
+/// Ciphertext that a connection may hold for its socket, in bytes: sixteen full records, one write.
+const SEND_BUFFER: usize = 16 * (16 << 10);
+
+#[cfg(test)]
+mod tests;

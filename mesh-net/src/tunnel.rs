@@ -11,6 +11,7 @@ pub mod client;
 pub mod server;
 pub mod stream;
 pub mod head;
+mod keepalive;
 
 /// Limits and windows of a tunnel connection, either end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +40,27 @@ impl Default for Config {
             max_streams: 200,
             max_head: 16 << 10,
             ping_interval: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
         }
     }
 }
+
+impl Config {
+    /// Bytes that a peer may have on its way over all streams. It exceeds what readers that are stuck can hold, so one
+    /// of them never slows another stream: a connection's window is given back only as its streams' bytes are.
+    ///
+    /// HTTP/2 ends at 2^31 - 1 (RFC 9113, section 6.9.1); with more than 507 streams of 4 MiB the promise is weaker.
+    pub(crate) fn connection_window(&self) -> u32 {
+        self.max_streams.saturating_mul(self.stream_window).saturating_add(SPARE_WINDOW).min((1 << 31) - 1)
+    }
+}
+
+/// Connection window beyond what streams can fill, in bytes.
+const SPARE_WINDOW: u32 = 16 << 20;
+
+/// Bytes of one stream that wait for the connection's writer.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// Why a tunnel connection ended, or never began.
 #[derive(Debug, Error)]
@@ -67,6 +84,15 @@ impl ConnectionError {
             Self::Protocol(_) => "tunnel_protocol",
             Self::Remote(_) => "tunnel_remote",
             Self::Io(_) => "tunnel_io",
+        }
+    }
+
+    fn from_h2(error: h2::Error) -> Self {
+        let reason = || error.reason().map_or_else(|| error.to_string(), |r| r.description().to_owned());
+        match () {
+            () if error.is_io() => Self::Io(error.into_io().unwrap_or_else(|| io::ErrorKind::Other.into())),
+            () if error.is_remote() => Self::Remote(reason()),
+            () => Self::Protocol(reason()),
         }
     }
 }
