@@ -140,10 +140,10 @@ impl Match {
             && excludes(&self.not_principals, |m| m.matches(principal))
             && holds(&self.service_accounts, account)
             && excludes(&self.not_service_accounts, account)
-            && holds(&self.source_ips, |net| net.contains(&source))
-            && excludes(&self.not_source_ips, |net| net.contains(&source))
-            && holds(&self.destination_ips, |net| net.contains(&destination))
-            && excludes(&self.not_destination_ips, |net| net.contains(&destination))
+            && holds(&self.source_ips, |net| within(net, source))
+            && excludes(&self.not_source_ips, |net| within(net, source))
+            && holds(&self.destination_ips, |net| within(net, destination))
+            && excludes(&self.not_destination_ips, |net| within(net, destination))
             && holds(&self.destination_ports, |port| *port == c.destination_port)
             && excludes(&self.not_destination_ports, |port| *port == c.destination_port)
     }
@@ -161,6 +161,15 @@ impl StringMatch {
     }
 }
 
+/// Whether `net` has the canonical address `ip`: a network of IPv4-mapped addresses means the IPv4 addresses in it, so that
+/// a DENY written that way holds.
+fn within(net: &IpNet, ip: IpAddr) -> bool {
+    match (net, ip) {
+        (IpNet::V6(mapped), IpAddr::V4(ip)) if mapped.prefix_len() >= 96 => mapped.contains(&ip.to_ipv6_mapped()),
+        _ => net.contains(&ip),
+    }
+}
+
 fn holds<T>(values: &[T], test: impl FnMut(&T) -> bool) -> bool {
     values.is_empty() || values.iter().any(test)
 }
@@ -168,3 +177,6 @@ fn holds<T>(values: &[T], test: impl FnMut(&T) -> bool) -> bool {
 fn excludes<T>(values: &[T], test: impl FnMut(&T) -> bool) -> bool {
     !values.iter().any(test)
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,14 +61,28 @@ impl Snapshot {
         self.policies.get(key)
     }
 
-    /// Policies that apply to connections into `workload`: of the mesh, of its namespace, and those that it lists.
+    /// Policies that apply to connections into `workload`: of the mesh, of its namespace, and those that it lists; each once,
+    /// also when the workload lists one that is implied.
     pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Policy> + Clone + 'a {
         let namespace = self.by_namespace.get(&workload.namespace);
+        let implied = |policy: &Policy| match policy.scope {
+            Scope::Global => true,
+            Scope::Namespace => policy.key.namespace == workload.namespace,
+            Scope::WorkloadSelector => false,
+        };
+        let listed = workload
+            .policies
+            .iter()
+            .enumerate()
+            .filter(|(i, key)| !workload.policies[..*i].contains(key))
+            .filter_map(|(_, key)| self.policies.get(key))
+            .filter(move |policy| !implied(policy));
         self.global
             .iter()
             .chain(namespace.into_iter().flat_map(|keys| keys.iter()))
-            .chain(workload.policies.iter())
-            .filter_map(|key| self.policies.get(key).map(Arc::as_ref))
+            .filter_map(|key| self.policies.get(key))
+            .chain(listed)
+            .map(Arc::as_ref)
     }
 
     /// Policies that a workload lists and that have not arrived: until they do, nobody knows what they deny.

@@ -71,7 +71,10 @@ pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a Policy> + Clone, conn
     let enforced = decide(policies.clone().into_iter().filter(|p| !p.dry_run), connection);
     let mut dry_run = None;
     if policies.clone().into_iter().any(|p| p.dry_run && p.action != Action::Audit) {
-        let with_dry_run = decide(policies.clone(), connection);
+        // Enforced ones first: what already decides keeps the credit, whatever the order they came in.
+        let in_force = policies.clone().into_iter().filter(|p| !p.dry_run);
+        let on_trial = policies.clone().into_iter().filter(|p| p.dry_run);
+        let with_dry_run = decide(in_force.chain(on_trial), connection);
         if with_dry_run != enforced {
             dry_run = Some(with_dry_run);
         }

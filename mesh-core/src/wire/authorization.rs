@@ -26,7 +26,8 @@ pub enum InvalidAuthorization {
     Port { policy: PolicyKey, value: u32 },
 }
 
-/// Reads a policy; one that has a name but cannot be read becomes a [`Policy::unreadable`] beside the reason.
+/// Reads a policy; one that has a name but cannot be read becomes a [`Policy::unreadable`] beside the reason. A dry run that
+/// cannot be read stays a dry run: whatever it says, it forbids nothing.
 ///
 /// # Errors
 /// A policy without a name has no scope to deny in and yields nothing but the error.
@@ -37,22 +38,23 @@ pub fn read_authorization(
         return Err(InvalidAuthorization::NoName);
     }
     let key = PolicyKey { namespace: a.namespace.as_str().into(), name: a.name.as_str().into() };
+    let unreadable = |key, scope| Policy { dry_run: a.dry_run, ..Policy::unreadable(key, scope) };
     let scope = match a.scope {
         0 => Scope::Global,
         1 => Scope::Namespace,
         2 => Scope::WorkloadSelector,
         value => {
             let error = InvalidAuthorization::Unknown { policy: key.clone(), field: "scope", value };
-            return Ok((Policy::unreadable(key, Scope::Namespace), Some(error)));
+            return Ok((unreadable(key, Scope::Namespace), Some(error)));
         }
     };
-    match read(a, key.clone(), scope) {
+    match read(&a, key.clone(), scope) {
         Ok(policy) => Ok((policy, None)),
-        Err(error) => Ok((Policy::unreadable(key, scope), Some(error))),
+        Err(error) => Ok((unreadable(key, scope), Some(error))),
     }
 }
 
-fn read(a: wire::Authorization, key: PolicyKey, scope: Scope) -> Result<Policy, InvalidAuthorization> {
+fn read(a: &wire::Authorization, key: PolicyKey, scope: Scope) -> Result<Policy, InvalidAuthorization> {
     let action = match (a.action, a.audit) {
         (1, true) => Action::Audit,
         (0, _) => Action::Allow,

@@ -1,0 +1,6 @@
+//! Laws of the model, tried on generated values.
+
+mod generate;
+mod policy;
+mod snapshot;
+mod wire;
