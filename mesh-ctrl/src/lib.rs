@@ -1,5 +1,12 @@
 //! Weft's controller: reads Kubernetes, Istio and Gateway API resources, serves agents, and is the certificate authority.
 
+pub mod app;
+pub mod settings;
+pub mod debug;
+pub mod ads;
+pub mod authority;
+pub mod access;
+pub mod store;
 pub mod index;
 pub mod source;
 pub mod object;

@@ -1,0 +1,208 @@
+//! The control stream's serving end: incremental (delta) xDS over one gRPC stream for each agent.
+//!
+//! ```text
+//! watch<Arc<World>> --+--> one task an agent: Session (pure) --> mpsc(1) --> HTTP/2 stream
+//!                     +--> ...                                   full: this agent waits, nobody else
+//! ```
+//! Nothing is queued for an agent but one response; what changes while it is slow is read from the world once it takes
+//! the next, so it sees the latest state of each resource, once.
+
+mod agents;
+pub(crate) mod session;
+#[cfg(test)]
+mod tests;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use mesh_core::wire::discovery::{DeltaDiscoveryRequest, Node};
+use mesh_net::grpc::EncodedResponse;
+use mesh_net::grpc::server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::access::Access;
+use crate::store::World;
+use session::{Heard, Session, SessionError};
+
+pub use agents::{AgentView, Agents, SubscriptionView};
+
+/// Largest request: a resumption names every resource that the agent holds, about 100 bytes each. Read only from callers
+/// that have shown a token.
+const MAX_REQUEST: usize = 64 << 20;
+/// Streams that one node may have open: an agent, its successor, and some that are not yet known to be dead.
+const MAX_STREAMS_OF_NODE: usize = 8;
+
+#[derive(Clone)]
+pub struct Ads {
+    worlds: watch::Receiver<Arc<World>>,
+    access: Arc<Access>,
+    agents: Arc<Agents>,
+    /// True once the controller is to stop.
+    stopping: watch::Receiver<bool>,
+    metrics: Metrics,
+}
+
+#[derive(Clone, Default)]
+struct Metrics {
+    responses: Counter,
+    resources: Counter,
+    nacks: Counter,
+}
+
+impl Ads {
+    pub fn new(
+        worlds: watch::Receiver<Arc<World>>,
+        access: Arc<Access>,
+        agents: Arc<Agents>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { worlds, access, agents, stopping, metrics: Metrics::default() }
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        let Metrics { responses, resources, nacks } = &self.metrics;
+        registry.register("weft_ads_responses", "Discovery responses sent", responses.clone());
+        registry.register("weft_ads_resources", "Resources sent", resources.clone());
+        registry.register("weft_ads_nacks", "Discovery responses that agents refused", nacks.clone());
+    }
+
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self)
+            .max_decoding_message_size(MAX_REQUEST)
+            .max_encoding_message_size(usize::MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type DeltaAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<EncodedResponse, Status>> + Send>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let node = self.access.node(request.metadata())?;
+        if self.agents.streams_of(&node) >= MAX_STREAMS_OF_NODE {
+            warn!(%node, "too many control streams of one node");
+            return Err(Status::resource_exhausted(format!("node {node} has {MAX_STREAMS_OF_NODE} streams open")));
+        }
+        let peer = request.remote_addr();
+        let (responses, stream) = mpsc::channel(1);
+        let agent = self.agents.enter(node.clone(), peer);
+        info!(%node, ?peer, agent = agent.id(), "agent connected");
+        let served = Served { ads: self.clone(), node, agent, session: Session::default() };
+        tokio::spawn(served.run(request.into_inner(), responses));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// One agent's stream.
+struct Served {
+    ads: Ads,
+    node: Arc<str>,
+    agent: agents::Entered,
+    session: Session,
+}
+
+impl Served {
+    async fn run(
+        mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        responses: mpsc::Sender<Result<EncodedResponse, Status>>,
+    ) {
+        let end = self.serve(&mut requests, &responses).await;
+        let (node, agent) = (&self.node, self.agent.id());
+        match end {
+            Ok(why) => info!(%node, agent, why, "agent gone"),
+            Err(status) => {
+                info!(%node, agent, code = ?status.code(), why = status.message(), "agent's stream ended");
+                // If the agent does not take it, it learns of the end by the stream's closing.
+                let _ = responses.try_send(Err(status));
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        responses: &mpsc::Sender<Result<EncodedResponse, Status>>,
+    ) -> Result<&'static str, Status> {
+        let mut worlds = self.ads.worlds.clone();
+        let mut stopping = self.ads.stopping.clone();
+        loop {
+            let world = worlds.borrow_and_update().clone();
+            let work = self.session.has_work(&world);
+            tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.hear(&world, request)?,
+                    Ok(None) => return Ok("closed by the agent"),
+                    Err(status) => {
+                        debug!(code = ?status.code(), message = status.message(), "control stream broke");
+                        return Ok("connection lost");
+                    }
+                },
+                place = responses.reserve(), if work => match place {
+                    Ok(place) => {
+                        if !self.ads.access.knows(&self.node) {
+                            return Err(Status::unauthenticated("the node's token was withdrawn"));
+                        }
+                        if let Some(response) = self.session.next(&world).map_err(ended)? {
+                            self.ads.metrics.responses.inc();
+                            self.ads.metrics.resources.inc_by(response.resources.len() as u64);
+                            place.send(Ok(response));
+                        }
+                        self.agent.show(&self.session);
+                    }
+                    Err(_) => return Ok("stream dropped"),
+                },
+                changed = worlds.changed() => if changed.is_err() {
+                    return Err(Status::unavailable("the controller is stopping"));
+                },
+                () = responses.closed() => return Ok("stream dropped"),
+                _ = stopping.wait_for(|stop| *stop) => {
+                    return Err(Status::unavailable("the controller is stopping"));
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, world: &World, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if let Some(node) = &request.node {
+            self.agent.named(&node.id);
+            if let Some(claimed) = node_name(node).filter(|claimed| *claimed != &*self.node) {
+                debug!(node = %self.node, claimed, "agent calls its node something else");
+            }
+        }
+        match self.session.hear(world, request).map_err(ended)? {
+            Heard::Refused { kind, message } => {
+                self.ads.metrics.nacks.inc();
+                warn!(node = %self.node, ?kind, %message, "agent refuses a response");
+            }
+            Heard::Subscribed { kind } => debug!(node = %self.node, ?kind, "agent subscribes"),
+            Heard::Acknowledged { .. } => {}
+        }
+        self.agent.show(&self.session);
+        Ok(())
+    }
+}
+
+fn ended(error: SessionError) -> Status {
+    match error {
+        SessionError::Type(_) => Status::invalid_argument(error.to_string()),
+        SessionError::TooManyNames => Status::resource_exhausted(error.to_string()),
+        SessionError::TooFarBehind => Status::aborted(error.to_string()),
+    }
+}
+
+fn node_name(node: &Node) -> Option<&str> {
+    match node.metadata.as_ref()?.fields.get("NODE_NAME")?.kind.as_ref()? {
+        prost_types::value::Kind::StringValue(name) => Some(name),
+        _ => None,
+    }
+}

@@ -1,0 +1,131 @@
+//! Who is connected, and how far each has come.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use mesh_net::control::Kind;
+use serde::Serialize;
+
+use super::session::Session;
+use crate::store::World;
+
+/// The agents that are connected.
+#[derive(Debug, Default)]
+pub struct Agents {
+    next: AtomicU64,
+    live: Mutex<BTreeMap<u64, AgentView>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentView {
+    /// The node that its token is of.
+    pub node: Arc<str>,
+    /// What it calls itself.
+    pub id: String,
+    pub peer: Option<SocketAddr>,
+    /// Seconds since 1970.
+    pub connected_at: u64,
+    pub types: BTreeMap<&'static str, SubscriptionView>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SubscriptionView {
+    pub wildcard: bool,
+    /// Names asked for on demand.
+    pub asked: usize,
+    /// Places in the log of changes: told, acknowledged, and how far the latter is behind the latest change.
+    pub sent: u64,
+    pub acknowledged: u64,
+    pub lag: u64,
+    pub responses: u64,
+    pub nacks: u64,
+    pub last_nack: Option<String>,
+}
+
+impl Agents {
+    /// In the order in which they came.
+    pub fn view(&self, world: &World) -> Vec<AgentView> {
+        let mut all: Vec<AgentView> = self.lock().values().cloned().collect();
+        for agent in &mut all {
+            for kind in Kind::ALL {
+                if let Some(view) = agent.types.get_mut(kind.type_url()) {
+                    view.lag = world.of(kind).head().saturating_sub(view.acknowledged);
+                }
+            }
+        }
+        all
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn streams_of(&self, node: &str) -> usize {
+        self.lock().values().filter(|agent| *agent.node == *node).count()
+    }
+
+    pub(super) fn enter(self: &Arc<Self>, node: Arc<str>, peer: Option<SocketAddr>) -> Entered {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+        let view = AgentView { node, id: String::new(), peer, connected_at: now, types: BTreeMap::new() };
+        self.lock().insert(id, view);
+        Entered { id, agents: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, AgentView>> {
+        self.live.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// An agent's place among the connected; it leaves when this is dropped.
+#[derive(Debug)]
+pub(super) struct Entered {
+    id: u64,
+    agents: Arc<Agents>,
+}
+
+impl Entered {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn named(&self, id: &str) {
+        if let Some(agent) = self.agents.lock().get_mut(&self.id) {
+            agent.id = id.chars().take(300).collect();
+        }
+    }
+
+    pub(super) fn show(&self, session: &Session) {
+        let views = Kind::ALL.into_iter().filter_map(|kind| {
+            let s = session.subscription(kind);
+            let view = SubscriptionView {
+                wildcard: s.wildcard,
+                asked: s.asked.len(),
+                sent: s.cursor,
+                acknowledged: s.acknowledged,
+                lag: 0,
+                responses: s.responses,
+                nacks: s.nacks,
+                last_nack: s.last_nack.clone(),
+            };
+            s.started().then_some((kind.type_url(), view))
+        });
+        let types = views.collect();
+        if let Some(agent) = self.agents.lock().get_mut(&self.id) {
+            agent.types = types;
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.agents.lock().remove(&self.id);
+    }
+}

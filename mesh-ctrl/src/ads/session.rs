@@ -1,0 +1,365 @@
+//! One agent's subscriptions, and what it is to be told next: pure; the stream around it only waits and sends.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mesh_core::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_net::control::Kind;
+use mesh_net::grpc::{EncodedResponse, PARTIAL};
+use thiserror::Error;
+
+use crate::store::{Collection, Resource, World};
+
+/// A response is closed once it has this many bytes of resources: a large mesh arrives in parts, and no part holds up the
+/// other type for long.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+/// Removed names in one response; names are at most a few hundred bytes.
+const CHUNK_NAMES: usize = 4096;
+/// Names that one agent may ask for on demand.
+const MAX_ASKED: usize = 100_000;
+/// Answers remembered until they are acknowledged.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Longest text of a refusal that is kept.
+const MAX_NACK_CHARS: usize = 1024;
+
+/// Why a stream cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum SessionError {
+    #[error("resources of type {0:?} are not served here")]
+    Type(String),
+    #[error("more than {MAX_ASKED} names asked for")]
+    TooManyNames,
+    #[error("too far behind to be told what was removed; reconnect with initial_resource_versions")]
+    TooFarBehind,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    authorization: Subscription,
+    address: Subscription,
+    nonces: u64,
+}
+
+/// What one request was, for the log and the debug page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Subscribed { kind: Kind },
+    Acknowledged { kind: Kind },
+    Refused { kind: Kind, message: String },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscription {
+    started: bool,
+    pub(crate) wildcard: bool,
+    pub(crate) asked: BTreeSet<Arc<str>>,
+    /// Services whose endpoints are told because the service was asked for, by name or by address.
+    following: HashSet<Arc<str>>,
+    /// Resources that the agent holds; kept only without the wildcard.
+    held: HashSet<Arc<str>>,
+    /// Versions that the agent held when it came; each is dropped once compared.
+    initial: HashMap<String, String>,
+    /// Names to answer whether they changed or not.
+    lookups: VecDeque<Arc<str>>,
+    gone: VecDeque<String>,
+    /// Place in the log up to which the agent has been told.
+    pub(crate) cursor: u64,
+    /// Place at which it subscribed: what was removed before, it never heard of.
+    born: u64,
+    /// The first request is answered even with nothing to say, so that the agent knows it is in sync.
+    due: bool,
+    in_flight: BTreeMap<u64, u64>,
+    pub(crate) acknowledged: u64,
+    pub(crate) responses: u64,
+    pub(crate) nacks: u64,
+    pub(crate) last_nack: Option<String>,
+}
+
+impl Session {
+    pub(crate) fn subscription(&self, kind: Kind) -> &Subscription {
+        match kind {
+            Kind::Address => &self.address,
+            Kind::Authorization => &self.authorization,
+        }
+    }
+
+    fn subscription_mut(&mut self, kind: Kind) -> &mut Subscription {
+        match kind {
+            Kind::Address => &mut self.address,
+            Kind::Authorization => &mut self.authorization,
+        }
+    }
+
+    pub(crate) fn hear(&mut self, world: &World, request: DeltaDiscoveryRequest) -> Result<Heard, SessionError> {
+        let kind = Kind::of(&request.type_url)
+            .ok_or_else(|| SessionError::Type(request.type_url.chars().take(200).collect()))?;
+        let subscription = self.subscription_mut(kind);
+        let heard = subscription.answered(kind, &request);
+        let changes = !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        if !subscription.started {
+            subscription.start(world.of(kind), request)?;
+            return Ok(heard.unwrap_or(Heard::Subscribed { kind }));
+        }
+        if changes {
+            subscription.change(
+                world.of(kind),
+                request.resource_names_subscribe,
+                request.resource_names_unsubscribe,
+            )?;
+        }
+        Ok(heard.unwrap_or(Heard::Subscribed { kind }))
+    }
+
+    /// Whether [`next`](Self::next) may have something to say.
+    pub(crate) fn has_work(&self, world: &World) -> bool {
+        world.synced && Kind::ALL.iter().any(|kind| self.subscription(*kind).has_work(world.of(*kind)))
+    }
+
+    /// The next response, policies before addresses.
+    pub(crate) fn next(&mut self, world: &World) -> Result<Option<EncodedResponse>, SessionError> {
+        if !world.synced {
+            return Ok(None);
+        }
+        for kind in Kind::ALL {
+            let collection = world.of(kind);
+            let nonce = self.nonces + 1;
+            let subscription = self.subscription_mut(kind);
+            if !subscription.has_work(collection) {
+                continue;
+            }
+            let Some(batch) = subscription.next(collection)? else { continue };
+            subscription.sent(nonce);
+            self.nonces = nonce;
+            return Ok(Some(EncodedResponse {
+                head: DeltaDiscoveryResponse {
+                    system_version_info: if batch.partial { PARTIAL.to_owned() } else { collection.head().to_string() },
+                    type_url: kind.type_url().to_owned(),
+                    nonce: nonce.to_string(),
+                    removed_resources: batch.removed,
+                    resources: Vec::new(),
+                },
+                resources: batch.resources,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    resources: Vec<Bytes>,
+    bytes: usize,
+    removed: Vec<String>,
+    partial: bool,
+}
+
+impl Batch {
+    fn full(&self) -> bool {
+        self.bytes >= CHUNK_BYTES || self.removed.len() >= CHUNK_NAMES
+    }
+
+    fn push(&mut self, resource: &Resource) {
+        self.bytes += resource.encoded.len();
+        self.resources.push(resource.encoded.clone());
+    }
+}
+
+impl Subscription {
+    pub(crate) fn started(&self) -> bool {
+        self.started
+    }
+
+    fn answered(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> Option<Heard> {
+        let nonce: u64 = request.response_nonce.parse().ok()?;
+        let place = self.in_flight.remove(&nonce)?;
+        // The stream is in order: what was sent before is answered too, or never will be.
+        self.in_flight.retain(|earlier, _| *earlier > nonce);
+        match &request.error_detail {
+            None => {
+                self.acknowledged = self.acknowledged.max(place);
+                self.last_nack = None;
+                Some(Heard::Acknowledged { kind })
+            }
+            Some(error) => {
+                let message: String = error.message.chars().take(MAX_NACK_CHARS).collect();
+                self.nacks += 1;
+                self.last_nack = Some(message.clone());
+                Some(Heard::Refused { kind, message })
+            }
+        }
+    }
+
+    fn start(&mut self, all: &Collection, request: DeltaDiscoveryRequest) -> Result<(), SessionError> {
+        self.started = true;
+        self.due = true;
+        self.born = all.head();
+        let (subscribe, unsubscribe) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
+        // An empty subscription is the wildcard; taking "*" back at once is how an agent asks on demand from its start.
+        self.wildcard =
+            subscribe.iter().any(|name| name == "*") || (subscribe.is_empty() && !unsubscribe.iter().any(|n| n == "*"));
+        self.initial = request.initial_resource_versions.into_iter().collect();
+        self.gone = self.initial.keys().filter(|name| all.get(name).is_none()).cloned().collect();
+        for name in &self.gone {
+            self.initial.remove(name);
+        }
+        if !self.wildcard {
+            self.cursor = all.head();
+            let held: Vec<Arc<str>> = self.initial.keys().map(|name| name.as_str().into()).collect();
+            self.held.extend(held.iter().cloned());
+            self.lookups.extend(held);
+        }
+        self.change(all, subscribe.into_iter().filter(|name| name != "*").collect(), Vec::new())
+    }
+
+    fn change(
+        &mut self,
+        all: &Collection,
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+    ) -> Result<(), SessionError> {
+        for name in unsubscribe {
+            if name == "*" {
+                self.wildcard = false;
+            } else {
+                self.asked.remove(name.as_str());
+            }
+        }
+        for name in subscribe {
+            if name == "*" {
+                // From the start again; what was removed since it was last told is still to be told.
+                self.wildcard = true;
+                self.born = self.cursor;
+                self.cursor = 0;
+                self.due = true;
+                continue;
+            }
+            if self.asked.len() >= MAX_ASKED {
+                return Err(SessionError::TooManyNames);
+            }
+            let name: Arc<str> = name.into();
+            self.lookups.push_back(name.clone());
+            self.asked.insert(name);
+        }
+        let asked = &self.asked;
+        self.following.retain(|name| {
+            asked.contains(name)
+                || all.get(name).is_some_and(|service| service.aliases.iter().any(|alias| asked.contains(alias)))
+        });
+        if !self.wildcard {
+            let following = &self.following;
+            self.held.retain(|name| {
+                all.get(name).is_some_and(|resource| wanted(asked, following, name, resource))
+                    || self.initial.contains_key(&**name)
+            });
+        }
+        Ok(())
+    }
+
+    fn has_work(&self, all: &Collection) -> bool {
+        self.started && (self.due || !self.lookups.is_empty() || !self.gone.is_empty() || self.cursor < all.head())
+    }
+
+    fn next(&mut self, all: &Collection) -> Result<Option<Batch>, SessionError> {
+        if self.cursor < all.floor() && self.born < all.floor() {
+            return Err(SessionError::TooFarBehind);
+        }
+        let mut batch = Batch::default();
+        while !batch.full()
+            && let Some(name) = self.gone.pop_front()
+        {
+            batch.removed.push(name);
+        }
+        while !batch.full()
+            && let Some(asked) = self.lookups.pop_front()
+        {
+            self.look_up(all, &asked, &mut batch);
+        }
+        if !batch.full() {
+            self.read_log(all, &mut batch);
+        }
+        batch.partial = !self.gone.is_empty() || !self.lookups.is_empty() || self.cursor < all.head();
+        if batch.resources.is_empty() && batch.removed.is_empty() && !self.due {
+            return Ok(None);
+        }
+        self.due &= batch.partial;
+        if !batch.partial {
+            // What the agent brought has been compared in full.
+            self.initial = HashMap::new();
+        }
+        Ok(Some(batch))
+    }
+
+    fn look_up(&mut self, all: &Collection, asked: &Arc<str>, batch: &mut Batch) {
+        let names = all.resolve(asked);
+        if names.is_empty() {
+            batch.removed.push(asked.to_string());
+        }
+        for name in names {
+            let Some(resource) = all.get(&name) else { continue };
+            if self.asked.contains(asked) && (*name == **asked || resource.aliases.contains(asked)) {
+                self.following.insert(name.clone());
+            }
+            if self.initial.remove(&*name).is_none_or(|version| version != resource.version) {
+                batch.push(resource);
+            }
+            if !self.wildcard {
+                self.held.insert(name);
+            }
+        }
+    }
+
+    fn read_log(&mut self, all: &Collection, batch: &mut Batch) {
+        for (place, name, resource) in all.since(self.cursor) {
+            match resource {
+                Some(resource) => {
+                    let told = self.wildcard
+                        || self.held.contains(name)
+                        || wanted(&self.asked, &self.following, name, resource);
+                    if told {
+                        if self.initial.remove(&**name).is_none_or(|version| version != resource.version) {
+                            batch.push(resource);
+                        }
+                        if !self.wildcard {
+                            if self.asked.contains(name) || resource.aliases.iter().any(|a| self.asked.contains(a)) {
+                                self.following.insert(name.clone());
+                            }
+                            self.held.insert(name.clone());
+                        }
+                    }
+                }
+                None if self.wildcard => {
+                    if place > self.born {
+                        self.initial.remove(&**name);
+                        batch.removed.push(name.to_string());
+                    }
+                }
+                None => {
+                    if self.held.remove(name) {
+                        batch.removed.push(name.to_string());
+                    }
+                }
+            }
+            self.cursor = place;
+            if batch.full() {
+                return;
+            }
+        }
+        self.cursor = all.head();
+    }
+
+    fn sent(&mut self, nonce: u64) {
+        self.responses += 1;
+        self.in_flight.insert(nonce, self.cursor);
+        while self.in_flight.len() > MAX_IN_FLIGHT {
+            self.in_flight.pop_first();
+        }
+    }
+}
+
+/// Whether an agent that asked for `asked` is to be told of a resource: by its name, its address or its service.
+fn wanted(asked: &BTreeSet<Arc<str>>, following: &HashSet<Arc<str>>, name: &Arc<str>, resource: &Resource) -> bool {
+    asked.contains(name)
+        || resource.aliases.iter().any(|alias| asked.contains(alias))
+        || resource.services.iter().any(|service| following.contains(service))
+}

@@ -1,0 +1,256 @@
+//! Puts the parts together: source -> index -> store -> agents, each in a task of its own.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use mesh_net::admin;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tracing::{error, info, warn};
+
+use crate::ads::{Ads, Agents};
+use crate::authority::service::{Certificates, Residence, Residents};
+use crate::authority::serving::{self, ServingError};
+use crate::authority::{Authority, FilesError};
+use crate::debug::{self, LogLevel, Views};
+use crate::index::Index;
+use crate::settings::{Settings, Source};
+use crate::source::{Event, dir};
+use crate::store::World;
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    #[error("listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+}
+
+/// Batches of events that may wait for the index.
+const EVENT_QUEUE: usize = 16;
+/// Streams that one connection may have open; an agent uses one, and one for each certificate under way.
+const MAX_STREAMS: u32 = 128;
+
+/// A controller that serves.
+pub struct App {
+    pub control: SocketAddr,
+    pub monitoring: SocketAddr,
+    drain: Duration,
+    stopping: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+    /// Source, index, serving certificate, monitoring; they end with the app.
+    tasks: JoinSet<()>,
+}
+
+impl App {
+    /// Starts with the source that the settings name.
+    ///
+    /// # Errors
+    /// The authority's files are wrong, or an address is taken.
+    pub async fn start(settings: Settings, log_level: LogLevel) -> Result<Self, StartError> {
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        let Source::Folder(path) = settings.source.clone();
+        let mut app = Self::start_with(settings, events, log_level).await?;
+        app.tasks.spawn(async move {
+            match dir::watch(dir::Config::new(path), sender).await {
+                Ok(()) => warn!("the source ended"),
+                Err(error) => error!(%error, "the source failed; what was read stays in force"),
+            }
+        });
+        Ok(app)
+    }
+
+    /// Starts with events from elsewhere.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        settings: Settings,
+        events: mpsc::Receiver<Vec<Event>>,
+        log_level: LogLevel,
+    ) -> Result<Self, StartError> {
+        let mut registry = Registry::default();
+        let mut tasks = JoinSet::new();
+        let authority = Arc::new(Authority::open(settings.authority, SystemTime::now())?);
+        let (tls, renew) = serving::tls(authority.clone(), settings.server_names)?;
+        let control = listen(settings.listen)?;
+        let monitoring = listen(settings.monitoring)?;
+
+        let index = Arc::new(Mutex::new(Index::new(settings.index)));
+        let (publish, worlds) = watch::channel(Arc::new(World::default()));
+        let (stopping, stop) = watch::channel(false);
+        let gauges = Gauges::register(&mut registry);
+        let feeding = index.clone();
+        // On the blocking pool: the first batch of a large mesh is seconds of work.
+        tasks.spawn_blocking(move || feed(events, &feeding, &publish, &gauges));
+
+        let access = Arc::new(settings.access);
+        let agents = Arc::new(Agents::default());
+        let ads = Ads::new(worlds.clone(), access.clone(), agents.clone(), stop.clone());
+        let certificates = Certificates::new(authority.clone(), access.clone(), residents(index.clone()));
+        access.register(&mut registry);
+        ads.register(&mut registry);
+        certificates.register(&mut registry);
+
+        tasks.spawn(renew);
+        let addresses = (local(&control, settings.listen), local(&monitoring, settings.monitoring));
+        let views = Views {
+            worlds,
+            stopping: stop.clone(),
+            agents,
+            index,
+            certificates: certificates.clone(),
+            authority,
+            registry,
+            log_level,
+        };
+        let pages = admin::serve(monitoring, debug::router(views));
+        tasks.spawn(async move {
+            let never: Infallible = pages.await;
+            match never {}
+        });
+
+        let (ready, connections) = mpsc::channel(16);
+        tasks.spawn(serving::accept(control, tls, ready));
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_concurrent_streams(MAX_STREAMS)
+            .add_service(ads.into_service())
+            .add_service(certificates.into_service());
+        let mut stop = stop;
+        let server = tokio::spawn(async move {
+            let stopped = async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = server.serve_with_incoming_shutdown(ReceiverStream::new(connections), stopped).await {
+                error!(%error, "the control server failed");
+            }
+        });
+        let (control, monitoring) = addresses;
+        info!(%control, %monitoring, "controller started");
+        Ok(Self { control, monitoring, drain: settings.drain, stopping, server, tasks })
+    }
+
+    /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::select! {
+            () = stop => {}
+            _ = &mut self.server => {
+                error!("the control server ended");
+                return;
+            }
+        }
+        info!("stopping");
+        self.stopping.send_replace(true);
+        if tokio::time::timeout(self.drain, &mut self.server).await.is_err() {
+            warn!(after = ?self.drain, "connections are still open");
+            self.server.abort();
+        }
+        self.tasks.abort_all();
+    }
+}
+
+/// Applies each batch of events whole, and publishes what came of it.
+fn feed(
+    mut events: mpsc::Receiver<Vec<Event>>,
+    index: &Mutex<Index>,
+    publish: &watch::Sender<Arc<World>>,
+    gauges: &Gauges,
+) {
+    let mut world = World::default();
+    while let Some(batch) = events.blocking_recv() {
+        let (changes, synced, findings) = {
+            let mut index = index.lock().unwrap_or_else(|e| e.into_inner());
+            let changes = index.apply(batch);
+            (changes, index.is_synced(), index.findings().len())
+        };
+        let changed = world.apply(changes);
+        gauges.findings.set(i64::try_from(findings).unwrap_or(i64::MAX));
+        if changed || world.synced != synced {
+            world.synced = synced;
+            gauges.addresses.set(i64::try_from(world.of(mesh_net::control::Kind::Address).len()).unwrap_or(i64::MAX));
+            gauges
+                .policies
+                .set(i64::try_from(world.of(mesh_net::control::Kind::Authorization).len()).unwrap_or(i64::MAX));
+            publish.send_replace(Arc::new(world.clone()));
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Gauges {
+    findings: Gauge,
+    addresses: Gauge,
+    policies: Gauge,
+}
+
+impl Gauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register("weft_findings", "What is wrong in the source", gauges.findings.clone());
+        registry.register("weft_addresses", "Workloads and services", gauges.addresses.clone());
+        registry.register("weft_policies", "Policies", gauges.policies.clone());
+        gauges
+    }
+}
+
+fn residents(index: Arc<Mutex<Index>>) -> Residents {
+    Arc::new(move |node, identity| {
+        let index = index.lock().unwrap_or_else(|e| e.into_inner());
+        if !index.is_synced() {
+            Residence::Unknown
+        } else if index.identities_on_node(node).contains(identity) {
+            Residence::Resident
+        } else {
+            Residence::Elsewhere
+        }
+    })
+}
+
+/// Listens; `[::]` takes IPv4 too, and where the machine has no IPv6 it is 0.0.0.0.
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let open = |address: SocketAddr| -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        TcpListener::from_std(socket.into())
+    };
+    let opened = match open(address) {
+        Err(error) if address.ip().is_unspecified() && address.is_ipv6() && no_ipv6(&error) => {
+            open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        opened => opened,
+    };
+    opened.map_err(|source| StartError::Listen { address, source })
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT, EADDRNOTAVAIL
+    matches!(error.raw_os_error(), Some(97 | 99))
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! `IstioCertificateService`: a node's agent asks on behalf of a workload on that node, and of no other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use mesh_core::identity::SpiffeId;
+use mesh_core::wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use mesh_net::grpc::server::{IstioCertificateService, IstioCertificateServiceServer};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use prost_types::value::Kind;
+use serde::Serialize;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+
+use super::{Authority, SignError};
+use crate::access::Access;
+
+/// A request is a CSR and an identity.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Whether an identity is of a pod on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    Resident,
+    Elsewhere,
+    /// The source has not been read yet.
+    Unknown,
+}
+
+/// Answers for a node and an identity.
+pub type Residents = Arc<dyn Fn(&str, &SpiffeId) -> Residence + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Certificates {
+    authority: Arc<Authority>,
+    access: Arc<Access>,
+    residents: Residents,
+    by_node: Arc<Mutex<BTreeMap<Arc<str>, IssuedView>>>,
+    outcomes: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+/// What one node asked for.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct IssuedView {
+    pub issued: u64,
+    pub refused: u64,
+    pub last_identity: Option<SpiffeId>,
+    /// Seconds since 1970.
+    pub last_issued_at: Option<u64>,
+    pub last_serial: Option<String>,
+    pub last_refusal: Option<String>,
+}
+
+impl Certificates {
+    pub fn new(authority: Arc<Authority>, access: Arc<Access>, residents: Residents) -> Self {
+        Self { authority, access, residents, by_node: Arc::default(), outcomes: Family::default() }
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("weft_ca_requests", "Certificate requests, by outcome", self.outcomes.clone());
+    }
+
+    pub fn view(&self) -> BTreeMap<Arc<str>, IssuedView> {
+        self.by_node.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    pub fn into_service(self) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    fn answer(&self, node: &Arc<str>, request: &IstioCertificateRequest) -> Result<Answer, Refused> {
+        let identity = impersonated(request)?;
+        match (self.residents)(node, &identity) {
+            Residence::Resident => {}
+            Residence::Elsewhere => return Err(Refused::Elsewhere { identity }),
+            Residence::Unknown => return Err(Refused::Unknown),
+        }
+        let ttl = u64::try_from(request.validity_duration).ok().filter(|s| *s > 0).map(Duration::from_secs);
+        let signed = self.authority.sign(&request.csr, &identity, ttl, SystemTime::now()).map_err(Refused::Sign)?;
+        Ok(Answer { identity, signed })
+    }
+
+    fn note(&self, node: &Arc<str>, outcome: &'static str, note: impl FnOnce(&mut IssuedView)) {
+        self.outcomes.get_or_create(&[("outcome", outcome)]).inc();
+        // Only nodes with a token get here, so the map is as long as the file of tokens.
+        note(self.by_node.lock().unwrap_or_else(|e| e.into_inner()).entry(node.clone()).or_default());
+    }
+}
+
+struct Answer {
+    identity: SpiffeId,
+    signed: super::Signed,
+}
+
+enum Refused {
+    NoIdentity,
+    Identity(String),
+    Elsewhere { identity: SpiffeId },
+    Unknown,
+    Sign(SignError),
+}
+
+impl Refused {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoIdentity => "no_identity",
+            Self::Identity(_) => "identity",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::Unknown => "not_synced",
+            Self::Sign(error) => error.reason(),
+        }
+    }
+
+    fn status(&self, node: &str) -> Status {
+        match self {
+            Self::NoIdentity => Status::permission_denied("the request names no ImpersonatedIdentity"),
+            Self::Identity(why) => Status::invalid_argument(why.clone()),
+            Self::Elsewhere { identity } => {
+                Status::permission_denied(format!("no pod with identity {identity} runs on node {node}"))
+            }
+            Self::Unknown => Status::unavailable("which pods run where is not known yet"),
+            Self::Sign(error) => match error {
+                SignError::TrustDomain(_) => Status::permission_denied(error.to_string()),
+                SignError::Over => Status::unavailable(error.to_string()),
+                SignError::Library(_) => Status::internal(error.to_string()),
+                _ => Status::invalid_argument(error.to_string()),
+            },
+        }
+    }
+}
+
+fn impersonated(request: &IstioCertificateRequest) -> Result<SpiffeId, Refused> {
+    let value = request.metadata.as_ref().and_then(|m| m.fields.get("ImpersonatedIdentity"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(text)) => {
+            text.parse().map_err(|e: mesh_core::identity::InvalidSpiffeId| Refused::Identity(e.to_string()))
+        }
+        _ => Err(Refused::NoIdentity),
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Certificates {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let node = self.access.node(request.metadata())?;
+        match self.answer(&node, request.get_ref()) {
+            Ok(Answer { identity, signed }) => {
+                info!(%node, %identity, serial = signed.serial, "certificate issued");
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs());
+                self.note(&node, "issued", |view| {
+                    view.issued += 1;
+                    view.last_identity = Some(identity);
+                    view.last_issued_at = now;
+                    view.last_serial = Some(signed.serial);
+                });
+                Ok(Response::new(IstioCertificateResponse { cert_chain: signed.chain }))
+            }
+            Err(refused) => {
+                let status = refused.status(&node);
+                let why: String = status.message().chars().take(400).collect();
+                warn!(%node, reason = refused.reason(), why, "certificate refused");
+                self.note(&node, refused.reason(), |view| {
+                    view.refused += 1;
+                    view.last_refusal = Some(why);
+                });
+                Err(status)
+            }
+        }
+    }
+}
