@@ -2,6 +2,7 @@
 //!
 //! A socket is made inside of the namespace and used from outside; it stays where it was made.
 
+pub mod packet;
 mod option;
 
 use std::{

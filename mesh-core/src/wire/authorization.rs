@@ -55,11 +55,11 @@ pub fn read_authorization(
 }
 
 fn read(a: &wire::Authorization, key: PolicyKey, scope: Scope) -> Result<Policy, InvalidAuthorization> {
-    let action = match (a.action, a.audit) {
-        (1, true) => Action::Audit,
-        (0, _) => Action::Allow,
-        (1, _) => Action::Deny,
-        (value, _) => return Err(InvalidAuthorization::Unknown { policy: key, field: "action", value }),
+    let action = match (a.action, a.audit, a.dry_run) {
+        (1, true, true) => Action::Audit,
+        (0, false, _) => Action::Allow,
+        (1, false, _) => Action::Deny,
+        (value, ..) => return Err(InvalidAuthorization::Unknown { policy: key, field: "action", value }),
     };
     let mut rules = Vec::with_capacity(a.rules.len());
     for rule in &a.rules {
@@ -68,7 +68,12 @@ fn read(a: &wire::Authorization, key: PolicyKey, scope: Scope) -> Result<Policy,
             if clause.matches.is_empty() {
                 return Err(InvalidAuthorization::EmptyClause { policy: key });
             }
-            let matches = clause.matches.iter().map(|m| read_match(m, &key)).collect::<Result<_, _>>()?;
+            let mut matches = clause.matches.iter().map(|m| read_match(m, &key)).collect::<Result<Vec<_>, _>>()?;
+            if action == Action::Allow {
+                // A match that says nothing holds for everything. In a DENY that is the stricter reading; in an ALLOW it is
+                // what is left when a control plane drops values it cannot express, and must not let everybody in.
+                matches.retain(|m| *m != Match::default());
+            }
             clauses.push(Clause { matches });
         }
         rules.push(Rule { clauses });

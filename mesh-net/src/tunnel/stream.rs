@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -25,7 +26,7 @@ impl Stream {
     pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Option<Slot>) -> Self {
         let shared = Arc::new(Shared { send: Mutex::new(send), _slot: slot });
         Self {
-            send: SendHalf { shared: shared.clone(), finished: false },
+            send: SendHalf { shared: shared.clone(), finished: false, unsent: Arc::default() },
             recv: RecvHalf { shared, recv, ended: false },
         }
     }
@@ -51,6 +52,20 @@ impl Shared {
 pub struct SendHalf {
     shared: Arc<Shared>,
     finished: bool,
+    /// Shared with every chunk that has not left for the connection yet.
+    unsent: Arc<()>,
+}
+
+/// A chunk on its way; when the HTTP/2 layer has written it, it drops it.
+struct Chunk {
+    data: Bytes,
+    _unsent: Arc<()>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 impl SendHalf {
@@ -86,6 +101,7 @@ impl SendHalf {
     /// # Errors
     /// The peer reset the stream or the connection is gone.
     pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
+        let data = Bytes::from_owner(Chunk { data, _unsent: self.unsent.clone() });
         let mut send = self.shared.send();
         send.send_data(data, false).map_err(|_| why_ended(&mut send))
     }
@@ -105,6 +121,15 @@ impl SendHalf {
         if !self.finished {
             // A stream that is gone already needs no end; whoever reads it hears of that.
             let _ = self.send_last(Bytes::new());
+        }
+    }
+
+    /// Waits until everything sent has left for the connection, `limit` at most. To be called before a reset that must not
+    /// overtake what was sent before it: RST_STREAM discards what is still queued.
+    pub async fn flush(&self, limit: Duration) {
+        let until = tokio::time::Instant::now() + limit;
+        while Arc::strong_count(&self.unsent) > 1 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(FLUSH_POLL).await;
         }
     }
 
@@ -132,6 +157,9 @@ impl Drop for SendHalf {
         }
     }
 }
+
+/// Resets are rare and a queue that is not stuck empties within one turn of the connection's task.
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 
 /// The half that receives. Dropped before the end was seen, it resets the stream.
 pub struct RecvHalf {

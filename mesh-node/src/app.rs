@@ -1,0 +1,339 @@
+//! The agent put together: the one place that knows every part.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mesh_core::snapshot::Snapshot;
+use mesh_net::admin::{self, Router};
+use mesh_net::ca::{self, CaClient};
+use mesh_net::certificates::{self, Certificates};
+use mesh_net::control::{self, ControlStatus};
+use mesh_net::grpc::{Backoff, Target};
+use mesh_net::tls::TrustDomains;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::connections::Connections;
+use crate::ebpf::{self, Kernel};
+use crate::inbound::{self, Inbound};
+use crate::logging::Level;
+use crate::outbound::balance::Loads;
+use crate::outbound::{self, Outbound};
+use crate::pods::local::Local;
+use crate::pods::{self, Manager, PodView, Pods};
+use crate::pool::{self, Pool};
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+use crate::views::{self, ConfigView, FacilityView};
+use crate::worker::Worker;
+
+/// Name of the agent's socket in its run directory.
+pub const SOCKET: &str = "node.sock";
+
+/// Runs the agent until it is told to stop and its connections have ended or may last no longer.
+///
+/// # Errors
+/// Something that the agent cannot work without is missing; the text says what.
+pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
+    let (kernel, facilities) = load_kernel(&settings)?;
+    std::fs::create_dir_all(&settings.run_dir).with_context(|| format!("make {}", settings.run_dir.display()))?;
+
+    let telemetry = Telemetry::default();
+    let connections = Connections::new(telemetry.clone());
+    let status = ControlStatus::new();
+    let certificates = start_certificates(&settings)?;
+    let (heard, hears) = watch::channel(Arc::new(Snapshot::default()));
+    let (publish, snapshot) = watch::channel(None);
+    let (drain, draining) = watch::channel(false);
+
+    tokio::spawn(control::run(control_config(&settings), heard, status.clone()));
+    tokio::spawn(follow(hears, status.clone(), publish, connections.clone()));
+    {
+        let kernel = kernel.clone();
+        tokio::spawn(async move {
+            if let Err(error) = kernel.drain_logs().await {
+                warn!(%error, "what the hooks report cannot be read");
+            }
+        });
+    }
+
+    let parts = Parts { telemetry: &telemetry, connections: &connections, snapshot: &snapshot, draining: &draining };
+    let workers = start_workers(&settings, &parts, &kernel)?;
+    let (commands, orders) = mpsc::channel(64);
+    let mut managers = vec![Manager::Label];
+    managers.extend(settings.inpod_uds.is_some().then_some(Manager::Zds));
+    let (pods, pod_views) = Pods::new(
+        pods::Config {
+            cluster_id: settings.cluster_id.clone(),
+            trust_domain: settings.trust_domain.clone(),
+            release_deadline: settings.release,
+            managers,
+        },
+        kernel.clone(),
+        certificates.clone(),
+        connections.clone(),
+        workers,
+        snapshot.clone(),
+    );
+    tokio::spawn(pods.run(orders));
+    if let Some(manager) = settings.inpod_uds.clone() {
+        pods::zds::follow(manager, commands.clone()).context("start the thread for the pod manager")?;
+    }
+    let local = Local {
+        socket: settings.run_dir.join(SOCKET),
+        cgroup_root: settings.cgroup_root.clone(),
+        record: settings.run_dir.join("enrolled.json"),
+        commands,
+        deadline: Duration::from_secs(10),
+    };
+    tokio::spawn(async move {
+        let socket = local.socket.clone();
+        if let Err(error) = local.run().await {
+            error!(%error, socket = %socket.display(), "local socket; pods can only come from a pod manager");
+        }
+    });
+
+    let router = {
+        let mut registry = Registry::default();
+        telemetry.register(&mut registry);
+        registry.register_collector(Box::new(BytesOfLive {
+            telemetry: telemetry.clone(),
+            connections: connections.clone(),
+        }));
+        registry.register_collector(Box::new(status.clone()));
+        registry.register_collector(Box::new(certificates.clone()));
+        let node = settings.node_name.clone();
+        let (shown, views, ready_status, ready_pods, stopping) =
+            (connections.clone(), pod_views.clone(), status.clone(), pod_views, draining.clone());
+        Router::new()
+            .metrics(Arc::new(registry))
+            .logging(move |filter| level.set(filter))
+            .ready(move || ready(&ready_status, &ready_pods.borrow(), *stopping.borrow()))
+            .json("/connections", move || views::connections(&shown))
+            .json("/config", move || {
+                ConfigView {
+                    version: env!("CARGO_PKG_VERSION"),
+                    node: node.clone(),
+                    control: status.view(),
+                    pods: views.borrow().clone(),
+                    certificates: certificates.status(),
+                    workloads: Vec::new(),
+                    services: Vec::new(),
+                    policies: Vec::new(),
+                    kernel: facilities.clone(),
+                }
+                .with_snapshot(snapshot.borrow().as_deref())
+            })
+    };
+    let listener = TcpListener::bind(settings.admin_address)
+        .await
+        .with_context(|| format!("listen for the admin endpoint at {}", settings.admin_address))?;
+    tokio::spawn(admin::serve(listener, router));
+    info!(
+        node = settings.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        workers = settings.workers,
+        admin = %settings.admin_address,
+        "agent running"
+    );
+
+    stopped().await;
+    drain.send_replace(true);
+    info!(connections = connections.len(), deadline = ?settings.drain, "draining");
+    let emptied = tokio::time::timeout(settings.drain, async {
+        while !connections.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    match emptied.await {
+        Ok(()) => info!("drained"),
+        Err(_) => warn!(connections = connections.len(), "deadline passed; what is left is cut"),
+    }
+    Ok(())
+}
+
+/// Removes every trace of the agent from the kernel.
+///
+/// # Errors
+/// The pins cannot be read or removed.
+pub fn remove(settings_pin_dir: &Path, cgroup_root: &Path) -> anyhow::Result<()> {
+    let kernel = Kernel::load(kernel_config(settings_pin_dir, cgroup_root, None, None, false))?;
+    kernel.remove_all()?;
+    Ok(())
+}
+
+/// What workers share.
+struct Parts<'a> {
+    telemetry: &'a Telemetry,
+    connections: &'a Connections,
+    snapshot: &'a watch::Receiver<Option<Arc<Snapshot>>>,
+    draining: &'a watch::Receiver<bool>,
+}
+
+fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -> anyhow::Result<Vec<Worker>> {
+    let trust_domains = TrustDomains {
+        own: settings.trust_domain.as_str().into(),
+        aliases: settings.trust_domain_aliases.iter().map(|d| d.as_str().into()).collect(),
+    };
+    let loads = Loads::default();
+    let outbound_config =
+        Arc::new(outbound::Config::new(settings.network.as_str().into(), settings.unknown_destinations));
+    let inbound_config = Arc::new(inbound::Config::new(trust_domains));
+    (0..settings.workers)
+        .map(|index| {
+            let outbound = Outbound {
+                config: outbound_config.clone(),
+                snapshot: parts.snapshot.clone(),
+                pool: Pool::new(pool::Config::default()),
+                loads: loads.clone(),
+                connections: parts.connections.clone(),
+            };
+            let inbound = Inbound {
+                config: inbound_config.clone(),
+                snapshot: parts.snapshot.clone(),
+                connections: parts.connections.clone(),
+                telemetry: parts.telemetry.clone(),
+                draining: parts.draining.clone(),
+            };
+            Worker::start(index, outbound, inbound, kernel.clone()).with_context(|| format!("start worker {index}"))
+        })
+        .collect()
+}
+
+/// Publishes what the control stream says, and ends the connections that it no longer allows.
+async fn follow(
+    mut heard: watch::Receiver<Arc<Snapshot>>,
+    status: ControlStatus,
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    connections: Connections,
+) {
+    status.synced().await;
+    loop {
+        let snapshot = heard.borrow_and_update().clone();
+        publish.send_replace(Some(snapshot.clone()));
+        let ended = connections.end_where(|live| inbound::revoked(&snapshot, live));
+        if ended > 0 {
+            info!(ended, "connections that policy no longer allows");
+        }
+        if heard.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn ready(status: &ControlStatus, pods: &[PodView], draining: bool) -> Result<(), String> {
+    if draining {
+        return Err("the agent is draining".to_owned());
+    }
+    if !status.is_synced() {
+        return Err("the control stream has not been read once".to_owned());
+    }
+    match pods.iter().find(|pod| pod.state == "waiting") {
+        Some(pod) => Err(format!("pod {} waits for {}", pod.uid, pod.waiting_for.as_deref().unwrap_or("its turn"))),
+        None => Ok(()),
+    }
+}
+
+fn load_kernel(settings: &Settings) -> anyhow::Result<(Arc<Kernel>, Vec<FacilityView>)> {
+    let debug = settings.log_level.contains("ebpf=debug") || settings.log_level.contains("trace");
+    let config = kernel_config(
+        &settings.pin_dir,
+        &settings.cgroup_root,
+        settings.agent_cgroup.as_deref(),
+        settings.ebpf_object.as_deref(),
+        debug,
+    );
+    let facilities = ebpf::probe(&config);
+    for missing in facilities.iter().filter(|f| !f.present) {
+        warn!(facility = missing.name, since_kernel = missing.since, "this kernel lacks a facility: {}", missing.lost);
+    }
+    let kernel = Kernel::load(config).context("load the kernel's half")?;
+    Ok((Arc::new(kernel), facilities.iter().map(Into::into).collect()))
+}
+
+fn kernel_config(
+    pin_dir: &Path,
+    cgroup_root: &Path,
+    agent_cgroup: Option<&Path>,
+    object: Option<&Path>,
+    debug: bool,
+) -> ebpf::Config {
+    ebpf::Config {
+        pin_dir: pin_dir.to_owned(),
+        cgroup_root: cgroup_root.to_owned(),
+        agent_cgroup: agent_cgroup.map(Into::into),
+        object: object.map(Into::into),
+        debug,
+    }
+}
+
+fn target(settings: &Settings, address: &str, roots: &Path) -> Target {
+    Target {
+        address: address.to_owned(),
+        server_name: settings.server_name.clone(),
+        roots: roots.to_owned(),
+        token: settings.token_file.clone(),
+    }
+}
+
+fn control_config(settings: &Settings) -> control::Config {
+    // The address in the node id is a hint for people; loopback says that it is not known.
+    let ip = IpAddr::from([127, 0, 0, 1]);
+    control::Config {
+        controller: target(settings, &settings.xds_address, &settings.xds_root_ca),
+        node_id: control::node_id(ip, &settings.node_name, "weft-system", "cluster.local"),
+        node_name: settings.node_name.clone(),
+        cluster_id: settings.cluster_id.clone(),
+        network: settings.network.clone(),
+        on_demand: None,
+        backoff: Backoff::default(),
+    }
+}
+
+fn start_certificates(settings: &Settings) -> anyhow::Result<Certificates> {
+    let authority = target(settings, &settings.ca_address, &settings.ca_root_ca);
+    let client =
+        CaClient::new(ca::Config::new(authority, settings.cluster_id.clone())).context("certificate authority")?;
+    let config = certificates::Config { ttl: settings.certificate_ttl, ..certificates::Config::default() };
+    Ok(Certificates::start(config, client))
+}
+
+async fn stopped() {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            // Nothing is read again on SIGHUP: what changes comes over the control stream. It must not end the agent.
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Before each scrape, brings the byte counters of live connections up to date.
+#[derive(Debug)]
+struct BytesOfLive {
+    telemetry: Telemetry,
+    connections: Connections,
+}
+
+impl Collector for BytesOfLive {
+    fn encode(&self, _: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for live in self.connections.all() {
+            self.telemetry.report_bytes(&live);
+        }
+        Ok(())
+    }
+}

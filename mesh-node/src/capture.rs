@@ -1,0 +1,59 @@
+//! Connections that the kernel hands to the agent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tracing::warn;
+
+use crate::pod::Pod;
+use crate::socket;
+
+/// A connection as accepted: whose it is, whom it asked for, and who asked.
+#[derive(Debug)]
+pub struct Captured {
+    pub pod: Arc<Pod>,
+    pub stream: TcpStream,
+    /// What the client dialled.
+    pub asked: SocketAddr,
+    pub client: SocketAddr,
+    pub at: Instant,
+}
+
+/// Pause after the process ran out of descriptors or memory: connections wait in the kernel's queue meanwhile.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Hands each connection of a listener to `serve` until the pod is withdrawn.
+pub async fn accept(listener: TcpListener, pod: Arc<Pod>, serve: impl Fn(Captured)) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = pod.withdrawn() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let at = Instant::now();
+        match accepted.and_then(|(stream, _)| socket::ends(&stream).map(|ends| (stream, ends))) {
+            Ok((stream, (asked, client))) => {
+                if let Err(error) = socket::tune(&stream, socket::Keepalive::default()) {
+                    warn!(%error, %client, "socket options of an accepted connection");
+                }
+                serve(Captured { pod: pod.clone(), stream, asked, client, at });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, pod = %pod.name, "accept");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client was gone before it was accepted (accept(2) passes on pending network errors).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}

@@ -1,0 +1,46 @@
+//! The last step: a connection that was permitted, handed to the application.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mesh_core::policy::Permit;
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use crate::connection::End;
+use crate::pod::Pod;
+use crate::pool::connect_reason;
+use crate::socket;
+
+#[derive(Debug, Error)]
+#[error("dial the application at {to}: {source}")]
+pub struct Undeliverable {
+    to: SocketAddr,
+    source: io::Error,
+}
+
+impl Undeliverable {
+    pub fn end(&self) -> End {
+        End::because(connect_reason(&self.source), self)
+    }
+}
+
+/// Dials the application as `client`, spending the permit.
+///
+/// # Errors
+/// Nothing listens at `to`, or it does not answer in time.
+pub async fn dial(
+    permit: Permit,
+    pod: &Pod,
+    client: IpAddr,
+    to: SocketAddr,
+    timeout: Duration,
+) -> Result<TcpStream, Undeliverable> {
+    drop(permit);
+    let delivered = socket::deliver(&pod.netns, client, to, timeout).await;
+    let stream = delivered.map_err(|source| Undeliverable { to, source })?.stream;
+    // Options of a socket that has just connected fail only if it is gone already, which the splice will tell.
+    let _ = socket::tune(&stream, socket::Keepalive::default());
+    Ok(stream)
+}

@@ -1,0 +1,151 @@
+//! `mesh-node`: the agent of one node, and the commands that talk to it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use mesh_node::pods::local::{self, Answer, Registration, Request};
+use mesh_node::settings::Flags;
+use mesh_node::{app, logging};
+
+/// Weft's node agent.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Box<Flags>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tells the agent of a pod or process group of this host.
+    Enrol {
+        #[command(flatten)]
+        agent: Agent,
+        /// Its network namespace: a path such as /run/netns/web or /proc/PID/ns/net.
+        #[arg(long)]
+        netns: PathBuf,
+        /// Its cgroup v2 folder; checked to lie where the agent's hooks are.
+        #[arg(long)]
+        cgroup: Option<PathBuf>,
+        /// Whose identity it has: namespace/name of a Pod or WorkloadEntry that the controller knows.
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        identity_of: String,
+        /// Its service account; by default the one that the controller knows.
+        #[arg(long)]
+        service_account: Option<String>,
+        /// In the mesh whatever its label says; by default the label decides.
+        #[arg(long)]
+        always: bool,
+    },
+    /// Takes a pod out of the mesh and forgets it.
+    Withdraw {
+        #[command(flatten)]
+        agent: Agent,
+        #[arg(value_name = "NAMESPACE/NAME")]
+        pod: String,
+    },
+    /// Removes every trace from the kernel: links, maps, pins, rules and routes. The agent must not be running.
+    Remove {
+        #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
+        pin_dir: PathBuf,
+        #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+        cgroup_root: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Agent {
+    /// The agent's run directory.
+    #[arg(long, env = "RUN_DIR", default_value = "/run/weft")]
+    run_dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        None => run(*cli.flags),
+        Some(Command::Enrol { agent, netns, cgroup, identity_of, service_account, always }) => {
+            let Some((namespace, name)) = split(&identity_of) else { return ExitCode::from(2) };
+            // The agent may run elsewhere: a relative path would mean something else to it.
+            let full = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+            let registration =
+                Registration { namespace, name, service_account, netns: full(netns), cgroup: cgroup.map(full), always };
+            ask(&agent, Request::Enrol(registration))
+        }
+        Some(Command::Withdraw { agent, pod }) => {
+            let Some((namespace, name)) = split(&pod) else { return ExitCode::from(2) };
+            ask(&agent, Request::Withdraw { namespace, name })
+        }
+        Some(Command::Remove { pin_dir, cgroup_root }) => match app::remove(&pin_dir, &cgroup_root) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("mesh-node: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(flags: Flags) -> ExitCode {
+    let settings = match flags.check() {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            eprintln!("mesh-node: {mistakes}");
+            return ExitCode::from(2);
+        }
+    };
+    let level = logging::start(&settings.log_level, settings.log_json);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("mesh-node: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(app::run(settings, level)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(agent: &Agent, request: Request) -> ExitCode {
+    let socket = agent.run_dir.join(app::SOCKET);
+    let answer = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| runtime.block_on(local::ask(&socket, &request, Duration::from_secs(30))));
+    match answer {
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(Answer::Waiting(why)) => {
+            eprintln!("mesh-node: the agent knows the pod; it is not in the mesh yet: {why}");
+            ExitCode::SUCCESS
+        }
+        Ok(Answer::Failed(why)) => {
+            eprintln!("mesh-node: {why}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("mesh-node: ask the agent at {}: {error}", socket.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn split(text: &str) -> Option<(String, String)> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Some((namespace.to_owned(), name.to_owned()))
+        }
+        _ => {
+            eprintln!("mesh-node: {text:?} is not namespace/name");
+            None
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! A pod's connection on its way out: route it, reach the other end, carry the bytes.
+
+pub mod route;
+pub mod balance;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::Workload;
+use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
+use mesh_net::tunnel::stream::Stream;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::capture::Captured;
+use crate::connection::{Direction, End, Facts, Security};
+use crate::connections::Connections;
+use crate::pod::Pod;
+use crate::pool::{DialError, Pool, connect_reason};
+use crate::{socket, splice};
+use balance::{Loaded, Loads};
+use route::{Carriage, Endpoint, NoRoute, Origin, Route, UnknownDestinations};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub network: Arc<str>,
+    pub unknown: UnknownDestinations,
+    pub connect_timeout: Duration,
+    /// Endpoints tried for one connection, the first included.
+    pub attempts: usize,
+    /// How long to go on trying a pod whose agent does not listen yet: the time that an agent needs to start or to enrol
+    /// a pod whose label the control plane told everybody of at once.
+    pub enrolling: Duration,
+}
+
+impl Config {
+    pub fn new(network: Arc<str>, unknown: UnknownDestinations) -> Self {
+        Self {
+            network,
+            unknown,
+            connect_timeout: Duration::from_secs(10),
+            attempts: 3,
+            enrolling: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The outbound side of one worker.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    pub config: Arc<Config>,
+    /// `None` until the control stream has been read once.
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub pool: Pool,
+    pub loads: Loads,
+    pub connections: Connections,
+}
+
+/// The other end, reached.
+enum Reached {
+    Tunnel(Box<Stream>),
+    Tcp(TcpStream),
+}
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("dial {to}: {source}")]
+    Connect { to: SocketAddr, source: std::io::Error },
+    #[error("the control plane has not been heard of since the agent started")]
+    NotSynced,
+}
+
+impl Failure {
+    fn end(&self) -> End {
+        let reason = match self {
+            Self::NoRoute(no) => no.reason(),
+            Self::Dial(error) => error.reason(),
+            Self::Connect { source, .. } => connect_reason(source),
+            Self::NotSynced => "not_synced",
+        };
+        End::because(reason, self)
+    }
+}
+
+impl Outbound {
+    /// Carries one captured connection from its first byte to its last.
+    pub async fn serve(self, captured: Captured) {
+        let Captured { pod, stream: client, asked, client: client_address, at } = captured;
+        let mut facts = Facts::new(Direction::Outbound, client_address, asked);
+        facts.pod = Some(pod.cookie);
+        facts.source_identity = Some(pod.identity.clone());
+        match Box::pin(self.reach(&pod, &mut facts)).await {
+            Ok((reached, _loaded)) => {
+                let open = self.connections.open(facts, at);
+                let end = match reached {
+                    Reached::Tunnel(stream) => splice::into_tunnel(client, *stream, open.live()).await,
+                    Reached::Tcp(app) => splice::relay(client, app, open.live()).await,
+                };
+                open.finish(end);
+            }
+            Err(failure) => {
+                self.connections.refuse(facts, at, failure.end());
+                socket::reset(client);
+            }
+        }
+    }
+
+    async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts) -> Result<(Reached, Option<Loaded>), Failure> {
+        let mut tried: Vec<Arc<Workload>> = Vec::new();
+        let mut last: Option<Failure> = None;
+        let give_up = Instant::now() + self.config.enrolling;
+        loop {
+            let snapshot = self.synced().await?;
+            facts.source = snapshot.workload(&pod.workload).cloned();
+            let origin = Origin { network: &self.config.network, workload: facts.source.as_deref() };
+            let routed = route::route(
+                &snapshot,
+                &origin,
+                facts.asked,
+                self.config.unknown,
+                &tried,
+                &self.loads,
+                &mut rand::rng(),
+            );
+            let endpoint = match routed {
+                Ok(Route::Endpoint(endpoint)) => endpoint,
+                Ok(Route::Passthrough(to)) => return Ok((self.plain(pod, to.0).await?, None)),
+                // Endpoints were there, and each was tried: what went wrong last says more than that none is left.
+                Err(NoRoute::NoEndpoint) if last.is_some() => {
+                    if last.as_ref().is_some_and(starting) && Instant::now() < give_up {
+                        tokio::time::sleep(ENROLLING_PAUSE).await;
+                        tried.clear();
+                        continue;
+                    }
+                    return Err(last.expect("checked above"));
+                }
+                Err(no) => return Err(no.into()),
+            };
+            describe(facts, &endpoint);
+            let loaded = self.loads.begin(&endpoint.workload);
+            let failure = match self.endpoint(pod, facts, &endpoint).await {
+                Ok(reached) => return Ok((reached, Some(loaded))),
+                Err(failure) => failure,
+            };
+            let again = match &failure {
+                Failure::Dial(error) => error.is_failure(),
+                Failure::Connect { .. } => true,
+                Failure::NoRoute(_) | Failure::NotSynced => false,
+            };
+            tried.push(endpoint.workload.clone());
+            if endpoint.service.is_none() {
+                // The application named this pod: there is no other to try, but its agent may be about to listen.
+                if starting(&failure) && Instant::now() < give_up {
+                    tokio::time::sleep(ENROLLING_PAUSE).await;
+                    tried.clear();
+                    continue;
+                }
+                return Err(failure);
+            }
+            if !again || (tried.len() >= self.config.attempts && !starting(&failure)) {
+                return Err(failure);
+            }
+            last = Some(failure);
+        }
+    }
+
+    async fn endpoint(&self, pod: &Arc<Pod>, facts: &mut Facts, endpoint: &Endpoint) -> Result<Reached, Failure> {
+        match &endpoint.carriage {
+            Carriage::Plain => self.plain(pod, endpoint.target.0).await,
+            Carriage::Tunnel { to, expected } => {
+                facts.security = Security::MutualTls;
+                facts.tunnel = Some(*to);
+                let head = head(facts, endpoint);
+                let (_reply, stream) = self.pool.open(pod, *to, expected, &head).await?;
+                facts.destination_identity = Some(endpoint.workload.identity.clone());
+                Ok(Reached::Tunnel(Box::new(stream)))
+            }
+        }
+    }
+
+    async fn plain(&self, pod: &Pod, to: SocketAddr) -> Result<Reached, Failure> {
+        let connected = socket::connect_from_pod(&pod.netns, to, self.config.connect_timeout).await;
+        connected.map(Reached::Tcp).map_err(|source| Failure::Connect { to, source })
+    }
+
+    /// The newest snapshot; waits for the first. Passing a connection through before it is known whether its destination is
+    /// in the mesh could put a pod's bytes on the wire unprotected.
+    async fn synced(&self) -> Result<Arc<Snapshot>, Failure> {
+        let mut snapshot = self.snapshot.clone();
+        let first = snapshot.wait_for(Option::is_some);
+        let synced = tokio::time::timeout(self.config.connect_timeout, first).await;
+        synced.ok().and_then(Result::ok).and_then(|s| s.clone()).ok_or(Failure::NotSynced)
+    }
+}
+
+/// Pause before asking again whether a pod's agent listens.
+const ENROLLING_PAUSE: Duration = Duration::from_millis(50);
+
+fn starting(failure: &Failure) -> bool {
+    matches!(failure, Failure::Dial(error) if error.is_no_listener())
+}
+
+fn describe(facts: &mut Facts, endpoint: &Endpoint) {
+    facts.destination = Some(endpoint.workload.clone());
+    facts.target = Some(endpoint.target);
+    facts.service = endpoint.service.as_ref().map(|(service, _)| service.clone());
+    facts.security = Security::None;
+    facts.tunnel = None;
+    facts.destination_identity = None;
+}
+
+fn head(facts: &Facts, endpoint: &Endpoint) -> Head {
+    Head {
+        authority: endpoint.target.to_string(),
+        baggage: facts.source.as_deref().map(baggage),
+        forwarded: Some(Forwarded {
+            for_: facts.client.0,
+            host: endpoint.service.as_ref().map(|(service, _)| service.key.hostname.to_string()),
+        }),
+        traceparent: None,
+    }
+}
+
+/// What the other agent is told of a workload, for its telemetry.
+pub fn baggage(workload: &Workload) -> Baggage {
+    let some = |text: &Arc<str>| (!text.is_empty()).then(|| text.to_string());
+    Baggage {
+        cluster: some(&workload.cluster),
+        namespace: some(&workload.namespace),
+        workload: some(&workload.workload_name).map(|name| (workload.kind, name)),
+        service_name: some(&workload.canonical_name),
+        service_version: some(&workload.canonical_revision),
+    }
+}

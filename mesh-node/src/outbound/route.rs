@@ -1,0 +1,226 @@
+//! Where a captured connection goes: a function of the snapshot, the pod and the address that it asked for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_core::addr::{NetworkAddress, OrigDst, PodAddr, ServiceAddr, TunnelAddr};
+use mesh_core::identity::SpiffeId;
+use mesh_core::service::{Mode, Scope, Service};
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::{Health, Workload};
+use rand::Rng;
+
+use super::balance::{self, Load};
+
+/// Port on which every enrolled pod accepts HBONE.
+pub const HBONE_PORT: u16 = 15008;
+
+/// What to do with a connection.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// To a workload of the mesh.
+    Endpoint(Endpoint),
+    /// Nothing is known of the address: on to it as it stands, in plain TCP.
+    Passthrough(OrigDst),
+}
+
+/// A workload chosen for a connection.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub workload: Arc<Workload>,
+    /// The service and the address of it that was asked for; `None` for a pod's own address.
+    pub service: Option<(Arc<Service>, ServiceAddr)>,
+    /// The workload's address and the application's port.
+    pub target: PodAddr,
+    pub carriage: Carriage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// HBONE to this address; the peer must present one of these identities.
+    Tunnel {
+        to: TunnelAddr,
+        expected: Vec<SpiffeId>,
+    },
+    Plain,
+}
+
+/// Why a connection has nowhere to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoute {
+    #[error("the service has no such port")]
+    NoSuchPort,
+    #[error("the service has no endpoint that is ready and reachable")]
+    NoEndpoint,
+    #[error("the destination asks for a waypoint, which this agent cannot go through")]
+    Waypoint,
+    #[error("the destination is on another network and no gateway to it is known")]
+    OtherNetwork,
+    #[error("the destination is not in the mesh and the agent is set to refuse such connections")]
+    Unknown,
+}
+
+impl NoRoute {
+    /// Closed set, used as a log and metric label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoSuchPort => "no_such_port",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Waypoint => "waypoint_unsupported",
+            Self::OtherNetwork => "other_network",
+            Self::Unknown => "unknown_destination",
+        }
+    }
+}
+
+/// Where the connecting pod is, as far as the choice of an endpoint depends on it.
+#[derive(Clone, Debug)]
+pub struct Origin<'a> {
+    /// The network of this node.
+    pub network: &'a Arc<str>,
+    /// The pod's own workload, when the control plane has told of it.
+    pub workload: Option<&'a Workload>,
+}
+
+/// Destinations that no workload, service or network is known for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownDestinations {
+    Allow,
+    Refuse,
+}
+
+/// Chooses a route; `avoid` lists endpoints that were tried already and failed.
+///
+/// # Errors
+/// The destination is known, and there is no way to reach it that policy and configuration allow.
+pub fn route(
+    snapshot: &Snapshot,
+    origin: &Origin<'_>,
+    destination: OrigDst,
+    unknown: UnknownDestinations,
+    avoid: &[Arc<Workload>],
+    load: &impl Load,
+    rng: &mut impl Rng,
+) -> Result<Route, NoRoute> {
+    let address = NetworkAddress::new(origin.network.clone(), destination.ip());
+    if let Some(service) = snapshot.service_at(&address) {
+        if service.waypoint.is_some() {
+            return Err(NoRoute::Waypoint);
+        }
+        if service.load_balancing.mode == Mode::Passthrough {
+            return pass(destination, unknown);
+        }
+        let asked = ServiceAddr(destination.0);
+        return endpoint_of(snapshot, origin, service, asked, avoid, load, rng).map(Route::Endpoint);
+    }
+    match snapshot.workload_at(&address) {
+        Some(workload) if workload.waypoint.is_some() => Err(NoRoute::Waypoint),
+        Some(workload) => {
+            let target = PodAddr(destination.0);
+            let carriage = carriage(origin, workload, None, target)?;
+            Ok(Route::Endpoint(Endpoint { workload: workload.clone(), service: None, target, carriage }))
+        }
+        None => pass(destination, unknown),
+    }
+}
+
+fn pass(destination: OrigDst, unknown: UnknownDestinations) -> Result<Route, NoRoute> {
+    match unknown {
+        UnknownDestinations::Allow => Ok(Route::Passthrough(destination)),
+        UnknownDestinations::Refuse => Err(NoRoute::Unknown),
+    }
+}
+
+fn endpoint_of(
+    snapshot: &Snapshot,
+    origin: &Origin<'_>,
+    service: &Arc<Service>,
+    asked: ServiceAddr,
+    avoid: &[Arc<Workload>],
+    load: &impl Load,
+    rng: &mut impl Rng,
+) -> Result<Endpoint, NoRoute> {
+    if service.port(asked.port()).is_none() {
+        return Err(NoRoute::NoSuchPort);
+    }
+    let candidates: Vec<Candidate<'_>> = snapshot
+        .endpoints(&service.key)
+        .filter(|w| service.load_balancing.allow_unhealthy || w.health == Health::Healthy)
+        .filter(|w| w.capacity > 0 && !avoid.iter().any(|tried| tried.uid == w.uid))
+        .filter_map(|workload| {
+            let ports = workload.services.get(&service.key)?;
+            let own = ports.iter().find(|p| p.service_port == asked.port()).copied();
+            let target_port = own.or_else(|| service.port(asked.port()).copied())?.target_port;
+            let ip = address_for(workload, asked.ip())?;
+            (target_port != 0).then_some(Candidate { workload, target: SocketAddr::new(ip, target_port) })
+        })
+        .collect();
+    let preferred = prefer(&candidates, origin, service);
+    let chosen = balance::pick(&preferred, |c| c.workload.as_ref(), load, rng).ok_or(NoRoute::NoEndpoint)?;
+    let target = PodAddr::new(chosen.target);
+    let carriage = carriage(origin, chosen.workload, Some(service), target)?;
+    Ok(Endpoint { workload: chosen.workload.clone(), service: Some((service.clone(), asked)), target, carriage })
+}
+
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    workload: &'a Arc<Workload>,
+    target: SocketAddr,
+}
+
+/// The workload's address of the family that was asked for, else any: the relay may change families.
+fn address_for(workload: &Workload, asked: IpAddr) -> Option<IpAddr> {
+    let same = workload.addresses.iter().find(|ip| ip.is_ipv4() == asked.is_ipv4());
+    same.or(workload.addresses.first()).copied()
+}
+
+/// Keeps the endpoints that rank best by the service's routing preference.
+fn prefer<'a>(candidates: &[Candidate<'a>], origin: &Origin<'_>, service: &Service) -> Vec<Candidate<'a>> {
+    let preference = &service.load_balancing.routing_preference;
+    let rank = |workload: &Workload| {
+        let Some(own) = origin.workload else { return 0 };
+        preference.iter().take_while(|scope| same(**scope, own, workload)).count()
+    };
+    match service.load_balancing.mode {
+        Mode::Any | Mode::Passthrough => candidates.to_vec(),
+        Mode::Strict => candidates.iter().filter(|c| rank(c.workload) == preference.len()).copied().collect(),
+        Mode::Failover => {
+            let best = candidates.iter().map(|c| rank(c.workload)).max().unwrap_or(0);
+            candidates.iter().filter(|c| rank(c.workload) == best).copied().collect()
+        }
+    }
+}
+
+fn same(scope: Scope, a: &Workload, b: &Workload) -> bool {
+    match scope {
+        Scope::Region => a.locality.region == b.locality.region,
+        Scope::Zone => a.locality.region == b.locality.region && a.locality.zone == b.locality.zone,
+        Scope::Subzone => a.locality == b.locality,
+        Scope::Node => a.node == b.node,
+        Scope::Cluster => a.cluster == b.cluster,
+        Scope::Network => a.network == b.network,
+    }
+}
+
+fn carriage(
+    origin: &Origin<'_>,
+    workload: &Workload,
+    service: Option<&Service>,
+    target: PodAddr,
+) -> Result<Carriage, NoRoute> {
+    if *workload.network != **origin.network && !workload.network.is_empty() {
+        return Err(NoRoute::OtherNetwork);
+    }
+    // A pod that reaches itself, by its service's address, say, stays within its own namespace.
+    let itself = origin.workload.is_some_and(|own| own.uid == workload.uid);
+    if itself || !workload.tunnels(target.port()) {
+        return Ok(Carriage::Plain);
+    }
+    let mut expected = vec![workload.identity.clone()];
+    let further = service.map(|s| s.subject_alt_names.as_slice()).unwrap_or_default();
+    expected.extend(further.iter().filter_map(|name| name.parse().ok()));
+    Ok(Carriage::Tunnel { to: TunnelAddr(SocketAddr::new(target.ip(), HBONE_PORT)), expected })
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,544 @@
+//! The pods of this node: who told of them, whether they are in the mesh, and the steps in and out.
+//!
+//! ```text
+//!             add / label                 certificate there, hooks in place
+//!  (unknown) -----------> Waiting ------------------------------------> Enrolled
+//!                           ^  | retried with backoff                      | remove / label gone
+//!                           |  v                                           v
+//!                        no certificate, kernel refused               Releasing: no new connections; rules and
+//!                                                                     routes stay until the last one has ended
+//! ```
+
+pub mod zds;
+pub mod local;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::identity::SpiffeId;
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::{Tunnel, Uid, Workload};
+use mesh_net::certificates::{Certificates, Lease};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::connection::End;
+use crate::connections::Connections;
+use crate::ebpf::{self, Kernel, ListenerKind};
+use crate::netns::{Netns, NetnsCookie};
+use crate::pod::{Enrolment, Pod};
+use crate::socket;
+use crate::worker::{Listeners, Worker};
+
+/// Backlog of a pod's listeners: what somaxconn allows by default since kernel 5.4.
+const BACKLOG: i32 = 4096;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub cluster_id: String,
+    pub trust_domain: String,
+    /// How long the connections of a pod that left the mesh may go on through the agent.
+    pub release_deadline: Duration,
+    /// Managers that are going to tell of their pods; pods of an earlier agent that none of them has are withdrawn then.
+    pub managers: Vec<Manager>,
+}
+
+/// Who told of a pod, which decides how it comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manager {
+    /// A pod manager over ZDS: in the mesh from add to delete.
+    Zds,
+    /// The local socket, with the label deciding: in the mesh while the control plane says that the workload is.
+    Label,
+    /// The local socket, regardless of labels.
+    Always,
+}
+
+/// A pod as its manager describes it.
+#[derive(Clone, Debug)]
+pub struct Description {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// `None`: the one that the control plane knows the workload by.
+    pub service_account: Option<Arc<str>>,
+    pub netns: Netns,
+    pub manager: Manager,
+}
+
+pub enum Command {
+    /// Answered when the pod is enrolled, or known and not to be enrolled, or with what is in the way.
+    Add(Description, oneshot::Sender<Result<(), String>>),
+    Remove(Arc<str>, oneshot::Sender<Result<(), String>>),
+    /// The pods of a manager that has told all it knows: others of its own are gone.
+    Settle(Manager, Vec<Arc<str>>),
+}
+
+/// A pod as shown by `/config`.
+#[derive(Clone, Debug, Serialize)]
+pub struct PodView {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub manager: Manager,
+    pub state: &'static str,
+    pub identity: Option<SpiffeId>,
+    pub addresses: Vec<std::net::IpAddr>,
+    pub netns_cookie: u64,
+    /// What stands between the pod and the mesh.
+    pub waiting_for: Option<String>,
+}
+
+struct Known {
+    description: Description,
+    stage: Stage,
+    waiters: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+enum Stage {
+    /// The label says no.
+    Outside,
+    Waiting {
+        lease: Option<Lease>,
+        why: String,
+        retry_at: Instant,
+        failures: u32,
+    },
+    Enrolled(Arc<Pod>),
+}
+
+/// The manager of this node's pods: one task, so that a pod's steps never overlap.
+pub struct Pods {
+    config: Config,
+    kernel: Arc<Kernel>,
+    certificates: Certificates,
+    connections: Connections,
+    workers: Vec<Worker>,
+    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    known: BTreeMap<Arc<str>, Known>,
+    /// Pods out of the mesh whose connections go on, by namespace: coming back ends the wait.
+    releasing: BTreeMap<u64, Releasing>,
+    views: watch::Sender<Vec<PodView>>,
+    number: u32,
+    unsettled: Vec<Manager>,
+}
+
+struct Releasing {
+    pod: Arc<Pod>,
+    deadline: Instant,
+}
+
+/// How often pods that wait are tried again and released ones looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Pods {
+    pub fn new(
+        config: Config,
+        kernel: Arc<Kernel>,
+        certificates: Certificates,
+        connections: Connections,
+        workers: Vec<Worker>,
+        snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    ) -> (Self, watch::Receiver<Vec<PodView>>) {
+        let (views, seen) = watch::channel(Vec::new());
+        let unsettled = config.managers.clone();
+        let pods = Self {
+            config,
+            kernel,
+            certificates,
+            connections,
+            workers,
+            snapshot,
+            known: BTreeMap::new(),
+            releasing: BTreeMap::new(),
+            views,
+            number: 0,
+            unsettled,
+        };
+        (pods, seen)
+    }
+
+    /// Serves commands until there is nobody left to send any.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                changed = self.snapshot.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.reconsider();
+                }
+                _ = tick.tick() => self.retry(),
+            }
+            self.show();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add(description, reply) => self.add(description, reply),
+            Command::Remove(uid, reply) => {
+                let result = self.remove(&uid);
+                let _ = reply.send(result);
+            }
+            Command::Settle(manager, uids) => {
+                let stale: Vec<_> = self
+                    .known
+                    .values()
+                    .filter(|k| k.description.manager == manager && !uids.contains(&k.description.uid))
+                    .map(|k| k.description.uid.clone())
+                    .collect();
+                for uid in stale {
+                    if let Err(error) = self.remove(&uid) {
+                        warn!(%uid, error, "withdraw a pod that its manager no longer has");
+                    }
+                }
+                let before = self.unsettled.len();
+                self.unsettled.retain(|m| *m != manager);
+                if before > 0 && self.unsettled.is_empty() {
+                    self.forget_strangers();
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, description: Description, reply: oneshot::Sender<Result<(), String>>) {
+        let uid = description.uid.clone();
+        if let Some(known) = self.known.get_mut(&uid) {
+            if known.description.netns.cookie() == description.netns.cookie() {
+                known.description = description;
+                match &known.stage {
+                    Stage::Waiting { .. } => known.waiters.push(reply),
+                    Stage::Enrolled(_) | Stage::Outside => drop(reply.send(Ok(()))),
+                }
+                return;
+            }
+            // The same pod in another namespace: it was restarted.
+            let _ = self.remove(&uid);
+        }
+        let stage = Stage::Waiting { lease: None, why: String::new(), retry_at: Instant::now(), failures: 0 };
+        self.known.insert(uid.clone(), Known { description, stage, waiters: vec![reply] });
+        self.advance(&uid);
+    }
+
+    fn remove(&mut self, uid: &str) -> Result<(), String> {
+        let known = self.known.remove(uid).ok_or_else(|| format!("no pod {uid} is known here"))?;
+        if let Stage::Enrolled(pod) = known.stage {
+            self.release(pod)?;
+        }
+        Ok(())
+    }
+
+    /// The control plane said something new: labels may have changed.
+    fn reconsider(&mut self) {
+        let Some(snapshot) = self.snapshot.borrow_and_update().clone() else { return };
+        let uids: Vec<Arc<str>> = self.known.keys().cloned().collect();
+        for uid in uids {
+            let Some(known) = self.known.get_mut(&uid) else { continue };
+            if known.description.manager != Manager::Label {
+                continue;
+            }
+            let wanted = wanted(&snapshot, &self.config.cluster_id, &known.description);
+            match (&known.stage, wanted) {
+                (Stage::Outside, Some(true)) => {
+                    known.stage =
+                        Stage::Waiting { lease: None, why: String::new(), retry_at: Instant::now(), failures: 0 };
+                    self.advance(&uid);
+                }
+                (Stage::Enrolled(pod), Some(false)) => {
+                    let pod = pod.clone();
+                    known.stage = Stage::Outside;
+                    info!(pod = %uid, "label gone: the pod leaves the mesh");
+                    if let Err(error) = self.release(pod) {
+                        warn!(pod = %uid, error, "release a pod");
+                    }
+                }
+                (Stage::Waiting { .. }, Some(_)) => self.advance(&uid),
+                // A workload that has vanished from the stream says nothing about its label.
+                _ => {}
+            }
+        }
+    }
+
+    fn retry(&mut self) {
+        let now = Instant::now();
+        let due: Vec<Arc<str>> = self
+            .known
+            .iter()
+            .filter(|(_, k)| match &k.stage {
+                Stage::Waiting { lease, retry_at, .. } => {
+                    *retry_at <= now || lease.as_ref().is_some_and(|l| l.current().is_some())
+                }
+                _ => false,
+            })
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in due {
+            self.advance(&uid);
+        }
+        for known in self.known.values_mut() {
+            known.waiters.retain(|w| !w.is_closed());
+        }
+        self.finish_releases(now);
+    }
+
+    /// Takes a waiting pod as far as it goes.
+    fn advance(&mut self, uid: &Arc<str>) {
+        let Some(known) = self.known.get_mut(uid) else { return };
+        let Stage::Waiting { lease, failures, .. } = &mut known.stage else { return };
+        let mut lease = lease.take();
+        let mut failures = *failures;
+        let description = known.description.clone();
+        let wait = |why: String, lease: Option<Lease>, failures: u32, pause: Duration| Stage::Waiting {
+            lease,
+            why,
+            retry_at: Instant::now() + pause,
+            failures,
+        };
+        let snapshot = self.snapshot.borrow().clone();
+        let workload = snapshot.as_ref().and_then(|s| workload_of(s, &self.config.cluster_id, &description).cloned());
+        if description.manager == Manager::Label {
+            match &workload {
+                None => {
+                    known.stage = wait("the control plane to tell of the workload".to_owned(), None, 0, LONG);
+                    return;
+                }
+                Some(w) if w.tunnel == Tunnel::None => {
+                    known.stage = Stage::Outside;
+                    answer(&mut known.waiters, Ok(()));
+                    // An agent before this one may have left it enrolled.
+                    let cookie = description.netns.cookie();
+                    if self.kernel.enrolled().contains(&cookie)
+                        && !self.releasing.contains_key(&cookie.0)
+                        && let Err(error) = self.kernel.withdraw(cookie)
+                    {
+                        warn!(pod = %uid, error = chain(&error), "withdraw a pod whose label is gone");
+                    }
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+        let identity = match identity_of(&description, workload.as_deref(), &self.config.trust_domain) {
+            Ok(Some(identity)) => identity,
+            Ok(None) => {
+                known.stage = wait("the control plane to tell of the workload".to_owned(), None, 0, LONG);
+                return;
+            }
+            Err(error) => {
+                answer(&mut known.waiters, Err(error.clone()));
+                known.stage = wait(error, None, 0, LONG);
+                return;
+            }
+        };
+        if lease.as_ref().is_none_or(|l| *l.identity() != identity) {
+            lease = Some(self.certificates.lease(&identity));
+        }
+        let lease = lease.expect("set above");
+        if lease.current().is_none() {
+            let why = lease.status().last_error.unwrap_or_else(|| "no answer yet".to_owned());
+            known.stage = wait(format!("a certificate for {identity}: {why}"), Some(lease), failures, LONG);
+            return;
+        }
+        let uid_on_stream = workload
+            .as_ref()
+            .map(|w| w.uid.clone())
+            .unwrap_or_else(|| Uid::pod(&self.config.cluster_id, &description.namespace, &description.name));
+        match self.enrol(&description, uid_on_stream, identity, lease.clone()) {
+            Ok(pod) => {
+                info!(pod = %uid, identity = %pod.identity, addresses = ?pod.addresses, "pod enrolled");
+                let known = self.known.get_mut(uid).expect("looked up above");
+                known.stage = Stage::Enrolled(pod);
+                answer(&mut known.waiters, Ok(()));
+            }
+            Err(error) => {
+                failures += 1;
+                warn!(pod = %uid, error, failures, "pod not enrolled");
+                let known = self.known.get_mut(uid).expect("looked up above");
+                answer(&mut known.waiters, Err(error.clone()));
+                let pause = (TICK * 2u32.saturating_pow(failures.min(10))).min(Duration::from_secs(15));
+                known.stage = wait(error, Some(lease), failures, pause);
+            }
+        }
+    }
+
+    fn enrol(
+        &mut self,
+        description: &Description,
+        workload: Uid,
+        identity: SpiffeId,
+        certificate: Lease,
+    ) -> Result<Arc<Pod>, String> {
+        let netns = &description.netns;
+        let addresses = netns.addresses().map_err(|e| format!("read the pod's addresses: {e}"))?;
+        if addresses.is_empty() {
+            return Err("the pod has no address yet".to_owned());
+        }
+        let count = self.workers.len();
+        let listen = |what| socket::listen(netns, count, BACKLOG).map_err(|e| format!("listen for {what}: {e}"));
+        let (outbound, plaintext, hbone) = (listen("outbound")?, listen("plaintext")?, listen("tunnels")?);
+        let pod = Arc::new(Pod::new(Enrolment {
+            uid: description.uid.clone(),
+            namespace: description.namespace.clone(),
+            name: description.name.clone(),
+            workload,
+            identity,
+            netns: netns.clone(),
+            addresses: addresses.clone(),
+            certificate,
+        }));
+        self.number += 1;
+        let listeners = [
+            (ListenerKind::Outbound, outbound[0].as_fd()),
+            (ListenerKind::Plaintext, plaintext[0].as_fd()),
+            (ListenerKind::Hbone, hbone[0].as_fd()),
+        ];
+        self.kernel
+            .enrol(&ebpf::Pod { netns, addresses: &addresses, id: self.number, listeners: &listeners })
+            .map_err(|error| format!("enrol in the kernel: {}", chain(&error)))?;
+        self.releasing.remove(&pod.cookie.0);
+        let sets = outbound.into_iter().zip(plaintext).zip(hbone);
+        for (worker, ((outbound, plaintext), hbone)) in self.workers.iter().zip(sets) {
+            worker.serve(pod.clone(), Listeners { outbound, plaintext, hbone });
+        }
+        Ok(pod)
+    }
+
+    /// First half of the way out: no new connections come to the agent.
+    fn release(&mut self, pod: Arc<Pod>) -> Result<(), String> {
+        let released = self.kernel.release(pod.cookie).map_err(|error| chain(&error));
+        pod.withdraw();
+        let deadline = Instant::now() + self.config.release_deadline;
+        self.releasing.insert(pod.cookie.0, Releasing { pod, deadline });
+        self.finish_releases(Instant::now());
+        released
+    }
+
+    /// Second half: once a pod's connections have ended, or may last no longer, nothing is left behind in its namespace.
+    fn finish_releases(&mut self, now: Instant) {
+        let connections = &self.connections;
+        let done: Vec<u64> = self
+            .releasing
+            .iter()
+            .filter(|(cookie, r)| r.deadline <= now || connections.of_pod(NetnsCookie(**cookie)) == 0)
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        for cookie in done {
+            let Some(Releasing { pod, .. }) = self.releasing.remove(&cookie) else { continue };
+            self.connections.end_where(|live| {
+                (live.facts.pod == Some(pod.cookie))
+                    .then(|| End::because("withdrawn", "the pod left the mesh and its deadline has passed"))
+            });
+            match self.kernel.withdraw(pod.cookie) {
+                Ok(()) => info!(pod = %pod.uid, "pod withdrawn, nothing left in its namespace"),
+                Err(error) => warn!(pod = %pod.uid, error = chain(&error), "withdraw a pod"),
+            }
+        }
+    }
+
+    /// Pods that an earlier agent enrolled and no manager has told this one of.
+    fn forget_strangers(&mut self) {
+        let mine: Vec<u64> = self.known.values().map(|k| k.description.netns.cookie().0).collect();
+        for cookie in self.kernel.enrolled() {
+            if !mine.contains(&cookie.0) && !self.releasing.contains_key(&cookie.0) {
+                info!(netns_cookie = cookie.0, "withdraw a pod that no manager knows any more");
+                if let Err(error) = self.kernel.withdraw(cookie) {
+                    warn!(netns_cookie = cookie.0, error = chain(&error), "withdraw a pod");
+                }
+            }
+        }
+    }
+
+    fn show(&self) {
+        let mut views: Vec<PodView> = self
+            .known
+            .values()
+            .map(|k| PodView {
+                uid: k.description.uid.clone(),
+                namespace: k.description.namespace.clone(),
+                name: k.description.name.clone(),
+                manager: k.description.manager,
+                state: match &k.stage {
+                    Stage::Outside => "outside",
+                    Stage::Waiting { .. } => "waiting",
+                    Stage::Enrolled(_) => "enrolled",
+                },
+                identity: match &k.stage {
+                    Stage::Enrolled(pod) => Some(pod.identity.clone()),
+                    _ => None,
+                },
+                addresses: match &k.stage {
+                    Stage::Enrolled(pod) => pod.addresses.clone(),
+                    _ => Vec::new(),
+                },
+                netns_cookie: k.description.netns.cookie().0,
+                waiting_for: match &k.stage {
+                    Stage::Waiting { why, .. } => Some(why.clone()),
+                    _ => None,
+                },
+            })
+            .collect();
+        views.extend(self.releasing.values().map(|r| PodView {
+            uid: r.pod.uid.clone(),
+            namespace: r.pod.namespace.clone(),
+            name: r.pod.name.clone(),
+            manager: Manager::Label,
+            state: "releasing",
+            identity: Some(r.pod.identity.clone()),
+            addresses: r.pod.addresses.clone(),
+            netns_cookie: r.pod.cookie.0,
+            waiting_for: Some(format!("{} connections to end", self.connections.of_pod(r.pod.cookie))),
+        }));
+        self.views.send_replace(views);
+    }
+}
+
+/// Until something tells of a change there is little use in trying again.
+const LONG: Duration = Duration::from_secs(2);
+
+fn answer(waiters: &mut Vec<oneshot::Sender<Result<(), String>>>, result: Result<(), String>) {
+    for waiter in waiters.drain(..) {
+        let _ = waiter.send(result.clone());
+    }
+}
+
+/// The workload that a pod, or a host of that name, is on the control stream.
+fn workload_of<'a>(snapshot: &'a Snapshot, cluster: &str, d: &Description) -> Option<&'a Arc<Workload>> {
+    let host = || Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", d.namespace, d.name).into());
+    snapshot.workload(&Uid::pod(cluster, &d.namespace, &d.name)).or_else(|| snapshot.workload(&host()))
+}
+
+fn wanted(snapshot: &Snapshot, cluster: &str, d: &Description) -> Option<bool> {
+    workload_of(snapshot, cluster, d).map(|w| w.tunnel == Tunnel::Hbone)
+}
+
+fn identity_of(d: &Description, workload: Option<&Workload>, trust_domain: &str) -> Result<Option<SpiffeId>, String> {
+    match (&d.service_account, workload) {
+        (Some(account), _) => SpiffeId::new(trust_domain, &d.namespace, account).map(Some).map_err(|e| e.to_string()),
+        (None, Some(workload)) => Ok(Some(workload.identity.clone())),
+        (None, None) => Ok(None),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

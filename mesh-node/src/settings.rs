@@ -1,0 +1,294 @@
+//! What an operator sets: flags, or the environment names that operators of such agents know.
+//!
+//! Everything is read and checked before anything starts, and every mistake is reported at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::outbound::route::UnknownDestinations;
+
+/// Flags as written. They are read as text, so that all mistakes are found in one go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Flags {
+    /// Name of this node, as the control plane knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Controller for discovery, host:port.
+    #[arg(long, env = "XDS_ADDRESS")]
+    pub xds_address: Option<String>,
+    /// PEM file with the roots of the controller's certificate.
+    #[arg(long, env = "XDS_ROOT_CA")]
+    pub xds_root_ca: Option<String>,
+    /// Certificate authority, host:port; the controller if not set.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: Option<String>,
+    /// PEM file with the roots of the authority's own certificate; XDS_ROOT_CA if not set.
+    #[arg(long, env = "CA_ROOT_CA")]
+    pub ca_root_ca: Option<String>,
+    /// File with the token that the controller and the authority know this node by.
+    #[arg(long, env = "AUTH_TOKEN_FILE")]
+    pub token_file: Option<String>,
+    /// Name in the controller's certificate, where it is not the host of its address.
+    #[arg(long, env = "XDS_SERVER_NAME")]
+    pub server_name: Option<String>,
+    /// Socket of a pod manager (ZDS); none if not set.
+    #[arg(long, env = "INPOD_UDS")]
+    pub inpod_uds: Option<String>,
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// Further trust domains whose workloads may connect, separated by commas.
+    #[arg(long, env = "TRUST_DOMAIN_ALIASES", default_value = "")]
+    pub trust_domain_aliases: String,
+    /// cgroup v2 folder below which the pods' processes run.
+    #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: String,
+    /// cgroup v2 folder of the agent itself; where it runs if not set.
+    #[arg(long, env = "AGENT_CGROUP")]
+    pub agent_cgroup: Option<String>,
+    /// Folder on a bpffs for what outlives the agent.
+    #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
+    pub pin_dir: String,
+    /// Folder for the agent's socket and its record of enrolled pods.
+    #[arg(long, env = "RUN_DIR", default_value = "/run/weft")]
+    pub run_dir: String,
+    /// Threads that carry connections; by default as many as cores, four at most.
+    #[arg(long, env = "WORKER_THREADS")]
+    pub workers: Option<String>,
+    /// Where readiness, metrics and views are served. Keep it on loopback: it shows who talks to whom.
+    #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin_address: String,
+    /// What becomes of connections to addresses outside the mesh: allow or refuse.
+    #[arg(long, env = "UNKNOWN_DESTINATIONS", default_value = "allow")]
+    pub unknown_destinations: String,
+    /// How long connections may go on after SIGTERM, in seconds.
+    #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
+    pub drain_seconds: String,
+    /// How long connections of a pod that left the mesh may go on, in seconds.
+    #[arg(long, env = "RELEASE_SECONDS", default_value = "3600")]
+    pub release_seconds: String,
+    /// Lifetime asked for certificates, in seconds.
+    #[arg(long, env = "SECRET_TTL", default_value = "86400")]
+    pub certificate_ttl: String,
+    /// Another eBPF object than the built-in one.
+    #[arg(long)]
+    pub ebpf_object: Option<String>,
+    /// Log filter, such as info,mesh_node=debug; `ebpf=debug` makes the kernel's hooks report too.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// text or json.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: String,
+}
+
+/// Settings that hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub node_name: String,
+    pub xds_address: String,
+    pub xds_root_ca: PathBuf,
+    pub ca_address: String,
+    pub ca_root_ca: PathBuf,
+    pub token_file: Option<PathBuf>,
+    pub server_name: Option<String>,
+    pub inpod_uds: Option<PathBuf>,
+    pub cluster_id: String,
+    pub network: String,
+    pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    pub cgroup_root: PathBuf,
+    pub agent_cgroup: Option<PathBuf>,
+    pub pin_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub workers: usize,
+    pub admin_address: SocketAddr,
+    pub unknown_destinations: UnknownDestinations,
+    pub drain: Duration,
+    pub release: Duration,
+    pub certificate_ttl: Duration,
+    pub ebpf_object: Option<PathBuf>,
+    pub log_level: String,
+    pub log_json: bool,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} {} wrong:", if count == 1 { "setting is" } else { "settings are" })?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Flags {
+    /// Checks every flag.
+    ///
+    /// # Errors
+    /// All mistakes, not the first.
+    pub fn check(self) -> Result<Settings, Mistakes> {
+        let mut wrong = Vec::new();
+        let mut require = |value: &Option<String>, flag: &str, env: &str, what: &str| {
+            let value = value.clone().filter(|v| !v.is_empty());
+            if value.is_none() {
+                wrong.push(format!("--{flag} ({env}) is missing: {what}"));
+            }
+            value.unwrap_or_default()
+        };
+        let node_name = require(&self.node_name, "node-name", "NODE_NAME", "the name of this node");
+        let xds_address = require(&self.xds_address, "xds-address", "XDS_ADDRESS", "host:port of the controller");
+        let xds_root_ca =
+            require(&self.xds_root_ca, "xds-root-ca", "XDS_ROOT_CA", "a PEM file with the controller's root");
+        let ca_address = self.ca_address.clone().unwrap_or_else(|| xds_address.clone());
+        let ca_root_ca = self.ca_root_ca.clone().unwrap_or_else(|| xds_root_ca.clone());
+
+        for (flag, address) in [("xds-address", &xds_address), ("ca-address", &ca_address)] {
+            let bare = address.strip_prefix("https://").unwrap_or(address);
+            let port = bare.rsplit_once(':').and_then(|(host, port)| {
+                (!host.is_empty()).then(|| port.trim_end_matches('/').parse::<u16>().ok()).flatten()
+            });
+            if !address.is_empty() && port.is_none() {
+                wrong.push(format!("--{flag} {address:?} is not host:port"));
+            }
+        }
+        for (flag, file) in [("xds-root-ca", &xds_root_ca), ("ca-root-ca", &ca_root_ca)] {
+            if !file.is_empty() && !std::path::Path::new(file).is_file() {
+                wrong.push(format!("--{flag} {file:?} is no file"));
+            }
+        }
+        if let Some(file) = self.token_file.as_ref().filter(|f| !std::path::Path::new(f).is_file()) {
+            wrong.push(format!("--token-file {file:?} is no file"));
+        }
+        for domain in std::iter::once(&*self.trust_domain).chain(list(&self.trust_domain_aliases)) {
+            if let Err(error) = mesh_core::identity::SpiffeId::new(domain, "ns", "sa") {
+                wrong.push(format!("--trust-domain {domain:?}: {error}"));
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = match self.workers.as_deref().map(str::parse::<usize>) {
+            None => cores.min(4),
+            Some(Ok(count)) if (1..=256).contains(&count) => count,
+            Some(_) => {
+                wrong.push(format!("--workers {:?} is not a number from 1 to 256", self.workers.unwrap_or_default()));
+                1
+            }
+        };
+        let admin_address = self.admin_address.parse().unwrap_or_else(|_| {
+            wrong.push(format!("--admin-address {:?} is not ip:port", self.admin_address));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        });
+        let unknown_destinations = match &*self.unknown_destinations {
+            "allow" => UnknownDestinations::Allow,
+            "refuse" => UnknownDestinations::Refuse,
+            other => {
+                wrong.push(format!("--unknown-destinations {other:?} is neither allow nor refuse"));
+                UnknownDestinations::Refuse
+            }
+        };
+        let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
+            Ok(value) if value >= least => Duration::from_secs(value),
+            _ => {
+                wrong.push(format!("--{flag} {text:?} is not a number of seconds from {least} on"));
+                Duration::from_secs(least)
+            }
+        };
+        let drain = seconds("drain-seconds", &self.drain_seconds, 0);
+        let release = seconds("release-seconds", &self.release_seconds, 0);
+        let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
+        let log_json = match &*self.log_format {
+            "text" => false,
+            "json" => true,
+            other => {
+                wrong.push(format!("--log-format {other:?} is neither text nor json"));
+                false
+            }
+        };
+        if let Err(error) = self.log_level.parse::<tracing_subscriber::EnvFilter>() {
+            wrong.push(format!("--log-level {:?}: {error}", self.log_level));
+        }
+        if !wrong.is_empty() {
+            return Err(Mistakes(wrong));
+        }
+        Ok(Settings {
+            node_name,
+            xds_address,
+            xds_root_ca: xds_root_ca.into(),
+            ca_address,
+            ca_root_ca: ca_root_ca.into(),
+            token_file: self.token_file.map(Into::into),
+            server_name: self.server_name,
+            inpod_uds: self.inpod_uds.map(Into::into),
+            cluster_id: self.cluster_id,
+            network: self.network,
+            trust_domain_aliases: list(&self.trust_domain_aliases).map(str::to_owned).collect(),
+            trust_domain: self.trust_domain,
+            cgroup_root: self.cgroup_root.into(),
+            agent_cgroup: self.agent_cgroup.map(Into::into),
+            pin_dir: self.pin_dir.into(),
+            run_dir: self.run_dir.into(),
+            workers,
+            admin_address,
+            unknown_destinations,
+            drain,
+            release,
+            certificate_ttl,
+            ebpf_object: self.ebpf_object.map(Into::into),
+            log_level: self.log_level,
+            log_json,
+        })
+    }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use expect_test::expect;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let cli = Cli::parse_from([
+            "mesh-node",
+            "--xds-address=nowhere",
+            "--workers=0",
+            "--unknown-destinations=maybe",
+            "--trust-domain=UPPER",
+            "--drain-seconds=soon",
+            "--log-format=xml",
+        ]);
+        let mistakes = cli.flags.check().expect_err("many mistakes");
+        expect![[r#"
+            8 settings are wrong:
+              --node-name (NODE_NAME) is missing: the name of this node
+              --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
+              --xds-address "nowhere" is not host:port
+              --ca-address "nowhere" is not host:port
+              --trust-domain "UPPER": trust domain "UPPER" is empty or has characters outside a-z, 0-9, '.', '-', '_'
+              --workers "0" is not a number from 1 to 256
+              --unknown-destinations "maybe" is neither allow nor refuse
+              --drain-seconds "soon" is not a number of seconds from 0 on
+              --log-format "xml" is neither text nor json"#]]
+        .assert_eq(&mistakes.to_string());
+    }
+}

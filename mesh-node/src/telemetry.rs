@@ -1,0 +1,244 @@
+//! What a connection leaves behind: its access-log line and its metrics, under Istio's names.
+
+use std::sync::Arc;
+
+use mesh_core::workload::Workload;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tracing::{info, warn};
+
+use crate::connection::{Direction, End, Live};
+
+/// Target of access-log lines, so that a log filter can name them.
+pub const ACCESS: &str = "access";
+
+#[derive(Clone, Debug, Default)]
+pub struct Telemetry {
+    opened: Family<TcpLabels, Counter>,
+    closed: Family<TcpLabels, Counter>,
+    sent: Family<TcpLabels, Counter>,
+    received: Family<TcpLabels, Counter>,
+    ends: Family<EndLabels, Counter>,
+    audited: Family<AuditLabels, Counter>,
+    refused_handshakes: Family<ReasonLabels, Counter>,
+    panics: Counter,
+    live: Gauge,
+}
+
+/// Istio's standard TCP labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TcpLabels {
+    reporter: &'static str,
+    source_workload: Text,
+    source_canonical_service: Text,
+    source_canonical_revision: Text,
+    source_workload_namespace: Text,
+    source_principal: Text,
+    source_app: Text,
+    source_version: Text,
+    source_cluster: Text,
+    destination_service: Text,
+    destination_service_namespace: Text,
+    destination_service_name: Text,
+    destination_workload: Text,
+    destination_canonical_service: Text,
+    destination_canonical_revision: Text,
+    destination_workload_namespace: Text,
+    destination_principal: Text,
+    destination_app: Text,
+    destination_version: Text,
+    destination_cluster: Text,
+    request_protocol: &'static str,
+    response_flags: &'static str,
+    connection_security_policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    kind: &'static str,
+    policy: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+type Text = SharedText;
+
+/// A label value that shares the model's text; empty is written as `unknown`, as Istio's telemetry does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct SharedText(Option<Arc<str>>);
+
+impl prometheus_client::encoding::EncodeLabelValue for SharedText {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use std::fmt::Write as _;
+        encoder.write_str(self.0.as_deref().filter(|s| !s.is_empty()).unwrap_or("unknown"))
+    }
+}
+
+impl From<&Arc<str>> for SharedText {
+    fn from(text: &Arc<str>) -> Self {
+        Self(Some(text.clone()))
+    }
+}
+
+impl Telemetry {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("istio_tcp_connections_opened", "Connections opened", self.opened.clone());
+        registry.register("istio_tcp_connections_closed", "Connections closed", self.closed.clone());
+        registry.register("istio_tcp_sent_bytes", "Bytes sent to clients, in responses", self.sent.clone());
+        registry.register(
+            "istio_tcp_received_bytes",
+            "Bytes received from clients, in requests",
+            self.received.clone(),
+        );
+        registry.register("weft_connections_ended", "Connections by how they ended", self.ends.clone());
+        registry.register(
+            "weft_policy_recorded",
+            "Connections that a dry-run or AUDIT policy would have decided on",
+            self.audited.clone(),
+        );
+        registry.register(
+            "weft_tunnel_handshakes_refused",
+            "Tunnels that failed before they carried a connection",
+            self.refused_handshakes.clone(),
+        );
+        registry.register("weft_panics", "Connections lost to a defect of the agent", self.panics.clone());
+        registry.register("weft_connections_live", "Connections alive", self.live.clone());
+    }
+
+    pub fn opened(&self, live: &Live) {
+        self.live.inc();
+        self.opened.get_or_create(&labels(live)).inc();
+    }
+
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// A tunnel that failed in its handshake: no connection is known yet that a line could be about.
+    pub fn handshake_failed(
+        &self,
+        direction: Direction,
+        reason: &'static str,
+        detail: &str,
+        peer: std::net::SocketAddr,
+    ) {
+        self.refused_handshakes.get_or_create(&ReasonLabels { direction: direction.as_str(), reason }).inc();
+        warn!(%peer, direction = direction.as_str(), reason, detail, "tunnel refused");
+    }
+
+    /// A policy in dry run, or of action AUDIT, that had something to say.
+    pub fn recorded(&self, kind: &'static str, policy: String) {
+        self.audited.get_or_create(&AuditLabels { kind, policy }).inc();
+    }
+
+    /// Brings the byte counters of a connection up to date, while it lives and when it ends.
+    pub fn report_bytes(&self, live: &Live) {
+        let (received, sent) = live.take_unreported();
+        if received > 0 || sent > 0 {
+            let labels = labels(live);
+            self.received.get_or_create(&labels).inc_by(received);
+            self.sent.get_or_create(&labels).inc_by(sent);
+        }
+    }
+
+    pub fn closed(&self, live: &Live, end: &End) {
+        self.live.dec();
+        self.report_bytes(live);
+        self.closed.get_or_create(&labels(live)).inc();
+        self.ends.get_or_create(&EndLabels { direction: live.facts.direction.as_str(), reason: end.reason }).inc();
+        access_line(live, end);
+    }
+}
+
+fn labels(live: &Live) -> TcpLabels {
+    let facts = &live.facts;
+    let text = |w: &Option<Arc<Workload>>, field: fn(&Workload) -> &Arc<str>| {
+        w.as_ref().map(|w| field(w).into()).unwrap_or_default()
+    };
+    let principal = |id: &Option<mesh_core::identity::SpiffeId>| SharedText(id.as_ref().map(|id| id.uri().into()));
+    let (source, destination, service) = (&facts.source, &facts.destination, &facts.service);
+    TcpLabels {
+        reporter: match facts.direction {
+            Direction::Inbound => "destination",
+            Direction::Outbound => "source",
+        },
+        source_workload: text(source, |w| &w.workload_name),
+        source_canonical_service: text(source, |w| &w.canonical_name),
+        source_canonical_revision: text(source, |w| &w.canonical_revision),
+        source_workload_namespace: text(source, |w| &w.namespace),
+        source_principal: principal(&facts.source_identity),
+        source_app: text(source, |w| &w.canonical_name),
+        source_version: text(source, |w| &w.canonical_revision),
+        source_cluster: text(source, |w| &w.cluster),
+        destination_service: service.as_ref().map(|s| (&s.key.hostname).into()).unwrap_or_default(),
+        destination_service_namespace: service.as_ref().map(|s| (&s.key.namespace).into()).unwrap_or_default(),
+        destination_service_name: service.as_ref().map(|s| (&s.name).into()).unwrap_or_default(),
+        destination_workload: text(destination, |w| &w.workload_name),
+        destination_canonical_service: text(destination, |w| &w.canonical_name),
+        destination_canonical_revision: text(destination, |w| &w.canonical_revision),
+        destination_workload_namespace: text(destination, |w| &w.namespace),
+        destination_principal: principal(&facts.destination_identity),
+        destination_app: text(destination, |w| &w.canonical_name),
+        destination_version: text(destination, |w| &w.canonical_revision),
+        destination_cluster: text(destination, |w| &w.cluster),
+        request_protocol: "tcp",
+        response_flags: "-",
+        connection_security_policy: facts.security.as_str(),
+    }
+}
+
+fn access_line(live: &Live, end: &End) {
+    let facts = &live.facts;
+    let name = |w: &Option<Arc<Workload>>| w.as_ref().map(|w| w.name.to_string());
+    let namespace = |w: &Option<Arc<Workload>>| w.as_ref().map(|w| w.namespace.to_string());
+    let uri = |id: &Option<mesh_core::identity::SpiffeId>| id.as_ref().map(|id| id.uri().to_owned());
+    let policy = end.policy.as_ref().or(facts.policy.as_ref()).map(ToString::to_string);
+    let service = facts.service.as_ref().map(|s| s.key.hostname.to_string());
+    let error = (end.reason != End::COMPLETE)
+        .then(|| if end.detail.is_empty() { end.reason.to_owned() } else { end.detail.clone() });
+    let destination = facts.target.map_or(facts.asked.0, |t| t.0);
+    let duration_ms = u64::try_from(live.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let direction = facts.direction.as_str();
+    let security = facts.security.as_str();
+    let hbone = facts.tunnel.map(|t| t.to_string());
+    let (source, source_namespace) = (name(&facts.source), namespace(&facts.source));
+    let (target, target_namespace) = (name(&facts.destination), namespace(&facts.destination));
+    let (source_identity, target_identity) = (uri(&facts.source_identity), uri(&facts.destination_identity));
+    let from_node = facts.from_node.then_some(true);
+    info!(
+        target: ACCESS,
+        direction = direction,
+        src.addr = %facts.client,
+        src.workload = source,
+        src.namespace = source_namespace,
+        src.identity = source_identity,
+        src.node = from_node,
+        dst.addr = %destination,
+        dst.hbone_addr = hbone,
+        dst.service = service,
+        dst.workload = target,
+        dst.namespace = target_namespace,
+        dst.identity = target_identity,
+        security = security,
+        policy = policy,
+        bytes_sent = live.sent(),
+        bytes_recv = live.received(),
+        duration_ms = duration_ms,
+        reason = end.reason,
+        error = error,
+        "connection complete"
+    );
+}

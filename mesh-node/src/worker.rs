@@ -1,0 +1,106 @@
+//! Where connections are carried: a few threads, each with a runtime of its own, that share nothing on the way.
+//!
+//! A connection is accepted by the worker that carries it to its end: the kernel spreads connections over the listeners
+//! that the workers have open for each pod.
+
+use std::net::TcpListener as StdTcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::capture::{self, Captured};
+use crate::ebpf::Kernel;
+use crate::inbound::Inbound;
+use crate::netns::NetnsCookie;
+use crate::outbound::Outbound;
+use crate::pod::Pod;
+
+/// A pod's listeners, one set for each worker.
+#[derive(Debug)]
+pub struct Listeners {
+    pub outbound: StdTcpListener,
+    pub plaintext: StdTcpListener,
+    pub hbone: StdTcpListener,
+}
+
+/// A running worker; it stops when this is dropped and its connections have ended.
+#[derive(Debug)]
+pub struct Worker {
+    serve: mpsc::UnboundedSender<(Arc<Pod>, Listeners)>,
+}
+
+/// How often tunnels without connections are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+
+impl Worker {
+    /// Starts a worker's thread.
+    ///
+    /// # Errors
+    /// The process may have no more threads or descriptors.
+    pub fn start(index: usize, outbound: Outbound, inbound: Inbound, kernel: Arc<Kernel>) -> io::Result<Self> {
+        let (serve, mut pods) = mpsc::unbounded_channel::<(Arc<Pod>, Listeners)>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            runtime.block_on(async {
+                let mut present: Vec<Arc<Pod>> = Vec::new();
+                let mut sweep = tokio::time::interval(SWEEP);
+                loop {
+                    tokio::select! {
+                        pod = pods.recv() => match pod {
+                            Some((pod, listeners)) => {
+                                present.push(pod.clone());
+                                if let Err(error) = serve_pod(&pod, listeners, &outbound, &inbound, &kernel) {
+                                    error!(%error, pod = %pod.name, "listeners of a pod cannot be used");
+                                }
+                            }
+                            None => return,
+                        },
+                        _ = sweep.tick() => {
+                            present.retain(|pod| !pod.is_withdrawn());
+                            let gone = |cookie: NetnsCookie| !present.iter().any(|pod| pod.cookie == cookie);
+                            outbound.pool.sweep(Instant::now(), gone);
+                        }
+                    }
+                }
+            });
+        })?;
+        Ok(Self { serve })
+    }
+
+    pub fn serve(&self, pod: Arc<Pod>, listeners: Listeners) {
+        if self.serve.send((pod, listeners)).is_err() {
+            warn!("a worker has stopped; its share of connections is lost until the agent restarts");
+        }
+    }
+}
+
+fn serve_pod(
+    pod: &Arc<Pod>,
+    listeners: Listeners,
+    outbound: &Outbound,
+    inbound: &Inbound,
+    kernel: &Arc<Kernel>,
+) -> io::Result<()> {
+    let out = outbound.clone();
+    tokio::spawn(capture::accept(TcpListener::from_std(listeners.outbound)?, pod.clone(), move |captured| {
+        tokio::spawn(out.clone().serve(captured));
+    }));
+    let tunnels = inbound.clone();
+    tokio::spawn(capture::accept(TcpListener::from_std(listeners.hbone)?, pod.clone(), move |captured| {
+        tokio::spawn(tunnels.clone().serve_tunnel(captured));
+    }));
+    let (plain, kernel) = (inbound.clone(), kernel.clone());
+    tokio::spawn(capture::accept(
+        TcpListener::from_std(listeners.plaintext)?,
+        pod.clone(),
+        move |captured: Captured| {
+            let from_node = kernel.opened_by_node(captured.pod.cookie, captured.asked, captured.client);
+            tokio::spawn(plain.clone().serve_plaintext(captured, from_node));
+        },
+    ));
+    Ok(())
+}
