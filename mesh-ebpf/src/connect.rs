@@ -10,36 +10,38 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{SO_MARK, SOL_SOCKET, bpf_sock_addr},
-    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
+    bindings::{SO_MARK, SOL_SOCKET},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_set_retval,
+        bpf_setsockopt, bpf_sk_release,
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Address, MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_MASK};
+use mesh_ebpf::{Address, ListenerKey, MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_MASK};
 
-use crate::state::{AGENT_SOCKETS, AGENTS, PODS};
+use crate::state::{AGENT_SOCKETS, AGENTS, LISTENERS, PODS, WEFT_SET_RETVAL, address6, field};
 
 #[cgroup_sock_addr(connect4)]
 fn weft_connect4(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, |addr| Address::v4(addr.user_ip4))
+    connect(&ctx, || Address::v4(field!(ctx.sock_addr, user_ip4)))
 }
 
 #[cgroup_sock_addr(connect6)]
 fn weft_connect6(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, |addr| Address(addr.user_ip6))
+    connect(&ctx, || address6!(ctx.sock_addr, user_ip6))
 }
 
-/// Both families. `destination` reads the address from the context, whose fields the verifier checks one by one.
+/// Both families. `destination` reads the address from the context.
 #[inline(always)]
-fn connect(ctx: &SockAddrContext, destination: impl Fn(&bpf_sock_addr) -> Address) -> i32 {
+fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
     // SAFETY: the context is the hook's own, valid while it runs.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: no reference into the map is kept.
     let Some(pod) = (unsafe { PODS.get(&cookie) }) else { return ALLOW };
-    // SAFETY: as above.
-    let addr = unsafe { &*ctx.sock_addr };
-    if addr.type_ != SOCK_STREAM || !(addr.protocol == IPPROTO_TCP || addr.protocol == IPPROTO_MPTCP) {
+    let protocol = field!(ctx.sock_addr, protocol);
+    if field!(ctx.sock_addr, type_) != SOCK_STREAM || !(protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) {
         return ALLOW;
     }
     // SAFETY: a helper without arguments.
@@ -48,7 +50,7 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn(&bpf_sock_addr) -> Addres
     if unsafe { AGENTS.get(&cgroup) }.is_some() {
         return agent(ctx);
     }
-    let to = destination(addr);
+    let to = destination();
     if to.is_loopback() || to.is_unspecified() || to.is_link_local_v6() {
         // An earlier connect on this socket may have marked it.
         if mark(ctx).is_some_and(|mark| mark & MARK_MASK != 0) {
@@ -56,9 +58,11 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn(&bpf_sock_addr) -> Addres
         }
         return ALLOW;
     }
-    if set_mark(ctx, MARK_CAPTURE).is_err() {
-        // Unmarked, the connection would leave in the clear.
-        return DENY;
+    // Nobody would answer: IPv4 sends no reset from an address that is not the host's, and `connect` would wait for
+    // minutes. Unmarked, the connection would leave in the clear.
+    if !listens(cookie) || set_mark(ctx, MARK_CAPTURE).is_err() {
+        debug!(ctx, "connect: refused a connection of pod {}", pod.id);
+        return refuse();
     }
     debug!(ctx, "connect: captured a connection of pod {}", pod.id);
     ALLOW
@@ -74,6 +78,32 @@ fn agent(ctx: &SockAddrContext) -> i32 {
         let _ = set_mark(ctx, MARK_AGENT);
     }
     ALLOW
+}
+
+/// Whether an agent takes the pod's connections.
+#[inline(always)]
+fn listens(cookie: u64) -> bool {
+    let key = ListenerKey { cookie, kind: ListenerKey::OUTBOUND, pad: 0 };
+    // SAFETY: the static is the map's definition, which the loader replaces by the map; the key is as large as the
+    // map's keys. The helper returns a socket that is ours to release, or null.
+    unsafe {
+        let listener = bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const key).cast());
+        if listener.is_null() {
+            return false;
+        }
+        bpf_sk_release(listener);
+        true
+    }
+}
+
+/// Lets `connect` fail with ECONNREFUSED where the kernel has a say in that, else with EPERM.
+#[inline(always)]
+fn refuse() -> i32 {
+    if WEFT_SET_RETVAL.load() != 0 {
+        // SAFETY: a helper without pointers; on a kernel without it the verifier never reaches this branch.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    DENY
 }
 
 /// The socket's mark.
@@ -97,6 +127,8 @@ fn set_mark(ctx: &SockAddrContext, mut mark: u32) -> Result<(), i64> {
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
+/// <asm-generic/errno.h>
+const ECONNREFUSED: i32 = 111;
 /// <linux/net.h>
 const SOCK_STREAM: u32 = 1;
 /// <linux/in.h>

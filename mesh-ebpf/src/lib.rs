@@ -84,6 +84,8 @@ pub mod programs {
     pub const SK_LOOKUP: &str = "weft_sk_lookup";
     /// Global of [`SK_LOOKUP`] with the pod's netns cookie: that hook has no helper to ask for it (kernel 6.18).
     pub const POD_COOKIE: &str = "WEFT_POD_COOKIE";
+    /// Global of [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_set_retval`.
+    pub const SET_RETVAL: &str = "WEFT_SET_RETVAL";
 }
 
 /// Names under the pin directory.

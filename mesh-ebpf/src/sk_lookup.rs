@@ -15,31 +15,30 @@ use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey};
 
-use crate::state::{FLOWS, LISTENERS, WEFT_POD_COOKIE};
+use crate::state::{FLOWS, LISTENERS, WEFT_POD_COOKIE, address6, either, field};
 
 #[sk_lookup]
 fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
-    // SAFETY: the context is the hook's own, valid while it runs.
-    let packet = unsafe { &*ctx.lookup };
-    if packet.protocol != IPPROTO_TCP {
+    let packet = ctx.lookup;
+    if field!(packet, protocol) != IPPROTO_TCP {
         return sk_action::SK_PASS;
     }
-    let (here, there) = if packet.family == AF_INET {
-        (Address::v4(packet.local_ip4), Address::v4(packet.remote_ip4))
-    } else {
-        (Address(packet.local_ip6), Address(packet.remote_ip6))
-    };
+    let (here, there) = either(
+        field!(packet, family),
+        (Address::v4(field!(packet, local_ip4)), Address::v4(field!(packet, remote_ip4))),
+        (address6!(packet, local_ip6), address6!(packet, remote_ip6)),
+    );
     if here.is_loopback() && there.is_loopback() {
         return sk_action::SK_PASS;
     }
     let cookie = WEFT_POD_COOKIE.load();
     // The packet's sender is the flow's local end.
-    let port = packet.local_port as u16;
+    let port = field!(packet, local_port) as u16;
     let flow = FlowKey {
         cookie,
         local: there,
         remote: here,
-        local_port: u16::from_be(packet.remote_port),
+        local_port: u16::from_be(field!(packet, remote_port)),
         remote_port: port,
         pad: 0,
     };
@@ -66,7 +65,5 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// <linux/socket.h>
-const AF_INET: u32 = 2;
 /// <linux/in.h>
 const IPPROTO_TCP: u32 = 6;

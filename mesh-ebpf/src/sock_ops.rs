@@ -17,7 +17,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE};
 
-use crate::state::{AGENT_SOCKETS, FLOWS, LOCAL, PODS, SETTINGS};
+use crate::state::{AGENT_SOCKETS, FLOWS, LOCAL, PODS, SETTINGS, address6, either, field};
 
 #[sock_ops]
 fn weft_sock_ops(ctx: SockOpsContext) -> u32 {
@@ -102,11 +102,11 @@ fn at(address: &Address) -> Option<u64> {
 /// form, which is our canonical one.
 #[inline(always)]
 fn ends(ctx: &SockOpsContext) -> (Address, Address) {
-    if ctx.family() == AF_INET {
-        (Address::v4(ctx.local_ip4()), Address::v4(ctx.remote_ip4()))
-    } else {
-        (Address(ctx.local_ip6()), Address(ctx.remote_ip6()))
-    }
+    either(
+        field!(ctx.ops, family),
+        (Address::v4(field!(ctx.ops, local_ip4)), Address::v4(field!(ctx.ops, remote_ip4))),
+        (address6!(ctx.ops, local_ip6), address6!(ctx.ops, remote_ip6)),
+    )
 }
 
 #[inline(always)]
@@ -115,9 +115,9 @@ fn key(ctx: &SockOpsContext, cookie: u64, local: Address, remote: Address) -> Fl
         cookie,
         local,
         remote,
-        local_port: ctx.local_port() as u16,
+        local_port: field!(ctx.ops, local_port) as u16,
         // Network order, in the upper half of the word on little-endian machines.
-        remote_port: u16::from_be((ctx.remote_port() >> 16) as u16),
+        remote_port: u16::from_be((field!(ctx.ops, remote_port) >> 16) as u16),
         pad: 0,
     }
 }
@@ -134,6 +134,3 @@ fn set_mark(ctx: &SockOpsContext, mut mark: u32) {
         bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET as i32, SO_MARK as i32, (&raw mut mark).cast(), size_of::<u32>() as i32)
     };
 }
-
-/// <linux/socket.h>
-const AF_INET: u32 = 2;

@@ -1,4 +1,4 @@
-//! The maps that the hooks share. Names and types are the ABI's (lib.rs); sizes are explained here.
+//! The maps that the hooks share, and how they read their contexts. Names and types are the ABI's (lib.rs); sizes are explained here.
 
 use aya_ebpf::{
     Global,
@@ -44,3 +44,40 @@ pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// The pod that this instance of sk_lookup belongs to; set by the loader.
 #[unsafe(no_mangle)]
 pub(crate) static WEFT_POD_COOKIE: Global<u64> = Global::new(0);
+
+/// Whether the kernel has bpf_set_retval (5.18); set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static WEFT_SET_RETVAL: Global<u8> = Global::new(0);
+
+/// Chooses by the address family between addresses that have both been read. Reading them in two branches would let
+/// LLVM merge the reads into one with a computed offset, volatile or not, which the verifier refuses.
+#[inline(always)]
+pub(crate) fn either(family: u32, v4: (Address, Address), v6: (Address, Address)) -> (Address, Address) {
+    if family == AF_INET { v4 } else { v6 }
+}
+
+/// <linux/socket.h>
+const AF_INET: u32 = 2;
+
+/// Reads one field of a hook's context. Volatile, because the verifier knows contexts by constant offsets, one field at
+/// a time: LLVM would merge neighbours into a wider load.
+macro_rules! field {
+    ($context:expr, $($field:tt)+) => {
+        // SAFETY: the kernel passes each hook a context that is valid while it runs; the field exists in its type.
+        unsafe { core::ptr::read_volatile(&raw const (*$context).$($field)+) }
+    };
+}
+
+/// Reads an IPv6 address from a hook's context, word by word.
+macro_rules! address6 {
+    ($context:expr, $field:ident) => {
+        mesh_ebpf::Address([
+            field!($context, $field[0]),
+            field!($context, $field[1]),
+            field!($context, $field[2]),
+            field!($context, $field[3]),
+        ])
+    };
+}
+
+pub(crate) use {address6, field};

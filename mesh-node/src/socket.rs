@@ -49,16 +49,18 @@ pub struct Delivery {
 /// Opens listening sockets in the pod's namespace that take connections for any address, IPv4 and IPv6: `workers` of
 /// them, between which the kernel spreads connections. To be handed to `Kernel`, which needs only the first.
 ///
-/// They are bound to a port of the kernel's choice on loopback: connections come by eBPF and not by address, so the
-/// application keeps every port, and two agents on one node do not share a group. Non-blocking.
+/// The port is of the kernel's choice, among those for clients: connections come by eBPF and not by address, so the
+/// application keeps the ports it may want, and two agents on one node do not share a group. Only the pod itself can
+/// connect to that port directly, by a loopback address: refuse what is accepted there. Non-blocking.
 ///
 /// # Errors  Of entering the namespace, and of the kernel: `EPERM` without CAP_NET_ADMIN.
 pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<TcpListener>> {
     netns.enter(|| {
-        let (domain, loopback) = if Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok() {
-            (Domain::IPV6, IpAddr::V6(Ipv6Addr::LOCALHOST))
+        // Bound to a loopback address, an IPv6 socket would be IPv6-only, whatever its options say.
+        let (domain, any) = if Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok() {
+            (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))
         } else {
-            (Domain::IPV4, IpAddr::V4(Ipv4Addr::LOCALHOST))
+            (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         };
         let mut port = 0;
         let mut listeners = Vec::with_capacity(workers);
@@ -71,7 +73,7 @@ pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<Tcp
                 option::transparent_v6(socket.as_fd())?;
             }
             socket.set_ip_transparent_v4(true)?;
-            socket.bind(&SocketAddr::new(loopback, port).into())?;
+            socket.bind(&SocketAddr::new(any, port).into())?;
             socket.listen(backlog)?;
             let listener = TcpListener::from(socket);
             port = listener.local_addr()?.port();

@@ -24,12 +24,15 @@ pub(super) struct Loader {
     pub(super) dir: PathBuf,
     pub(super) object: std::borrow::Cow<'static, [u8]>,
     pub(super) debug: bool,
+    /// Whether the kernel has bpf_set_retval.
+    pub(super) set_retval: bool,
 }
 
 impl Loader {
     /// Creates or opens the maps and readies the programs; `cookie` is for the instance of sk_lookup.
     pub(super) fn load(&self, cookie: u64) -> Result<Ebpf, LoadError> {
         let folder = self.dir.join(pins::MAPS);
+        let set_retval = u8::from(self.set_retval);
         let level: u8 = if self.debug { LEVEL_DEBUG } else { 0 };
         let mut loader = EbpfLoader::new();
         for name in maps::ALL {
@@ -37,6 +40,7 @@ impl Loader {
         }
         loader.override_global(aya_log::LEVEL, &level, true);
         loader.override_global(programs::POD_COOKIE, &cookie, true);
+        loader.override_global(programs::SET_RETVAL, &set_retval, true);
         // Nothing in our programs is relocated by the running kernel's BTF; reading it would take 20 ms.
         loader.btf(None);
         loader.load(&self.object).map_err(|error| LoadError::Maps(Box::new(error)))

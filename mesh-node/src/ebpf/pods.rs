@@ -62,7 +62,8 @@ impl State {
         let _lock = lock(&config.pin_dir)?;
         check_pins(&config.pin_dir)?;
 
-        let loader = Loader { dir: config.pin_dir, object, debug: config.debug };
+        let set_retval = super::probe::set_retval();
+        let loader = Loader { dir: config.pin_dir, object, debug: config.debug, set_retval };
         let mut ebpf = loader.load(0)?;
         let mut tables = Tables::of(&mut ebpf)?;
         let node = Netns::current().map_err(KernelError::Node)?.cookie();

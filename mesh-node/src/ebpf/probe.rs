@@ -73,6 +73,12 @@ pub fn probe(config: &Config) -> Vec<Facility> {
             "everything: no connection reaches the agent",
         ),
         facility("SO_NETNS_COOKIE", "5.14", Netns::current().is_ok(), "everything: pods cannot be told apart"),
+        facility(
+            "bpf_set_retval in cgroup/connect",
+            "5.18",
+            set_retval(),
+            "a clear error: without an agent, an enrolled pod's connect fails with EPERM, not ECONNREFUSED",
+        ),
         facility("IP_TRANSPARENT", "2.6.28", transparent(), "everything: the agent cannot answer for other addresses"),
         facility(
             "net.ipv4.tcp_fwmark_accept",
@@ -81,6 +87,11 @@ pub fn probe(config: &Config) -> Vec<Facility> {
             "enrolment: replies to a client whose address the application sees would leave the node",
         ),
     ]
+}
+
+/// Whether a connect hook can choose the error that the application sees.
+pub(super) fn set_retval() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }
 
 fn transparent() -> bool {
