@@ -75,6 +75,11 @@ fn an_interrupted_program_takes_its_run_apart() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let (mut child, id) = world_in_another_process()?;
         assert_eq!(traces(&id)?.len(), KINDS, "{:?}", traces(&id)?);
+        let pods = leftovers::cgroup2_mount()?.join(&id).join("node-a/pods/default-web/cgroup.procs");
+        for pid in fs::read_to_string(pods)?.lines() {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            assert!(status.contains("SigBlk:\t0000000000000000"), "a pod's program inherited a mask:\n{status}");
+        }
         kill(Pid::from_raw(child.id().cast_signed()), signal)?;
         assert_eq!(child.wait()?.code(), Some(128 + signal as i32));
         assert_eq!(traces(&id)?, Vec::<String>::new(), "after {signal}");

@@ -9,7 +9,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use xtask::leftovers;
 
 use crate::cgroup::Cgroup;
@@ -107,20 +108,21 @@ impl Drop for Run {
 }
 
 /// Takes every run of this process apart when SIGINT or SIGTERM arrives, then exits with 128 + signal. For programs, not
-/// for tests (there `cargo xtask test` cleans up): it has to be called before the first thread is started.
+/// for tests (there `cargo xtask test` cleans up). The signals are caught, not blocked: pods would inherit the mask.
+///
+/// # Panics
+/// When the kernel lets none be caught, which POSIX rules out for these two.
 pub fn take_down_on_signals() {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().expect("SIGINT and SIGTERM can be blocked");
+    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("both can be caught");
     thread::spawn(move || {
-        let signal = signals.wait().expect("the set is valid");
-        for id in ALIVE.lock().expect("nobody panics while holding it").iter() {
-            if let Err(error) = leftovers::remove(id) {
-                eprintln!("error: {error:#}");
+        if let Some(signal) = signals.forever().next() {
+            for id in ALIVE.lock().expect("nobody panics while holding it").iter() {
+                if let Err(error) = leftovers::remove(id) {
+                    eprintln!("error: {error:#}");
+                }
             }
+            std::process::exit(128 + signal);
         }
-        std::process::exit(128 + signal as i32);
     });
 }
 

@@ -9,23 +9,21 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-/// Blocks SIGINT and SIGTERM in this process (std gives children an empty mask) and forwards them to the running child.
-/// Called first in `main`, because threads inherit the mask.
+/// Catches SIGINT and SIGTERM and forwards them to the running child. Caught, not blocked: a child would inherit the mask.
 pub(crate) fn watch_signals() {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().expect("SIGINT and SIGTERM can be blocked");
+    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("both can be caught");
     thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
+        for signal in signals.forever() {
             INTERRUPTED.store(true, Ordering::SeqCst);
             match CHILD.load(Ordering::SeqCst) {
-                0 => std::process::exit(128 + signal as i32),
+                0 => std::process::exit(128 + signal),
                 // It may have ended this moment.
-                child => _ = kill(Pid::from_raw(child), signal),
+                child => _ = kill(Pid::from_raw(child), Signal::try_from(signal).ok()),
             }
         }
     });

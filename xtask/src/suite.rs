@@ -77,9 +77,14 @@ fn cargo_test(
     cargo.arg("--").args(filter).arg("--show-output").args(harness).envs(environment.iter().copied());
     println!("> {}", child::line(&cargo));
     let failed_before = tally.failed;
+    let mut names = false;
     let status = child::lines(&mut cargo, |line| {
-        println!("{line}");
         tally.line(line);
+        // `--show-output` is there for the output; the names that come with it were printed before.
+        names = line == "successes:" || names && (line.is_empty() || line.starts_with("    "));
+        if !names {
+            println!("{line}");
+        }
     })?;
     tally.end(status.success(), failed_before);
     Ok(())

@@ -1,0 +1,291 @@
+//! A mesh: the controller on the wire, an agent on every node, objects in a folder.
+//!
+//! ```text
+//! let mesh = Mesh::with_nodes("opt_in", &["a", "b"])?;
+//! mesh.namespace("shop", true)?;
+//! let (web, db) = (mesh.pod("web").namespace("shop"), mesh.pod("db").namespace("shop"));
+//! let (web, db) = (mesh.enrolled(web, "a")?, mesh.enrolled(db, "b")?);
+//! ```
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::objects::{self, Source};
+use crate::place::Place;
+use crate::pod::{Pod, PodPlan};
+use crate::program::{Launch, Program, built};
+use crate::topology::Topology;
+use crate::wait::{PATIENCE, until};
+
+/// A running mesh. Fields are dropped in this order: agents first, the world last.
+#[derive(Debug)]
+pub struct Mesh {
+    pub agents: Vec<Agent>,
+    pub controller: Program,
+    pub source: Source,
+    pub world: Topology,
+}
+
+/// A node's agent.
+#[derive(Debug)]
+pub struct Agent {
+    pub program: Program,
+    pub node: String,
+    run_dir: PathBuf,
+}
+
+impl Mesh {
+    /// Starts controller and agents, and waits until all are ready.
+    ///
+    /// # Errors
+    /// When one does not come up, with the end of its log.
+    pub fn with_nodes(name: &str, nodes: &[&str]) -> Result<Mesh> {
+        let world = Topology::with_nodes(name, nodes)?;
+        let source = Source::new(world.run().dir())?;
+        for node in world.nodes() {
+            source.apply(&format!("node-{}", node.name), &objects::node(&node.name, node.v4, node.v6))?;
+        }
+        let tokens: Vec<String> = nodes.iter().map(|node| format!("{node}: {}\n", token(node))).collect();
+        fs::write(world.run().dir().join("tokens"), tokens.concat())?;
+
+        let mut controller = controller(&world, &source)?.start()?;
+        wait_ready(world.wire(), &mut controller, CONTROLLER_ADMIN)?;
+        let mut mesh = Mesh { agents: Vec::new(), controller, source, world };
+        for node in nodes {
+            let agent = mesh.start_agent(node)?;
+            mesh.agents.push(agent);
+        }
+        Ok(mesh)
+    }
+
+    /// Starts an agent on `node`, also a second one, or one after a crash; it finds the pins of the one before.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_agent(&self, node: &str) -> Result<Agent> {
+        let mut agent = self.launch_agent(node)?;
+        wait_ready(self.world.node(node), &mut agent.program, AGENT_ADMIN)?;
+        Ok(agent)
+    }
+
+    /// As [`start_agent`](Mesh::start_agent), without waiting until it is ready.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn launch_agent(&self, node: &str) -> Result<Agent> {
+        let place = self.world.node(node);
+        let token_file = place.dir().join("token");
+        fs::write(&token_file, token(node))?;
+        let run_dir = place.dir().join("run");
+        let pins = self.world.run().bpffs().join(node);
+        fs::create_dir_all(&run_dir)?;
+        fs::create_dir_all(&pins)?;
+        let [controller, _] = self.world.controller_ips();
+        let address = format!("{controller}:{CONTROL}");
+        let pods = self.world.run().cgroup().child(&place.pods_cgroup())?;
+        let root = self.world.wire().dir().join("ctrl/root-cert.pem");
+        let launch = place
+            .command(&built("mesh-node")?)
+            .env("NODE_NAME", node)
+            .env("XDS_ADDRESS", &address)
+            .env("XDS_ROOT_CA", &root)
+            .env("CA_ADDRESS", &address)
+            .env("CA_ROOT_CA", &root)
+            .env("AUTH_TOKEN_FILE", &token_file)
+            .env("CGROUP_ROOT", pods.dir())
+            .env("AGENT_CGROUP", place.cgroup().dir())
+            .env("PIN_DIR", &pins)
+            .env("RUN_DIR", &run_dir)
+            .env("ADMIN_ADDRESS", format!("127.0.0.1:{AGENT_ADMIN}"))
+            .env("LOG_FORMAT", "json")
+            .env("LOG_LEVEL", "info,mesh_node=debug");
+        Ok(Agent { program: launch.start()?, node: node.to_owned(), run_dir })
+    }
+
+    /// Starts the controller again after it was ended; agents find it by themselves.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart_controller(&mut self) -> Result<()> {
+        self.controller = controller(&self.world, &self.source)?.start()?;
+        wait_ready(self.world.wire(), &mut self.controller, CONTROLLER_ADMIN)
+    }
+
+    /// Replaces the file `<name>.yaml` in the controller's folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        self.source.apply(name, yaml)
+    }
+
+    /// Writes a namespace, in the mesh or not.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn namespace(&self, name: &str, in_mesh: bool) -> Result<()> {
+        self.apply(&format!("namespace-{name}"), &objects::namespace(name, in_mesh.then_some("weft")))
+    }
+
+    /// A pod to be made.
+    pub fn pod(&self, name: &str) -> PodPlan<'_> {
+        self.world.pod(name)
+    }
+
+    /// Makes the pod on `node`, describes it to the controller and tells the agent of it. Whether it is in the mesh is up to
+    /// its namespace; [`until_config`](Mesh::until_config) waits for that.
+    ///
+    /// # Errors
+    /// What a step said.
+    pub fn enrolled(&self, plan: PodPlan<'_>, node: &str) -> Result<Pod> {
+        let pod = plan.on(self.world.node(node))?;
+        self.apply(&format!("pod-{}-{}", pod.namespace, pod.name), &objects::pod(&pod))?;
+        self.enrol(&pod)?;
+        Ok(pod)
+    }
+
+    /// Runs `mesh-node enrol` for the pod.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn enrol(&self, pod: &Pod) -> Result<String> {
+        let command = self.agent_command(pod, "enrol")?;
+        let command = command.arg("--netns").arg(pod.netns().path()).arg("--cgroup").arg(pod.cgroup().dir());
+        command.args(["--identity-of", &format!("{}/{}", pod.namespace, pod.name)]).stdout()
+    }
+
+    /// Runs `mesh-node withdraw` for the pod.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn withdraw(&self, pod: &Pod) -> Result<String> {
+        self.agent_command(pod, "withdraw")?.arg(format!("{}/{}", pod.namespace, pod.name)).stdout()
+    }
+
+    /// The agent of `node`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn agent(&self, node: &str) -> &Agent {
+        self.agents.iter().find(|agent| agent.node == node).unwrap_or_else(|| panic!("no agent on {node}"))
+    }
+
+    /// What the agent of `node` serves at `path` of its admin endpoint, such as `/config` or `/metrics`.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub fn admin(&self, node: &str, path: &str) -> Result<String> {
+        get(self.world.node(node), AGENT_ADMIN, path)
+    }
+
+    /// What the controller serves at `path` of its monitoring endpoint.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub fn controller_admin(&self, path: &str) -> Result<String> {
+        get(self.world.wire(), CONTROLLER_ADMIN, path)
+    }
+
+    /// Waits until the agent of `node` believes what `holds` looks for in its `/config`.
+    ///
+    /// # Errors
+    /// When it never does; with what it believes.
+    pub fn until_config(&self, node: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let mut last = String::new();
+        let waited = until(&format!("{what} at node {node}"), PATIENCE, || {
+            last = self.admin(node, "/config").ok()?;
+            holds(&serde_json::from_str(&last).ok()?).then_some(())
+        });
+        waited.with_context(|| format!("it believes {last}"))
+    }
+
+    fn agent_command(&self, pod: &Pod, verb: &str) -> Result<Launch> {
+        let run_dir = &self.agent(&pod.node).run_dir;
+        Ok(self.world.node(&pod.node).command(&built("mesh-node")?).arg(verb).arg("--run-dir").arg(run_dir))
+    }
+}
+
+impl Agent {
+    /// Lines of its access log, oldest first.
+    #[must_use]
+    pub fn accesses(&self) -> Vec<Value> {
+        self.program
+            .log()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line["target"] == "access")
+            .collect()
+    }
+
+    /// Waits for a line of the access log in which every one of `facts` stands as it is, and yields it.
+    ///
+    /// # Errors
+    /// When there is none; with those there are.
+    pub fn until_access(&self, facts: &[&str]) -> Result<Value> {
+        let waited = until(&format!("an access with {facts:?} at node {}", self.node), PATIENCE, || {
+            self.accesses().into_iter().find(|line| {
+                let text = line.to_string();
+                facts.iter().all(|fact| text.contains(fact))
+            })
+        });
+        waited.with_context(|| format!("there are {:#?}", self.accesses()))
+    }
+}
+
+fn controller(world: &Topology, source: &Source) -> Result<Launch> {
+    let state = world.wire().dir().join("ctrl");
+    fs::create_dir_all(&state)?;
+    let [v4, v6] = world.controller_ips();
+    Ok(world
+        .wire()
+        .command(&built("mesh-ctrl")?)
+        .arg("--source")
+        .arg(format!("dir:{}", source.dir().display()))
+        .args(["--listen", &format!("[::]:{CONTROL}"), "--monitoring", &CONTROLLER_ADMIN.to_string()])
+        .args(["--server-name", &format!("{v4},{v6}")])
+        .arg("--state-dir")
+        .arg(state)
+        .arg("--tokens")
+        .arg(world.run().dir().join("tokens")))
+}
+
+/// Long enough to be accepted; as secret as a test needs.
+fn token(node: &str) -> String {
+    format!("token-of-node-{node}-in-a-test")
+}
+
+fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
+    program.wait_listens(port)?;
+    until("readiness", PATIENCE, || match get(place, port, "/healthz/ready") {
+        Ok(_) => Some(Ok(())),
+        Err(_) => program.ended().map(|status| Err(anyhow::anyhow!("it ended ({status})"))),
+    })
+    .and_then(|ready| ready)
+    .with_context(|| program.log())
+}
+
+/// One HTTP/1.0 request to the loopback of `place`, so that the answer ends with the connection.
+fn get(place: &Place, port: u16, path: &str) -> Result<String> {
+    let mut stream = place.run(|| TcpStream::connect(("127.0.0.1", port)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        bail!("{path}: {status}: {body}");
+    }
+    Ok(body.to_owned())
+}
+
+const CONTROL: u16 = 15012;
+const CONTROLLER_ADMIN: u16 = 15014;
+const AGENT_ADMIN: u16 = 15000;
