@@ -7,14 +7,24 @@
 //! events ends in the same resources. The reverse indices say which units an event can touch, so a changed pod costs work
 //! in proportion to that pod's services and policies, not to the mesh.
 
-use std::collections::BTreeSet;
+mod policies;
+mod serviceentries;
+mod services;
+mod workloads;
+mod cluster;
+mod labels;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::policy::Policy;
 use mesh_core::wire::Address;
+use mesh_core::workload::ServiceKey;
 
-use crate::source::{Event, Finding};
+use crate::object::ObjectKey;
+use crate::source::{Code, Event, Finding, Severity};
+use cluster::{Cluster, Name, Touched};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -59,34 +69,154 @@ pub enum Resource {
     Authorization(Option<Policy>),
 }
 
+/// What is built in one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Unit {
+    StaticStrict,
+    Pod(Name),
+    /// A WorkloadEntry.
+    Entry(Name),
+    /// The endpoints of an EndpointSlice that are no pods.
+    Slice(Name),
+    /// The endpoints that a ServiceEntry lists.
+    ServiceEntry(Name),
+    /// The service that stands for a hostname in a namespace.
+    Host(ServiceKey),
+    Authorization(Name),
+    PeerAuthentication(Name),
+}
+
+/// What one unit comes to.
+#[derive(Debug, Default)]
+struct Built {
+    addresses: BTreeMap<Arc<str>, Address>,
+    policies: BTreeMap<Arc<str>, Policy>,
+    findings: Vec<Finding>,
+}
+
 #[derive(Debug)]
-pub struct Index {}
+pub struct Index {
+    cluster: Cluster,
+    /// As published; units that come to nothing are left out.
+    built: HashMap<Unit, Built>,
+    source_findings: Arc<[Finding]>,
+    touched: Touched,
+    synced: bool,
+    /// Units built so far: the measure of work.
+    work: u64,
+}
 
 impl Index {
     pub fn new(config: Config) -> Self {
-        let _ = config;
-        Self {}
+        Self {
+            cluster: Cluster::new(config),
+            built: HashMap::new(),
+            source_findings: Arc::default(),
+            touched: Touched::from([Unit::StaticStrict]),
+            synced: false,
+            work: 0,
+        }
     }
 
     /// Takes a batch and returns the resources that differ after it, each once.
     pub fn apply(&mut self, events: Vec<Event>) -> Vec<Change> {
-        let _ = events;
-        Vec::new()
+        for event in events {
+            match event {
+                Event::Apply(object) => self.cluster.apply(object, &mut self.touched),
+                Event::Delete(key) => self.cluster.delete(key, &mut self.touched),
+                Event::InitialSynced => self.synced = true,
+                Event::Findings(findings) => self.source_findings = findings,
+            }
+        }
+        let mut changes = Vec::new();
+        for unit in std::mem::take(&mut self.touched) {
+            self.work += 1;
+            let new = self.build(&unit);
+            let old = self.built.remove(&unit).unwrap_or_default();
+            changes.extend(compare(old.addresses, &new.addresses, Resource::Address));
+            changes.extend(compare(old.policies, &new.policies, Resource::Authorization));
+            if !new.is_empty() {
+                self.built.insert(unit, new);
+            }
+        }
+        changes
     }
 
     /// Identities of the pods that are scheduled to `node` and have not ended: those its agent may ask certificates for.
     pub fn identities_on_node(&self, node: &str) -> BTreeSet<SpiffeId> {
-        let _ = node;
-        BTreeSet::new()
+        let pods = self.cluster.on_node.get(node).filter(|_| !node.is_empty());
+        let pods = pods.into_iter().flatten().filter_map(|name| self.cluster.pods.get(name));
+        let trust_domain = &self.cluster.config.trust_domain;
+        pods.filter(|pod| !pod.has_ended())
+            .filter_map(|pod| SpiffeId::new(trust_domain, &pod.metadata.namespace, &pod.service_account).ok())
+            .collect()
     }
 
     /// All that is wrong at present, the source's findings included, worst first.
     pub fn findings(&self) -> Vec<Finding> {
-        Vec::new()
+        let own = self.built.values().flat_map(|built| &built.findings);
+        let mut findings: Vec<Finding> = own.chain(&*self.source_findings).cloned().collect();
+        findings.sort();
+        findings.dedup();
+        findings
     }
 
     /// Whether the source has sent everything that it found at its start.
     pub fn is_synced(&self) -> bool {
-        false
+        self.synced
+    }
+
+    /// How many units (workloads, services, policies) have been built since the start, for metrics and for tests that
+    /// hold the work of a change to what it touches.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    fn build(&self, unit: &Unit) -> Built {
+        let (cluster, mut built) = (&self.cluster, Built::default());
+        match unit {
+            Unit::StaticStrict => built.policy(policies::strict(&cluster.config.root_namespace)),
+            Unit::Pod(name) => cluster.build_pod(name, &mut built),
+            Unit::Entry(name) => cluster.build_entry(name, &mut built),
+            Unit::Slice(name) => cluster.build_slice(name, &mut built),
+            Unit::ServiceEntry(name) => cluster.build_endpoints(name, &mut built),
+            Unit::Host(key) => cluster.build_host(key, &mut built),
+            Unit::Authorization(name) => cluster.build_authorization(name, &mut built),
+            Unit::PeerAuthentication(name) => cluster.build_peer(name, &mut built),
+        }
+        built
     }
 }
+
+impl Built {
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.policies.is_empty() && self.findings.is_empty()
+    }
+
+    fn address(&mut self, address: Address) {
+        self.addresses.insert(address.name(), address);
+    }
+
+    fn policy(&mut self, policy: Policy) {
+        self.policies.insert(policy.key.to_string().into(), policy);
+    }
+
+    fn finding(&mut self, severity: Severity, code: Code, object: ObjectKey, field: Option<String>, message: String) {
+        self.findings.push(Finding { severity, code, object: Some(object), file: None, line: None, field, message });
+    }
+}
+
+/// What differs between two of a unit's builds, removals first.
+fn compare<'a, T: Clone + PartialEq>(
+    old: BTreeMap<Arc<str>, T>,
+    new: &'a BTreeMap<Arc<str>, T>,
+    resource: impl Fn(Option<T>) -> Resource + Copy + 'a,
+) -> Vec<Change> {
+    let gone = old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), None));
+    let differ = new.iter().filter(|(name, item)| old.get(*name) != Some(*item));
+    let differ = differ.map(|(name, item)| (name.clone(), Some(item.clone())));
+    gone.chain(differ).map(|(name, item)| Change { name, resource: resource(item) }).collect()
+}
+
+#[cfg(test)]
+mod tests;

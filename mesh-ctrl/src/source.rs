@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::object::{Object, ObjectKey};
+use folder::{Content, Folder};
 
 /// One step of a source. A batch (`Vec<Event>`) is to be applied as a whole before anything is published.
 #[derive(Clone, Debug)]
@@ -86,6 +87,11 @@ impl Code {
             Self::Conflict => "conflict",
         }
     }
+}
+
+/// Reads one manifest (YAML or JSON, any number of documents) on its own; findings name it `path`.
+pub fn manifest(path: impl Into<PathBuf>, text: &str) -> Vec<Event> {
+    Folder::new(yaml::Limits::default()).update(vec![(path.into(), Content::Bytes(text.as_bytes().to_vec()))])
 }
 
 /// `error refused: a/b.yaml:12: Pod shop/web: spec.nodeName: message`

@@ -1,14 +1,30 @@
-//! The folder source: a directory of Kubernetes YAML and JSON, watched.
+//! The folder source: a directory of Kubernetes YAML and JSON, watched by inotify.
+//!
+//! ```text
+//! inotify -> Burst (which paths, or everything) -> scan (stat, read) -> Folder::update -> batch of events
+//! ```
+//! A file that somebody is writing is left alone until it is closed, so that half of it is not taken for the whole. Names
+//! that begin with a dot are not read: editors' own files, and the `..data` directories behind a mounted ConfigMap, whose
+//! files appear as links under their plain names.
 
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
 
-use super::Event;
+use super::folder::is_manifest;
 pub use super::yaml::Limits;
+use super::{Event, Severity};
+use scan::{Scanner, Wanted};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,6 +65,163 @@ pub enum WatchError {
 /// # Errors
 /// The folder cannot be read at the start, or inotify is not to be had. Later trouble is reported as findings.
 pub async fn watch(config: Config, events: mpsc::Sender<Vec<Event>>) -> Result<(), WatchError> {
-    let _ = (config, events);
-    Ok(())
+    let path = config.path.clone();
+    let no_inotify = |source| WatchError::Inotify { path: path.clone(), source };
+    // Room for a few hundred events a read; the kernel queues 16,384 (fs.inotify.max_queued_events) and says when it
+    // dropped any.
+    let stream = Inotify::init().and_then(|i| i.into_event_stream(vec![0; 64 << 10])).map_err(no_inotify)?;
+    if let Err(source) = std::fs::metadata(&config.path) {
+        return Err(WatchError::Read { path: config.path, source });
+    }
+    let scanner = Scanner::new(config.path.clone(), config.limits, stream.watches());
+    let watcher = Watcher { config, stream, writing: BTreeMap::new(), scanner: Some(scanner) };
+    watcher.run(events).await
 }
+
+struct Watcher {
+    config: Config,
+    stream: EventStream<Vec<u8>>,
+    /// Files that somebody writes to, with when to read them if nobody closes them.
+    writing: BTreeMap<PathBuf, Instant>,
+    /// Lent to a blocking thread during a scan.
+    scanner: Option<Scanner>,
+}
+
+impl Watcher {
+    async fn run(mut self, events: mpsc::Sender<Vec<Event>>) -> Result<(), WatchError> {
+        let mut batch = self.scan(Wanted::everything()).await;
+        batch.push(Event::InitialSynced);
+        info!(path = %self.config.path.display(), events = batch.len(), "folder read");
+        loop {
+            log(&batch);
+            if !batch.is_empty() && events.send(batch).await.is_err() {
+                return Ok(());
+            }
+            let wanted = tokio::select! {
+                wanted = self.wanted() => wanted?,
+                () = events.closed() => return Ok(()),
+            };
+            batch = self.scan(wanted).await;
+        }
+    }
+
+    /// Waits for something to look at, and for the end of the burst that it came in.
+    async fn wanted(&mut self) -> Result<Wanted, WatchError> {
+        // What could not be read, or watched, is tried again soon.
+        let troubled = self.scanner.as_ref().is_some_and(Scanner::is_troubled);
+        let rescan = Instant::now() + if troubled { self.config.rescan.min(RETRY) } else { self.config.rescan };
+        let mut wanted = Wanted::default();
+        let mut settled = None;
+        loop {
+            let until = settled.unwrap_or_else(|| self.writing.values().min().map_or(rescan, |w| rescan.min(*w)));
+            match timeout_at(until, self.stream.next()).await {
+                Ok(Some(Ok(event))) => {
+                    self.note(&event, &mut wanted);
+                    // From the first event on: a steady stream of them does not put the reading off.
+                    if settled.is_none() && !wanted.is_empty() {
+                        settled = Some(Instant::now() + self.config.settle);
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    warn!(%error, "inotify failed; everything is looked at again");
+                    sleep_until(Instant::now() + Duration::from_millis(100)).await;
+                    wanted.all = true;
+                    return Ok(wanted);
+                }
+                Ok(None) => {
+                    let source = io::Error::other("the event stream ended");
+                    return Err(WatchError::Inotify { path: self.config.path.clone(), source });
+                }
+                Err(_) => {
+                    let now = Instant::now();
+                    let overdue: BTreeSet<PathBuf> =
+                        self.writing.iter().filter(|(_, due)| **due <= now).map(|(path, _)| path.clone()).collect();
+                    self.writing.retain(|path, _| !overdue.contains(path));
+                    wanted.paths.extend(overdue);
+                    wanted.all |= now >= rescan;
+                    wanted.paths.retain(|path| !self.writing.contains_key(path));
+                    if !wanted.is_empty() {
+                        wanted.except = self.writing.keys().cloned().collect();
+                        return Ok(wanted);
+                    }
+                    settled = None;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &EventOwned, wanted: &mut Wanted) {
+        let directory = self.scanner.as_ref().and_then(|scanner| scanner.watched(&event.wd));
+        let (Some(directory), Some(name)) = (directory, &event.name) else {
+            // The queue overflowed, a watched directory went, or a place is watched only because links lead there.
+            wanted.all |= !event.mask.intersects(EventMask::IGNORED | EventMask::MODIFY);
+            return;
+        };
+        let path = directory.join(name);
+        if event.mask.contains(EventMask::ISDIR) || !is_manifest(&path) {
+            // A link swap (`..data`) is no directory to inotify, and a renamed directory may hold anything.
+            let quiet = EventMask::MODIFY | EventMask::CLOSE_WRITE | EventMask::ATTRIB;
+            let hidden_file = !event.mask.contains(EventMask::ISDIR) && !is_link_swap(&path);
+            wanted.all |= !event.mask.intersects(quiet) && !hidden_file;
+            return;
+        }
+        if event.mask.contains(EventMask::MODIFY) {
+            self.writing.insert(path, Instant::now() + self.config.writing);
+        } else if event.mask.contains(EventMask::CREATE) && is_fresh(&path) {
+            self.writing.insert(path, Instant::now() + self.config.writing);
+        } else {
+            self.writing.remove(&path);
+            wanted.paths.insert(path);
+        }
+    }
+
+    async fn scan(&mut self, wanted: Wanted) -> Vec<Event> {
+        let Some(mut scanner) = self.scanner.take() else { return Vec::new() };
+        let scan = tokio::task::spawn_blocking(move || {
+            let events = scanner.scan(&wanted);
+            (scanner, events)
+        });
+        // A scan that panics would be a defect of ours; the files are read anew from nothing then.
+        match scan.await {
+            Ok((scanner, events)) => {
+                self.scanner = Some(scanner);
+                events
+            }
+            Err(error) => {
+                warn!(%error, "reading the folder failed");
+                let config = &self.config;
+                self.scanner = Some(Scanner::new(config.path.clone(), config.limits, self.stream.watches()));
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Created by opening it for writing: its closing will be told. Links, hard or symbolic, come complete.
+fn is_fresh(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1)
+}
+
+/// Kubernetes swaps a mounted ConfigMap's content by renaming a link over `..data`.
+fn is_link_swap(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
+        || std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink())
+}
+
+fn log(batch: &[Event]) {
+    for event in batch {
+        let Event::Findings(findings) = event else { continue };
+        for finding in findings.iter().filter(|f| f.severity != Severity::Info) {
+            warn!(%finding, "source finding");
+        }
+    }
+}
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Directories under watch, by inotify's descriptor.
+type Watched = std::collections::HashMap<WatchDescriptor, Option<PathBuf>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,490 @@
+//! The objects as they are, with the reverse indices that say what a changed one can touch.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use mesh_core::workload::ServiceKey;
+
+use super::labels::{ByLabel, BySelector, forget, matches};
+use super::{Config, Unit};
+use crate::object::{
+    AuthorizationPolicy, EndpointSlice, Kind, Labels, Metadata, Namespace, Node, Object, ObjectKey, PeerAuthentication,
+    Pod, Service, ServiceEntry, WorkloadEntry,
+};
+
+/// Namespace and name of an object whose kind is known from where this stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+impl Name {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self { namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+    }
+}
+
+/// What has labels and runs something: it can be selected.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Member {
+    Pod(Name),
+    Entry(Name),
+}
+
+/// An object's right to a hostname. Smaller is stronger: Kubernetes' own services, then the oldest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Claim {
+    pub(super) is_entry: bool,
+    pub(super) age: Age,
+    pub(super) name: Name,
+}
+
+/// Orders oldest first; an object without a time counts as the youngest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age(bool, Option<Arc<str>>);
+
+impl Age {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self(metadata.creation_timestamp.is_none(), metadata.creation_timestamp.clone())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    pub(super) config: Config,
+    pub(super) namespaces: HashMap<Arc<str>, Namespace>,
+    pub(super) nodes: HashMap<Arc<str>, Node>,
+    pub(super) pods: HashMap<Name, Pod>,
+    pub(super) entries: HashMap<Name, WorkloadEntry>,
+    pub(super) services: HashMap<Name, Service>,
+    pub(super) slices: HashMap<Name, EndpointSlice>,
+    pub(super) service_entries: HashMap<Name, ServiceEntry>,
+    pub(super) authorizations: HashMap<Name, AuthorizationPolicy>,
+    pub(super) peers: HashMap<Name, PeerAuthentication>,
+    /// ReplicaSets and Jobs: what owns pods and may be owned itself.
+    pub(super) owners: HashMap<(Kind, Name), Metadata>,
+
+    members: ByLabel<Member>,
+    members_in: HashMap<Arc<str>, BTreeSet<Member>>,
+    pub(super) on_node: HashMap<Arc<str>, BTreeSet<Name>>,
+    owned_by: HashMap<(Kind, Name), BTreeSet<Name>>,
+    pub(super) slices_of_service: HashMap<Name, BTreeSet<Name>>,
+    pub(super) slices_of_pod: HashMap<Name, BTreeSet<Name>>,
+    pub(super) service_selectors: BySelector<Name>,
+    pub(super) entry_selectors: BySelector<Name>,
+    pub(super) authorization_selectors: BySelector<Name>,
+    pub(super) peer_selectors: BySelector<Name>,
+    /// PeerAuthentications without a selector, by namespace, oldest first.
+    pub(super) peers_of_namespace: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
+    peers_in: HashMap<Arc<str>, BTreeSet<Name>>,
+    claims: HashMap<Arc<str>, BTreeSet<Claim>>,
+}
+
+/// Units that may come out differently.
+pub(super) type Touched = BTreeSet<Unit>;
+
+impl Cluster {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    pub(super) fn apply(&mut self, object: Object, touched: &mut Touched) {
+        let name = Name::of(object.metadata());
+        match object {
+            Object::Namespace(o) => self.set_namespace(name.name, Some(o), touched),
+            Object::Node(o) => self.set_node(name.name, Some(o), touched),
+            Object::Pod(o) => self.set_pod(name, Some(o), touched),
+            Object::Service(o) => self.set_service(name, Some(o), touched),
+            Object::EndpointSlice(o) => self.set_slice(name, Some(o), touched),
+            Object::ReplicaSet(o) => self.set_owner((Kind::ReplicaSet, name), Some(o), touched),
+            Object::Job(o) => self.set_owner((Kind::Job, name), Some(o), touched),
+            Object::PeerAuthentication(o) => self.set_peer(name, Some(o), touched),
+            Object::AuthorizationPolicy(o) => self.set_authorization(name, Some(o), touched),
+            Object::ServiceEntry(o) => self.set_service_entry(name, Some(o), touched),
+            Object::WorkloadEntry(o) => self.set_entry(name, Some(o), touched),
+            // A pod says its account and its ReplicaSet; nothing more is asked of these.
+            Object::ServiceAccount(_) | Object::Deployment(_) => {}
+        }
+    }
+
+    pub(super) fn delete(&mut self, key: ObjectKey, touched: &mut Touched) {
+        let name = Name { namespace: key.namespace, name: key.name };
+        match key.kind {
+            Kind::Namespace => self.set_namespace(name.name, None, touched),
+            Kind::Node => self.set_node(name.name, None, touched),
+            Kind::Pod => self.set_pod(name, None, touched),
+            Kind::Service => self.set_service(name, None, touched),
+            Kind::EndpointSlice => self.set_slice(name, None, touched),
+            Kind::ReplicaSet | Kind::Job => self.set_owner((key.kind, name), None, touched),
+            Kind::PeerAuthentication => self.set_peer(name, None, touched),
+            Kind::AuthorizationPolicy => self.set_authorization(name, None, touched),
+            Kind::ServiceEntry => self.set_service_entry(name, None, touched),
+            Kind::WorkloadEntry => self.set_entry(name, None, touched),
+            Kind::ServiceAccount | Kind::Deployment => {}
+        }
+    }
+
+    fn set_namespace(&mut self, name: Arc<str>, new: Option<Namespace>, touched: &mut Touched) {
+        let labels = |o: &Option<Namespace>| o.as_ref().map(|n| n.metadata.labels.clone()).unwrap_or_default();
+        let after = labels(&new);
+        let old = set(&mut self.namespaces, name.clone(), new);
+        if labels(&old) != after {
+            self.touch_namespace(&name, touched);
+        }
+    }
+
+    fn set_node(&mut self, name: Arc<str>, new: Option<Node>, touched: &mut Touched) {
+        let labels = |o: &Option<Node>| o.as_ref().map(|n| n.metadata.labels.clone()).unwrap_or_default();
+        let after = labels(&new);
+        let old = set(&mut self.nodes, name.clone(), new);
+        // Nodes are written every few seconds by their heartbeats; labels hardly ever change.
+        if labels(&old) != after {
+            touched.extend(self.on_node.get(&name).into_iter().flatten().cloned().map(Unit::Pod));
+        }
+    }
+
+    fn set_pod(&mut self, name: Name, new: Option<Pod>, touched: &mut Touched) {
+        let owner = |pod: &Pod| {
+            let owner = pod.metadata.owner.as_ref()?;
+            let kind = match &*owner.kind {
+                "ReplicaSet" => Kind::ReplicaSet,
+                "Job" => Kind::Job,
+                _ => return None,
+            };
+            Some((kind, Name { namespace: pod.metadata.namespace.clone(), name: owner.name.clone() }))
+        };
+        if let Some(new) = &new {
+            self.add_member(Member::Pod(name.clone()), &new.metadata);
+        }
+        let (node, new_owner) = (new.as_ref().map(|p| p.node.clone()), new.as_ref().and_then(owner));
+        let kept = new.as_ref().map(|p| p.metadata.labels.clone());
+        let old = set(&mut self.pods, name.clone(), new);
+        if let Some(old) = old {
+            self.drop_member(&Member::Pod(name.clone()), &old.metadata, kept.as_ref());
+            forget(&mut self.on_node, &old.node, &name);
+            if let Some(owner) = owner(&old) {
+                forget(&mut self.owned_by, &owner, &name);
+            }
+        }
+        if let Some(node) = node {
+            self.on_node.entry(node).or_default().insert(name.clone());
+        }
+        if let Some(owner) = new_owner {
+            self.owned_by.entry(owner).or_default().insert(name.clone());
+        }
+        touched.insert(Unit::Pod(name));
+    }
+
+    fn set_entry(&mut self, name: Name, new: Option<WorkloadEntry>, touched: &mut Touched) {
+        let member = Member::Entry(name.clone());
+        if let Some(old) = self.entries.remove(&name) {
+            self.drop_member(&member, &entry_metadata(&old), None);
+        }
+        if let Some(mut new) = new {
+            // Labels stand in both places; those of the object itself win.
+            new.endpoint.labels.extend(new.metadata.labels.clone());
+            self.add_member(member, &entry_metadata(&new));
+            self.entries.insert(name.clone(), new);
+        }
+        touched.insert(Unit::Entry(name));
+    }
+
+    fn add_member(&mut self, member: Member, metadata: &Metadata) {
+        self.members.insert(&metadata.namespace, &metadata.labels, &member);
+        self.members.insert(&EVERYWHERE.into(), &metadata.labels, &member);
+        self.members_in.entry(metadata.namespace.clone()).or_default().insert(member);
+    }
+
+    /// `kept`: the labels of what takes the old one's place.
+    fn drop_member(&mut self, member: &Member, metadata: &Metadata, kept: Option<&Labels>) {
+        let mut gone = metadata.labels.clone();
+        gone.retain(|key, value| kept.is_none_or(|kept| kept.get(key) != Some(value)));
+        self.members.remove(&metadata.namespace, &gone, member);
+        self.members.remove(&EVERYWHERE.into(), &gone, member);
+        if kept.is_none() {
+            forget(&mut self.members_in, &metadata.namespace, member);
+        }
+    }
+
+    fn set_owner(&mut self, key: (Kind, Name), new: Option<Metadata>, touched: &mut Touched) {
+        let owner = |m: &Option<Metadata>| m.as_ref().map(|m| m.owner.clone());
+        let after = owner(&new);
+        let old = set(&mut self.owners, key.clone(), new);
+        if owner(&old) != after {
+            touched.extend(self.owned_by.get(&key).into_iter().flatten().cloned().map(Unit::Pod));
+        }
+    }
+
+    fn set_service(&mut self, name: Name, new: Option<Service>, touched: &mut Touched) {
+        let hostname = self.hostname(&name);
+        let claim = |s: &Service| Claim { is_entry: false, age: Age::of(&s.metadata), name: name.clone() };
+        let old_claim = self.services.get(&name).map(claim);
+        if let Some(old) = self.services.remove(&name) {
+            self.touch_selected(&name.namespace, &old.selector, touched);
+            self.service_selectors.remove(&name.namespace, &old.selector, &name);
+        }
+        let new_claim = new.as_ref().map(claim);
+        if let Some(new) = new {
+            self.touch_selected(&name.namespace, &new.selector, touched);
+            self.service_selectors.insert(&name.namespace, &new.selector, &name);
+            self.services.insert(name.clone(), new);
+        }
+        self.touch_slices(&name, touched);
+        self.reclaim(&hostname, old_claim, new_claim, touched);
+    }
+
+    fn set_slice(&mut self, name: Name, new: Option<EndpointSlice>, touched: &mut Touched) {
+        let service = |slice: &EndpointSlice| {
+            let service = slice.service.clone()?;
+            Some(Name { namespace: slice.metadata.namespace.clone(), name: service })
+        };
+        let pod = |slice: &EndpointSlice, pod: &Arc<str>| Name {
+            namespace: slice.metadata.namespace.clone(),
+            name: pod.clone(),
+        };
+        let old = set(&mut self.slices, name.clone(), new);
+        let new = self.slices.get(&name);
+        // A rollout rewrites a slice of up to 100 endpoints for each of its pods: only those that differ are touched.
+        let whole = old.as_ref().map(|s| (&s.service, &s.ports)) != new.map(|s| (&s.service, &s.ports));
+        for (this, other) in [(old.as_ref(), new), (new, old.as_ref())] {
+            let Some(this) = this else { continue };
+            for endpoint in &this.endpoints {
+                let same = || other.is_some_and(|other| other.endpoints.contains(endpoint));
+                if let Some(target) = &endpoint.pod
+                    && (whole || !same())
+                {
+                    touched.insert(Unit::Pod(pod(this, target)));
+                }
+            }
+        }
+        touched.insert(Unit::Slice(name.clone()));
+        let (old_service, new_service) = (old.as_ref().and_then(service), new.and_then(service));
+        let new_pods: BTreeSet<Name> =
+            new.iter().flat_map(|s| s.endpoints.iter().filter_map(|e| Some(pod(s, e.pod.as_ref()?)))).collect();
+        let old_pods: BTreeSet<Name> =
+            old.iter().flat_map(|s| s.endpoints.iter().filter_map(|e| Some(pod(s, e.pod.as_ref()?)))).collect();
+        for pod in old_pods.difference(&new_pods) {
+            forget(&mut self.slices_of_pod, pod, &name);
+        }
+        for pod in new_pods.difference(&old_pods) {
+            self.slices_of_pod.entry(pod.clone()).or_default().insert(name.clone());
+        }
+        if old_service != new_service {
+            let had =
+                |this: &Self, s: &Option<Name>| s.as_ref().is_some_and(|s| this.slices_of_service.contains_key(s));
+            let before = (had(self, &old_service), had(self, &new_service));
+            if let Some(service) = &old_service {
+                forget(&mut self.slices_of_service, service, &name);
+            }
+            if let Some(service) = &new_service {
+                self.slices_of_service.entry(service.clone()).or_default().insert(name);
+            }
+            // With its first slice a service stops deriving its endpoints from its selector; with its last, it begins.
+            let after = (had(self, &old_service), had(self, &new_service));
+            for (service, flipped) in [(old_service, before.0 != after.0), (new_service, before.1 != after.1)] {
+                if let Some(service) = service.filter(|_| flipped)
+                    && let Some(selector) = self.services.get(&service).map(|s| s.selector.clone())
+                {
+                    self.touch_selected(&service.namespace, &selector, touched);
+                }
+            }
+        }
+    }
+
+    fn set_service_entry(&mut self, name: Name, new: Option<ServiceEntry>, touched: &mut Touched) {
+        let claim = |s: &ServiceEntry| Claim { is_entry: true, age: Age::of(&s.metadata), name: name.clone() };
+        let mut claims: HashMap<Arc<str>, (Option<Claim>, Option<Claim>)> = HashMap::new();
+        if let Some(old) = self.service_entries.remove(&name) {
+            self.touch_selected(&name.namespace, &old.selector, touched);
+            self.entry_selectors.remove(&name.namespace, &old.selector, &name);
+            for host in &old.hosts {
+                claims.entry(host.clone()).or_default().0 = Some(claim(&old));
+            }
+        }
+        if let Some(new) = new {
+            self.touch_selected(&name.namespace, &new.selector, touched);
+            self.entry_selectors.insert(&name.namespace, &new.selector, &name);
+            for host in &new.hosts {
+                claims.entry(host.clone()).or_default().1 = Some(claim(&new));
+            }
+            self.service_entries.insert(name.clone(), new);
+        }
+        for (host, (old, new)) in claims {
+            self.reclaim(&host, old, new, touched);
+        }
+        touched.insert(Unit::ServiceEntry(name));
+    }
+
+    fn set_authorization(&mut self, name: Name, new: Option<AuthorizationPolicy>, touched: &mut Touched) {
+        let scope = self.policy_scope(&name.namespace);
+        if let Some(old) = self.authorizations.remove(&name) {
+            // A changed rule is the policy's matter; a workload lists only its name.
+            if new.as_ref().is_none_or(|new| new.selector != old.selector) {
+                self.touch_selected(&scope, &old.selector, touched);
+            }
+            self.authorization_selectors.remove(&scope, &old.selector, &name);
+            if let Some(new) = &new
+                && new.selector != old.selector
+            {
+                self.touch_selected(&scope, &new.selector, touched);
+            }
+        } else if let Some(new) = &new {
+            self.touch_selected(&scope, &new.selector, touched);
+        }
+        if let Some(new) = new {
+            self.authorization_selectors.insert(&scope, &new.selector, &name);
+            self.authorizations.insert(name.clone(), new);
+        }
+        touched.insert(Unit::Authorization(name));
+    }
+
+    fn set_peer(&mut self, name: Name, new: Option<PeerAuthentication>, touched: &mut Touched) {
+        let namespace = &name.namespace;
+        if let Some(old) = self.peers.remove(&name) {
+            self.touch_peer(&name, &old.selector, touched);
+            self.peer_selectors.remove(namespace, &old.selector, &name);
+            forget(&mut self.peers_of_namespace, namespace, &(Age::of(&old.metadata), name.clone()));
+            forget(&mut self.peers_in, namespace, &name);
+        }
+        if let Some(new) = new {
+            self.touch_peer(&name, &new.selector, touched);
+            self.peer_selectors.insert(namespace, &new.selector, &name);
+            if new.selector.is_empty() {
+                let oldest = self.peers_of_namespace.entry(namespace.clone()).or_default();
+                oldest.insert((Age::of(&new.metadata), name.clone()));
+            }
+            self.peers_in.entry(namespace.clone()).or_default().insert(name.clone());
+            self.peers.insert(name.clone(), new);
+        }
+        touched.insert(Unit::PeerAuthentication(name));
+    }
+
+    /// A PeerAuthentication reaches its selection, its namespace or the mesh, and there also what inherits from it.
+    fn touch_peer(&self, name: &Name, selector: &Labels, touched: &mut Touched) {
+        if !selector.is_empty() {
+            return self.touch_selected(&name.namespace, selector, touched);
+        }
+        let is_root = name.namespace == self.config.root_namespace;
+        for (namespace, peers) in self.peers_in.iter().filter(|(n, _)| is_root || **n == name.namespace) {
+            debug_assert!(is_root || *namespace == name.namespace);
+            touched.extend(peers.iter().cloned().map(Unit::PeerAuthentication));
+        }
+        match is_root {
+            true => self.members_in.keys().for_each(|namespace| self.touch_namespace(namespace, touched)),
+            false => self.touch_namespace(&name.namespace, touched),
+        }
+    }
+
+    fn touch_namespace(&self, namespace: &Arc<str>, touched: &mut Touched) {
+        touched.extend(self.members_in.get(namespace).into_iter().flatten().cloned().map(Unit::from));
+    }
+
+    fn touch_selected(&self, scope: &Arc<str>, selector: &Labels, touched: &mut Touched) {
+        for member in self.members.candidates(scope, selector) {
+            if self.labels(member).is_some_and(|labels| matches(selector, labels)) {
+                touched.insert(member.clone().into());
+            }
+        }
+    }
+
+    fn touch_slices(&self, service: &Name, touched: &mut Touched) {
+        for slice in self.slices_of_service.get(service).into_iter().flatten() {
+            touched.insert(Unit::Slice(slice.clone()));
+            for endpoint in self.slices.get(slice).iter().flat_map(|s| &s.endpoints) {
+                if let Some(pod) = &endpoint.pod {
+                    let namespace = service.namespace.clone();
+                    touched.insert(Unit::Pod(Name { namespace, name: pod.clone() }));
+                }
+            }
+        }
+    }
+
+    /// Puts one claim to `hostname` in another's place; who else claims it may win or lose by that.
+    fn reclaim(&mut self, hostname: &Arc<str>, old: Option<Claim>, new: Option<Claim>, touched: &mut Touched) {
+        let mut affected: BTreeSet<Claim> = old.iter().chain(&new).cloned().collect();
+        if let Some(old) = old {
+            forget(&mut self.claims, hostname, &old);
+        }
+        if let Some(new) = new {
+            self.claims.entry(hostname.clone()).or_default().insert(new);
+        }
+        let own = affected.clone();
+        affected.extend(self.claims.get(hostname).into_iter().flatten().cloned());
+        for claim in affected {
+            let namespace = claim.name.namespace.clone();
+            let is_rival = !own.contains(&claim) && own.iter().any(|c| c.name.namespace == namespace);
+            touched.insert(Unit::Host(ServiceKey { namespace, hostname: hostname.clone() }));
+            if is_rival {
+                self.touch_endpoints(&claim, touched);
+            }
+        }
+    }
+
+    fn touch_endpoints(&self, claim: &Claim, touched: &mut Touched) {
+        let name = &claim.name;
+        if claim.is_entry {
+            touched.insert(Unit::ServiceEntry(name.clone()));
+        }
+        let selector = match claim.is_entry {
+            true => self.service_entries.get(name).map(|s| &s.selector),
+            false => self.services.get(name).map(|s| &s.selector),
+        };
+        if let Some(selector) = selector {
+            self.touch_selected(&name.namespace, selector, touched);
+        }
+        if !claim.is_entry {
+            self.touch_slices(name, touched);
+        }
+    }
+
+    /// Claims to a hostname, the strongest first.
+    pub(super) fn claims(&self, hostname: &Arc<str>) -> impl Iterator<Item = &Claim> {
+        self.claims.get(hostname).into_iter().flatten()
+    }
+
+    /// Whether `name` is what stands for `hostname` in its namespace.
+    pub(super) fn owns(&self, hostname: &Arc<str>, is_entry: bool, name: &Name) -> bool {
+        let first = self.claims(hostname).find(|claim| claim.name.namespace == name.namespace);
+        first.is_some_and(|claim| claim.is_entry == is_entry && claim.name == *name)
+    }
+
+    pub(super) fn hostname(&self, service: &Name) -> Arc<str> {
+        format!("{}.{}.svc.{}", service.name, service.namespace, self.config.cluster_domain).into()
+    }
+
+    pub(super) fn labels(&self, member: &Member) -> Option<&Labels> {
+        match member {
+            Member::Pod(name) => self.pods.get(name).map(|pod| &pod.metadata.labels),
+            Member::Entry(name) => self.entries.get(name).map(|entry| &entry.endpoint.labels),
+        }
+    }
+
+    /// Where a policy's selector picks: in its namespace, or for the root namespace everywhere.
+    pub(super) fn policy_scope(&self, namespace: &Arc<str>) -> Arc<str> {
+        if *namespace == self.config.root_namespace { EVERYWHERE.into() } else { namespace.clone() }
+    }
+}
+
+/// Scope of selectors that pick in every namespace.
+pub(super) const EVERYWHERE: &str = "";
+
+fn entry_metadata(entry: &WorkloadEntry) -> Metadata {
+    Metadata { labels: entry.endpoint.labels.clone(), ..entry.metadata.clone() }
+}
+
+fn set<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    }
+}
+
+impl From<Member> for Unit {
+    fn from(member: Member) -> Self {
+        match member {
+            Member::Pod(name) => Unit::Pod(name),
+            Member::Entry(name) => Unit::Entry(name),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+use expect_test::expect;
+
+use super::{built, check, pod};
+
+#[test]
+fn a_pod_as_kubectl_prints_it_becomes_a_workload() {
+    check(
+        r#"
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Node
+  metadata:
+    name: a
+    labels: {topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1, topology.istio.io/subzone: rack7}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    annotations: {kubectl.kubernetes.io/last-applied-configuration: "{}"}
+    creationTimestamp: "2026-01-02T03:04:05Z"
+    labels: {app: web, version: v2, pod-template-hash: 6b7f9c}
+    name: web-6b7f9c-x2x4q
+    namespace: shop
+    ownerReferences: [{apiVersion: apps/v1, blockOwnerDeletion: true, controller: true, kind: ReplicaSet, name: web-6b7f9c, uid: u}]
+    resourceVersion: "7"
+    uid: 0b7d
+  spec:
+    containers:
+    - {image: "web:2", name: web, ports: [{containerPort: 8080, name: http, protocol: TCP}], resources: {}}
+    nodeName: a
+    serviceAccountName: web
+    tolerations: [{effect: NoExecute, key: k, operator: Exists, tolerationSeconds: 300}]
+  status:
+    conditions:
+    - {lastProbeTime: null, status: "True", type: Ready}
+    phase: Running
+    podIP: 10.0.0.7
+    podIPs: [{ip: 10.0.0.7}, {ip: "fd00::7"}]
+"#,
+        expect![[]],
+    );
+}
+
+#[test]
+fn canonical_names_come_from_labels_in_istios_order() {
+    check(
+        &[
+            pod("a", "10.0.0.1", "app: x, app.kubernetes.io/name: y, service.istio.io/canonical-name: z"),
+            pod("b", "10.0.0.2", "app: x, app.kubernetes.io/name: y, app.kubernetes.io/version: '3', version: '2'"),
+            pod("c", "10.0.0.3", "service.istio.io/canonical-revision: r, app.kubernetes.io/version: '3'"),
+        ]
+        .concat(),
+        expect![[]],
+    );
+}
+
+fn owned(name: &str, labels: &str, kind: &str, owner: &str) -> String {
+    let reference = format!("ownerReferences: [{{controller: true, kind: {kind}, name: {owner}}}], name: {name},");
+    pod(name, "10.0.0.1", labels).replacen(&format!("name: {name},"), &reference, 1)
+}
+
+#[test]
+fn owners_name_the_workload() {
+    check(&owned("p1", "pod-template-hash: abc", "ReplicaSet", "web-abc"), expect![[]]);
+    check(&owned("p2", "x: y", "ReplicaSet", "web-abc"), expect![[]]);
+    check(&owned("p3", "x: y", "Job", "import"), expect![[]]);
+    check(&owned("p4", "x: y", "Job", "nightly-29271840"), expect![[]]);
+    check(&owned("db-0", "x: y", "StatefulSet", "db"), expect![[]]);
+    check(
+        &[
+            owned("p5", "x: y", "ReplicaSet", "canary"),
+            "---\n{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: canary, namespace: shop, ownerReferences: [{controller: true, kind: Deployment, name: web}]}}\n".into(),
+        ]
+        .concat(),
+        expect![[]],
+    );
+    check(
+        &[
+            owned("p6", "x: y", "Job", "odd-29271840"),
+            "---\n{apiVersion: batch/v1, kind: Job, metadata: {name: odd-29271840, namespace: shop}}\n".into(),
+        ]
+        .concat(),
+        expect![[]],
+    );
+}
+
+#[test]
+fn life_cycle_decides_health_and_presence() {
+    check(&pod("p", "10.0.0.1", "").replace("'True'", "'False'"), expect![[]]);
+    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Succeeded"), expect![[]]);
+    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Failed"), expect![[]]);
+    check(&pod("p", "10.0.0.1", "").replace("podIP: 10.0.0.1, ", ""), expect![[]]);
+    check(
+        &pod("p", "10.0.0.1", "").replace("labels:", "deletionTimestamp: '2026-01-01T00:00:00Z', labels:"),
+        expect![[]],
+    );
+    check(&pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, hostNetwork: true"), expect![[]]);
+    check(&pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, serviceAccountName: 'a b'"), expect![[]]);
+}
+
+#[test]
+fn a_node_may_ask_for_the_identities_scheduled_to_it() {
+    let yaml = [
+        pod("a", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, serviceAccountName: web"),
+        pod("b", "10.0.0.2", "").replace("podIP: 10.0.0.2, ", "").replace("Running", "Pending"),
+        pod("c", "10.0.0.3", "").replace("nodeName: a", "nodeName: b, serviceAccountName: other"),
+        pod("d", "10.0.0.4", "").replace("nodeName: a", "serviceAccountName: unscheduled"),
+        pod("e", "10.0.0.5", "")
+            .replace("nodeName: a", "nodeName: a, serviceAccountName: ended")
+            .replace("Running", "Failed"),
+    ];
+    let (index, _) = built(&yaml.concat());
+    expect![[]].assert_debug_eq(&index.identities_on_node("a"));
+    expect![[]].assert_debug_eq(&index.identities_on_node(""));
+}
+
+#[test]
+fn workload_entries_are_workloads_too() {
+    let entry = |spec: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm, namespace: shop, labels: {{app: vm}}}}, spec: {spec}}}"
+        )
+    };
+    check(
+        &entry(
+            "{address: 192.0.2.1, serviceAccount: vm, locality: eu/eu-1/r, weight: 3, network: dc, labels: {version: v1}}",
+        ),
+        expect![[]],
+    );
+    check(&entry("{address: vm.example.org, labels: {networking.istio.io/tunnel: http}}"), expect![[]]);
+    check(&entry("{address: 'not a host'}"), expect![[]]);
+    check(&entry("{adress: 192.0.2.1}"), expect![[]]);
+    let old = entry("{address: 192.0.2.1}");
+    check(&old.replace("io/v1,", "io/v1beta1,"), expect![[]]);
+    check(&old.replace("io/v1,", "io/v1alpha3,"), expect![[]]);
+    check(&old.replace("io/v1,", "io/v2,"), expect![[]]);
+}

@@ -1,0 +1,246 @@
+//! Pods, WorkloadEntries and bare endpoints as workloads.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_core::identity::SpiffeId;
+use mesh_core::wire::Address;
+use mesh_core::workload::{Health, Locality, PlaintextPorts, Port, ServiceKey, Tunnel, Uid, Workload, WorkloadKind};
+
+use super::cluster::{Cluster, Name};
+use super::{Built, policies};
+use crate::object::{EntryEndpoint, Kind, Labels, Metadata, ObjectKey, Pod, PodPhase};
+use crate::source::{Code, Severity};
+
+const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Put on what speaks HBONE without being a pod of this cluster.
+const TUNNEL_LABEL: (&str, &str) = ("networking.istio.io/tunnel", "http");
+
+impl Cluster {
+    pub(super) fn build_pod(&self, name: &Name, built: &mut Built) {
+        let Some(pod) = self.pods.get(name) else { return };
+        if pod.has_ended() || pod.addresses.is_empty() {
+            return;
+        }
+        let Some(identity) = self.identity(Kind::Pod, name, &pod.service_account, built) else { return };
+        let (kind, workload_name) = self.runs_as(pod);
+        let labels = &pod.metadata.labels;
+        let enrolled = !pod.host_network && self.is_enrolled(labels, Some(&name.namespace));
+        let tunnel = if enrolled { Tunnel::Hbone } else { Tunnel::None };
+        let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
+        built.address(Address::Workload(Workload {
+            uid: Uid::pod(&self.config.cluster_id, &name.namespace, &name.name),
+            addresses: pod.addresses.clone(),
+            tunnel,
+            node: pod.node.clone(),
+            kind,
+            policies,
+            health: match pod.is_available() {
+                true => Health::Healthy,
+                false => Health::Unhealthy,
+            },
+            services: self.services_of_pod(name, pod),
+            locality: self.locality_of_node(&pod.node),
+            host_network: pod.host_network,
+            plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
+            ..self.workload(&name.name, &name.namespace, labels, workload_name, identity)
+        }));
+    }
+
+    pub(super) fn build_entry(&self, name: &Name, built: &mut Built) {
+        let Some(entry) = self.entries.get(name) else { return };
+        let endpoint = &entry.endpoint;
+        let Some(identity) = self.identity(Kind::WorkloadEntry, name, &endpoint.service_account, built) else { return };
+        let labels = &endpoint.labels;
+        let enrolled = self.is_enrolled(labels, Some(&name.namespace)) || has_tunnel_label(labels);
+        let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
+        let cluster = &self.config.cluster_id;
+        built.address(Address::Workload(Workload {
+            uid: Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name).into()),
+            tunnel: if enrolled { Tunnel::Hbone } else { Tunnel::None },
+            policies,
+            services: self.services_of_entry(name, entry),
+            plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
+            ..self.located(endpoint, self.workload(&name.name, &name.namespace, labels, name.name.clone(), identity))
+        }));
+    }
+
+    /// Endpoints of a slice that are no pods: addresses kept by hand or by another controller.
+    pub(super) fn build_slice(&self, name: &Name, built: &mut Built) {
+        let Some(slice) = self.slices.get(name) else { return };
+        let Some((key, service)) = self.service_of_slice(slice) else { return };
+        let cluster = &self.config.cluster_id;
+        for endpoint in slice.endpoints.iter().filter(|e| e.pod.is_none()) {
+            for address in &endpoint.addresses {
+                let Some(identity) = self.identity(Kind::EndpointSlice, name, "default", built) else { return };
+                let uid =
+                    format!("{cluster}/discovery.k8s.io/EndpointSlice/{}/{}/{address}", name.namespace, name.name);
+                let ports = super::services::ports_of_slice(service, slice);
+                let mut locality = self.locality_of_node(&endpoint.node);
+                if locality.zone.is_empty() {
+                    locality.zone = endpoint.zone.clone();
+                }
+                let no_labels = Labels::new();
+                let base = self.workload(&name.name, &name.namespace, &no_labels, name.name.clone(), identity);
+                built.address(Address::Workload(Workload {
+                    uid: Uid(uid.into()),
+                    addresses: vec![*address],
+                    node: endpoint.node.clone(),
+                    health: if endpoint.ready { Health::Healthy } else { Health::Unhealthy },
+                    services: BTreeMap::from([(key.clone(), ports)]),
+                    locality,
+                    ..base
+                }));
+            }
+        }
+    }
+
+    /// What all kinds of workload have alike.
+    pub(super) fn workload(
+        &self,
+        name: &Arc<str>,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        workload_name: Arc<str>,
+        identity: SpiffeId,
+    ) -> Workload {
+        let first = |keys: &[&str]| keys.iter().find_map(|key| labels.get(*key).filter(|v| !v.is_empty())).cloned();
+        let canonical = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let revision = first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+        Workload {
+            uid: Uid("".into()),
+            name: name.clone(),
+            namespace: namespace.clone(),
+            addresses: Vec::new(),
+            hostname: "".into(),
+            network: self.config.network.clone(),
+            tunnel: Tunnel::None,
+            identity,
+            waypoint: None,
+            network_gateway: None,
+            node: "".into(),
+            canonical_name: canonical.unwrap_or_else(|| workload_name.clone()),
+            canonical_revision: revision.unwrap_or_else(|| "latest".into()),
+            kind: WorkloadKind::Pod,
+            workload_name,
+            native_tunnel: false,
+            policies: Vec::new(),
+            health: Health::Healthy,
+            cluster: self.config.cluster_id.clone(),
+            services: BTreeMap::<ServiceKey, Vec<Port>>::new(),
+            locality: Locality::default(),
+            host_network: false,
+            capacity: 1,
+            plaintext: PlaintextPorts::default(),
+        }
+    }
+
+    /// Fills in what a WorkloadEntry's spec, or a ServiceEntry's endpoint, says of where it is.
+    pub(super) fn located(&self, endpoint: &EntryEndpoint, base: Workload) -> Workload {
+        let ip = endpoint.address.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+        let mut locality = endpoint.locality.split('/').map(Arc::<str>::from);
+        let mut next = || locality.next().unwrap_or_default();
+        Workload {
+            addresses: ip.into_iter().collect(),
+            hostname: if ip.is_none() { endpoint.address.clone() } else { "".into() },
+            network: if endpoint.network.is_empty() { base.network } else { endpoint.network.clone() },
+            locality: Locality { region: next(), zone: next(), subzone: next() },
+            capacity: endpoint.weight.unwrap_or(1),
+            ..base
+        }
+    }
+
+    /// The label on the workload itself wins over its namespace's.
+    fn is_enrolled(&self, labels: &Labels, namespace: Option<&Arc<str>>) -> bool {
+        let modes = &self.config.dataplane_modes;
+        let says = |labels: &Labels| {
+            if let Some(mode) = labels.get(DATAPLANE_MODE) {
+                return Some(modes.contains(mode));
+            }
+            let other = |mode: &&Arc<str>| mode.split_once('=').is_some_and(|(key, _)| labels.contains_key(key));
+            let mut named = modes.iter().filter(other).peekable();
+            named.peek()?;
+            Some(named.any(|mode| {
+                mode.split_once('=').is_some_and(|(key, value)| labels.get(key).is_some_and(|v| **v == *value))
+            }))
+        };
+        let of_namespace = || says(&self.namespaces.get(namespace?)?.metadata.labels);
+        says(labels).or_else(of_namespace).unwrap_or(false)
+    }
+
+    /// For an endpoint in a ServiceEntry: mostly something outside, so its namespace says nothing of it.
+    pub(super) fn endpoint_is_enrolled(&self, labels: &Labels) -> bool {
+        self.is_enrolled(labels, None) || has_tunnel_label(labels)
+    }
+
+    pub(super) fn identity(&self, kind: Kind, name: &Name, account: &str, built: &mut Built) -> Option<SpiffeId> {
+        match SpiffeId::new(&self.config.trust_domain, &name.namespace, account) {
+            Ok(identity) => Some(identity),
+            Err(error) => {
+                let object = ObjectKey { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+                built.finding(Severity::Error, Code::NoEffect, object, None, format!("no identity: {error}"));
+                None
+            }
+        }
+    }
+
+    fn locality_of_node(&self, node: &Arc<str>) -> Locality {
+        let Some(node) = self.nodes.get(node) else { return Locality::default() };
+        let label = |key: &str| node.metadata.labels.get(key).cloned().unwrap_or_default();
+        Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        }
+    }
+
+    /// The Deployment, Job or CronJob behind a pod; else the pod itself, as for StatefulSets and DaemonSets.
+    fn runs_as(&self, pod: &Pod) -> (WorkloadKind, Arc<str>) {
+        let itself = || (WorkloadKind::Pod, pod.metadata.name.clone());
+        let Some(owner) = &pod.metadata.owner else { return itself() };
+        let name = Name { namespace: pod.metadata.namespace.clone(), name: owner.name.clone() };
+        let above = |kind: Kind| self.owners.get(&(kind, name.clone())).map(|m: &Metadata| m.owner.as_ref());
+        match &*owner.kind {
+            "ReplicaSet" => match above(Kind::ReplicaSet) {
+                Some(Some(above)) if &*above.kind == "Deployment" => (WorkloadKind::Deployment, above.name.clone()),
+                Some(_) => itself(),
+                // Without the ReplicaSet at hand: a Deployment names it after itself and the template's hash.
+                None => {
+                    let hash = pod.metadata.label("pod-template-hash").filter(|hash| !hash.is_empty());
+                    let stem = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+                    stem.map_or_else(itself, |stem| (WorkloadKind::Deployment, stem.into()))
+                }
+            },
+            "Job" => match above(Kind::Job) {
+                Some(Some(above)) if &*above.kind == "CronJob" => (WorkloadKind::CronJob, above.name.clone()),
+                Some(_) => (WorkloadKind::Job, owner.name.clone()),
+                // A CronJob's Jobs end in their time, in minutes since 1970: 8 digits until the year 2160.
+                None => match owner.name.rsplit_once('-') {
+                    Some((stem, time)) if time.len() == 8 && time.bytes().all(|b| b.is_ascii_digit()) => {
+                        (WorkloadKind::CronJob, stem.into())
+                    }
+                    _ => (WorkloadKind::Job, owner.name.clone()),
+                },
+            },
+            "Deployment" => (WorkloadKind::Deployment, owner.name.clone()),
+            "CronJob" => (WorkloadKind::CronJob, owner.name.clone()),
+            _ => itself(),
+        }
+    }
+}
+
+fn has_tunnel_label(labels: &Labels) -> bool {
+    labels.get(TUNNEL_LABEL.0).is_some_and(|value| **value == *TUNNEL_LABEL.1)
+}
+
+impl Pod {
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed)
+    }
+
+    /// Takes new connections.
+    pub(super) fn is_available(&self) -> bool {
+        self.ready && self.metadata.deletion_timestamp.is_none()
+    }
+}
