@@ -1,5 +1,6 @@
 //! Scenarios: what the mesh promises, each test named as the claim it proves. One file is one subject; every file is listed
 //! here (a tidy test of xtask holds that).
 
+mod carried;
 mod plain_world;
 mod remains;

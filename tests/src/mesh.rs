@@ -205,6 +205,26 @@ impl Mesh {
         waited.with_context(|| format!("it believes {last}"))
     }
 
+    /// Waits until `node` captures the pod's connections, and every agent knows that it takes tunnels.
+    ///
+    /// # Errors
+    /// When one does not, with what it believes.
+    pub fn until_captured(&self, pod: &Pod) -> Result<()> {
+        let is_pod = |entry: &Value| entry["name"] == *pod.name && entry["namespace"] == *pod.namespace;
+        let any = |list: &Value, holds: &dyn Fn(&Value) -> bool| {
+            list.as_array().is_some_and(|list| list.iter().any(|entry| is_pod(entry) && holds(entry)))
+        };
+        self.until_config(&pod.node, &format!("{} captured", pod.name), |config| {
+            any(&config["pods"], &|entry| entry["state"] == "enrolled")
+        })?;
+        for Agent { node, .. } in &self.agents {
+            self.until_config(node, &format!("{} in the mesh", pod.name), |config| {
+                any(&config["workloads"], &|entry| entry["tunnel"] == "hbone")
+            })?;
+        }
+        Ok(())
+    }
+
     fn agent_command(&self, pod: &Pod, verb: &str) -> Result<Launch> {
         let run_dir = &self.agent(&pod.node).run_dir;
         Ok(self.world.node(&pod.node).command(&built("mesh-node")?).arg(verb).arg("--run-dir").arg(run_dir))
