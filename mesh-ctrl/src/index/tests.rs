@@ -116,7 +116,8 @@ fn service(out: &mut String, s: &Service) {
         app => format!("{}->{}(app {app})", p.service_port, p.target_port),
     };
     let ports: Vec<String> = s.ports.iter().map(port).collect();
-    write!(out, "{} [{}] {}", s.key, addresses.join(" "), ports.join(" ")).unwrap();
+    write!(out, "{} [{}]", s.key, addresses.join(" ")).unwrap();
+    ports.iter().for_each(|port| write!(out, " {port}").unwrap());
     if s.load_balancing != LoadBalancing::default() {
         let lb = &s.load_balancing;
         write!(out, " {:?}{:?}", lb.mode, lb.routing_preference).unwrap();

@@ -1,1 +1,161 @@
+use proptest::prelude::*;
 
+use super::{Index, Published, config, pod, text};
+use crate::object::{Object, ObjectKey};
+use crate::source::{Event, manifest};
+
+/// Applies in one order, object by object, with edits and deletions in between; another index gets only what is left.
+fn objects(yaml: &str) -> Vec<Object> {
+    let events = manifest("t", yaml).into_iter();
+    events
+        .map(|event| match event {
+            Event::Apply(object) => object,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// Small worlds in which everything touches everything: few names, few labels, all kinds.
+fn any_object() -> impl Strategy<Value = Object> {
+    let name = || prop::sample::select(vec!["a", "b", "c"]);
+    let namespace = || prop::sample::select(vec!["shop", "bank", "istio-system"]);
+    let label = || prop::sample::select(vec!["app: x", "app: y", "app: x, tier: t", "tier: t", ""]);
+    let mode = || prop::sample::select(vec!["STRICT", "PERMISSIVE", "DISABLE", "UNSET"]);
+    let time = || {
+        prop::sample::select(vec![
+            "",
+            "creationTimestamp: '2026-01-01T00:00:00Z', ",
+            "creationTimestamp: '2026-02-01T00:00:00Z', ",
+        ])
+    };
+    let yaml = prop_oneof![
+        4 => (name(), namespace(), label(), prop::bool::ANY, prop::bool::ANY, 1u8..9).prop_map(|(n, ns, l, ready, owned, ip)| {
+            let owner = if owned { "ownerReferences: [{controller: true, kind: ReplicaSet, name: rs}], " } else { "" };
+            pod(n, &format!("10.0.0.{ip}"), l)
+                .replace("namespace: shop", &format!("{owner}namespace: {ns}"))
+                .replace("'True'", if ready { "'True'" } else { "'False'" })
+        }),
+        1 => (namespace(), prop::bool::ANY).prop_map(|(ns, on)| {
+            let mode = if on { "weft" } else { "none" };
+            format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {ns}, labels: {{istio.io/dataplane-mode: {mode}}}}}}}")
+        }),
+        1 => (prop::bool::ANY).prop_map(|z| format!("{{apiVersion: v1, kind: Node, metadata: {{name: a, labels: {{topology.kubernetes.io/zone: z{z}}}}}}}")),
+        1 => (namespace(), name()).prop_map(|(ns, n)| {
+            format!("{{apiVersion: apps/v1, kind: ReplicaSet, metadata: {{name: rs, namespace: {ns}, ownerReferences: [{{controller: true, kind: Deployment, name: {n}}}]}}}}")
+        }),
+        3 => (name(), namespace(), label(), 1u8..4).prop_map(|(n, ns, l, port)| {
+            format!("{{apiVersion: v1, kind: Service, metadata: {{name: {n}, namespace: {ns}}}, spec: {{clusterIP: 10.96.0.{port}, selector: {{{l}}}, ports: [{{port: {port}, targetPort: web, name: web}}]}}}}")
+        }),
+        3 => (name(), name(), namespace(), prop::collection::vec((name(), prop::bool::ANY, prop::bool::ANY), 0..4), 1u8..4).prop_map(|(n, service, ns, pods, port)| {
+            let endpoints: Vec<String> = pods.iter().map(|(p, ready, is_pod)| {
+                let target = if *is_pod { format!(", targetRef: {{kind: Pod, name: {p}}}") } else { String::new() };
+                format!("{{addresses: [192.0.2.{}], conditions: {{ready: {ready}}}{target}}}", p.len())
+            }).collect();
+            format!("{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: {n}, namespace: {ns}, labels: {{kubernetes.io/service-name: {service}}}}}, endpoints: [{}], ports: [{{name: web, port: {port}}}]}}", endpoints.join(", "))
+        }),
+        2 => (name(), namespace(), label()).prop_map(|(n, ns, l)| {
+            format!("{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {n}, namespace: {ns}}}, spec: {{selector: {{matchLabels: {{{l}}}}}}}}}")
+        }),
+        3 => (name(), namespace(), label(), mode(), mode(), time()).prop_map(|(n, ns, l, m, port, t)| {
+            let ports = if l.is_empty() { String::new() } else { format!(", portLevelMtls: {{8080: {{mode: {port}}}}}") };
+            format!("{{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{{t}name: {n}, namespace: {ns}}}, spec: {{selector: {{matchLabels: {{{l}}}}}, mtls: {{mode: {m}}}{ports}}}}}")
+        }),
+        3 => (name(), namespace(), label(), name(), time(), prop::bool::ANY).prop_map(|(n, ns, l, host, t, select)| {
+            let host = if host == "c" { "a.shop.svc.cluster.local" } else { host };
+            let rest = match select {
+                true => format!("workloadSelector: {{labels: {{{l}}}}}"),
+                false => "endpoints: [{address: 192.0.2.9}]".to_owned(),
+            };
+            format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{{t}name: {n}, namespace: {ns}}}, spec: {{hosts: [{host}], ports: [{{number: 80, name: web}}], resolution: STATIC, {rest}}}}}")
+        }),
+        2 => (name(), namespace(), label()).prop_map(|(n, ns, l)| {
+            format!("{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: {n}, namespace: {ns}}}, spec: {{address: 192.0.2.1, labels: {{{l}}}}}}}")
+        }),
+    ];
+    yaml.prop_map(|yaml| objects(&yaml).remove(0))
+}
+
+fn step() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any_object().prop_map(Event::Apply),
+        1 => any_object().prop_map(|object| Event::Delete(object.key())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_ends_in_what_the_remaining_objects_come_to(
+        steps in prop::collection::vec(step(), 1..60),
+        batch in 1usize..8,
+    ) {
+        let mut left: Vec<(ObjectKey, Object)> = Vec::new();
+        let (mut index, mut published) = (Index::new(config()), Published::default());
+        published.take(index.apply(Vec::new()));
+        for events in steps.chunks(batch) {
+            for event in events {
+                let key = match event {
+                    Event::Apply(object) => object.key(),
+                    Event::Delete(key) => key.clone(),
+                    _ => continue,
+                };
+                left.retain(|(k, _)| *k != key);
+                if let Event::Apply(object) = event {
+                    left.push((key, object.clone()));
+                }
+            }
+            let changes = index.apply(events.to_vec());
+            let names: std::collections::BTreeSet<_> = changes.iter().map(|c| (c.name.clone(), matches!(c.resource, super::Resource::Address(_)))).collect();
+            prop_assert_eq!(names.len(), changes.len(), "each resource once");
+            published.take(changes);
+        }
+        left.sort_by(|a, b| a.0.cmp(&b.0));
+        let (mut fresh, mut expected) = (Index::new(config()), Published::default());
+        expected.take(fresh.apply(left.into_iter().map(|(_, object)| Event::Apply(object)).collect()));
+        prop_assert_eq!(text(&index, &published), text(&fresh, &expected));
+        prop_assert_eq!(&published.addresses, &expected.addresses);
+        prop_assert_eq!(&published.policies, &expected.policies);
+        for node in ["a", "b"] {
+            prop_assert_eq!(index.identities_on_node(node), fresh.identities_on_node(node));
+        }
+    }
+}
+
+#[test]
+fn applying_the_same_again_changes_nothing() {
+    let yaml =
+        [pod("a", "10.0.0.1", "app: x"), "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n".into()]
+            .concat();
+    let (mut index, _) = super::built(&yaml);
+    assert_eq!(index.apply(manifest("t", &yaml)), []);
+}
+
+#[test]
+fn one_changed_pod_of_10_000_costs_one_build() {
+    let mut yaml = String::new();
+    for i in 0..10_000 {
+        yaml.push_str(&pod(&format!("p{i}"), &format!("10.{}.{}.1", i / 250, i % 250), &format!("app: a{}", i % 100)));
+    }
+    for i in 0..100 {
+        yaml.push_str(&format!("---\n{{apiVersion: v1, kind: Service, metadata: {{name: a{i}, namespace: shop}}, spec: {{selector: {{app: a{i}}}, ports: [{{port: 80}}]}}}}\n"));
+    }
+    let (mut index, _) = super::built(&yaml);
+    let before = index.work();
+    let changes = index.apply(manifest("t", &pod("p7", "10.0.7.1", "app: a7").replace("'True'", "'False'")));
+    assert_eq!((changes.len(), index.work() - before), (1, 1));
+    // One service: itself and the hundred pods behind it.
+    let before = index.work();
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: a7, namespace: shop}, spec: {selector: {app: a7}, ports: [{port: 81}]}}";
+    let changes = index.apply(manifest("t", service));
+    assert_eq!((changes.len(), index.work() - before), (101, 101));
+    // A policy that selects a hundred: those list it, nothing else is looked at.
+    let before = index.work();
+    let policy = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {selector: {matchLabels: {app: a7}}}}";
+    let changes = index.apply(manifest("t", policy));
+    assert_eq!((changes.len(), index.work() - before), (101, 101));
+    // Its rules changed: the policy alone.
+    let before = index.work();
+    let changes = index.apply(manifest("t", &policy.replace("spec: {", "spec: {action: DENY, ")));
+    assert_eq!((changes.len(), index.work() - before), (1, 1));
+}

@@ -38,7 +38,9 @@ items:
     podIP: 10.0.0.7
     podIPs: [{ip: 10.0.0.7}, {ip: "fd00::7"}]
 "#,
-        expect![[]],
+        expect![[r#"
+            c1//Pod/shop/web-6b7f9c-x2x4q ip=10.0.0.7,fd00::7 sa=web node=a as=deployment/web canonical=web@v2 at=eu/eu-1/rack7
+        "#]],
     );
 }
 
@@ -51,7 +53,11 @@ fn canonical_names_come_from_labels_in_istios_order() {
             pod("c", "10.0.0.3", "service.istio.io/canonical-revision: r, app.kubernetes.io/version: '3'"),
         ]
         .concat(),
-        expect![[]],
+        expect![[r#"
+            c1//Pod/shop/a ip=10.0.0.1 node=a canonical=z@latest
+            c1//Pod/shop/b ip=10.0.0.2 node=a canonical=y@3
+            c1//Pod/shop/c ip=10.0.0.3 node=a canonical=c@r
+        "#]],
     );
 }
 
@@ -62,18 +68,45 @@ fn owned(name: &str, labels: &str, kind: &str, owner: &str) -> String {
 
 #[test]
 fn owners_name_the_workload() {
-    check(&owned("p1", "pod-template-hash: abc", "ReplicaSet", "web-abc"), expect![[]]);
-    check(&owned("p2", "x: y", "ReplicaSet", "web-abc"), expect![[]]);
-    check(&owned("p3", "x: y", "Job", "import"), expect![[]]);
-    check(&owned("p4", "x: y", "Job", "nightly-29271840"), expect![[]]);
-    check(&owned("db-0", "x: y", "StatefulSet", "db"), expect![[]]);
+    check(
+        &owned("p1", "pod-template-hash: abc", "ReplicaSet", "web-abc"),
+        expect![[r#"
+        c1//Pod/shop/p1 ip=10.0.0.1 node=a as=deployment/web
+    "#]],
+    );
+    check(
+        &owned("p2", "x: y", "ReplicaSet", "web-abc"),
+        expect![[r#"
+        c1//Pod/shop/p2 ip=10.0.0.1 node=a
+    "#]],
+    );
+    check(
+        &owned("p3", "x: y", "Job", "import"),
+        expect![[r#"
+        c1//Pod/shop/p3 ip=10.0.0.1 node=a as=job/import
+    "#]],
+    );
+    check(
+        &owned("p4", "x: y", "Job", "nightly-29271840"),
+        expect![[r#"
+        c1//Pod/shop/p4 ip=10.0.0.1 node=a as=cronjob/nightly
+    "#]],
+    );
+    check(
+        &owned("db-0", "x: y", "StatefulSet", "db"),
+        expect![[r#"
+        c1//Pod/shop/db-0 ip=10.0.0.1 node=a
+    "#]],
+    );
     check(
         &[
             owned("p5", "x: y", "ReplicaSet", "canary"),
             "---\n{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: canary, namespace: shop, ownerReferences: [{controller: true, kind: Deployment, name: web}]}}\n".into(),
         ]
         .concat(),
-        expect![[]],
+        expect![[r#"
+            c1//Pod/shop/p5 ip=10.0.0.1 node=a as=deployment/web
+        "#]],
     );
     check(
         &[
@@ -81,22 +114,41 @@ fn owners_name_the_workload() {
             "---\n{apiVersion: batch/v1, kind: Job, metadata: {name: odd-29271840, namespace: shop}}\n".into(),
         ]
         .concat(),
-        expect![[]],
+        expect![[r#"
+            c1//Pod/shop/p6 ip=10.0.0.1 node=a as=job/odd-29271840
+        "#]],
     );
 }
 
 #[test]
 fn life_cycle_decides_health_and_presence() {
-    check(&pod("p", "10.0.0.1", "").replace("'True'", "'False'"), expect![[]]);
-    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Succeeded"), expect![[]]);
-    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Failed"), expect![[]]);
-    check(&pod("p", "10.0.0.1", "").replace("podIP: 10.0.0.1, ", ""), expect![[]]);
+    check(
+        &pod("p", "10.0.0.1", "").replace("'True'", "'False'"),
+        expect![[r#"
+        c1//Pod/shop/p ip=10.0.0.1 node=a unhealthy
+    "#]],
+    );
+    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Succeeded"), expect![""]);
+    check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Failed"), expect![""]);
+    check(&pod("p", "10.0.0.1", "").replace("podIP: 10.0.0.1, ", ""), expect![""]);
     check(
         &pod("p", "10.0.0.1", "").replace("labels:", "deletionTimestamp: '2026-01-01T00:00:00Z', labels:"),
-        expect![[]],
+        expect![[r#"
+            c1//Pod/shop/p ip=10.0.0.1 node=a unhealthy
+        "#]],
     );
-    check(&pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, hostNetwork: true"), expect![[]]);
-    check(&pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, serviceAccountName: 'a b'"), expect![[]]);
+    check(
+        &pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, hostNetwork: true"),
+        expect![[r#"
+        c1//Pod/shop/p ip=10.0.0.1 node=a host-network
+    "#]],
+    );
+    check(
+        &pod("p", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, serviceAccountName: 'a b'"),
+        expect![[r#"
+        ! error no_effect: Pod shop/p: no identity: path "ns/shop/sa/a b" is not /ns/<namespace>/sa/<service-account>
+    "#]],
+    );
 }
 
 #[test]
@@ -111,8 +163,17 @@ fn a_node_may_ask_for_the_identities_scheduled_to_it() {
             .replace("Running", "Failed"),
     ];
     let (index, _) = built(&yaml.concat());
-    expect![[]].assert_debug_eq(&index.identities_on_node("a"));
-    expect![[]].assert_debug_eq(&index.identities_on_node(""));
+    expect![[r#"
+        {
+            spiffe://cluster.local/ns/shop/sa/default,
+            spiffe://cluster.local/ns/shop/sa/web,
+        }
+    "#]]
+    .assert_debug_eq(&index.identities_on_node("a"));
+    expect![[r#"
+        {}
+    "#]]
+    .assert_debug_eq(&index.identities_on_node(""));
 }
 
 #[test]
@@ -126,13 +187,45 @@ fn workload_entries_are_workloads_too() {
         &entry(
             "{address: 192.0.2.1, serviceAccount: vm, locality: eu/eu-1/r, weight: 3, network: dc, labels: {version: v1}}",
         ),
-        expect![[]],
+        expect![[r#"
+            c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1 network=dc sa=vm canonical=vm@v1 capacity=3 at=eu/eu-1/r
+        "#]],
     );
-    check(&entry("{address: vm.example.org, labels: {networking.istio.io/tunnel: http}}"), expect![[]]);
-    check(&entry("{address: 'not a host'}"), expect![[]]);
-    check(&entry("{adress: 192.0.2.1}"), expect![[]]);
+    check(
+        &entry("{address: vm.example.org, labels: {networking.istio.io/tunnel: http}}"),
+        expect![[r#"
+        c1/networking.istio.io/WorkloadEntry/shop/vm host=vm.example.org hbone
+    "#]],
+    );
+    check(
+        &entry("{address: 'not a host'}"),
+        expect![[r#"
+        ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.address: no IP address and no hostname
+    "#]],
+    );
+    check(
+        &entry("{adress: 192.0.2.1}"),
+        expect![[r#"
+        ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.adress: unknown field `adress`, expected one of `address`, `ports`, `labels`, `network`, `locality`, `weight`, `serviceAccount`
+    "#]],
+    );
     let old = entry("{address: 192.0.2.1}");
-    check(&old.replace("io/v1,", "io/v1beta1,"), expect![[]]);
-    check(&old.replace("io/v1,", "io/v1alpha3,"), expect![[]]);
-    check(&old.replace("io/v1,", "io/v2,"), expect![[]]);
+    check(
+        &old.replace("io/v1,", "io/v1beta1,"),
+        expect![[r#"
+        c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1
+    "#]],
+    );
+    check(
+        &old.replace("io/v1,", "io/v1alpha3,"),
+        expect![[r#"
+        c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1
+    "#]],
+    );
+    check(
+        &old.replace("io/v1,", "io/v2,"),
+        expect![[r#"
+        ! error refused: t.yaml:1: WorkloadEntry shop/vm: apiVersion: networking.istio.io/v2 of WorkloadEntry is not served
+    "#]],
+    );
 }
