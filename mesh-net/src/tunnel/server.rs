@@ -195,8 +195,8 @@ impl Status {
 
 /// Streams that we reset and still remember, so that late frames for them are no protocol error.
 const MAX_RESET_STREAMS: usize = 50;
-/// Streams that a peer may open and reset before anyone saw them, a connection's life long: rapid reset
-/// (CVE-2023-44487) costs the peer its connection.
+/// Streams at once that a peer opened and reset before anyone saw them: rapid reset (CVE-2023-44487) costs the peer its
+/// connection.
 const MAX_UNSEEN_RESETS: usize = 20;
 /// Streams that we may have had to reset for the peer's mistakes, a connection's life long.
 const MAX_ERROR_RESETS: usize = 100;

@@ -1,0 +1,7 @@
+//! Two peers on a loopback socket: what flows between them, and what a hostile one gets.
+
+mod streams;
+mod endings;
+mod handshakes;
+mod hostile;
+mod pair;

@@ -1,0 +1,230 @@
+//! Bytes, credit and readers that are slow.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_core::workload::WorkloadKind;
+use mesh_net::tunnel::client::OpenError;
+use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
+use mesh_net::tunnel::server::Status;
+use mesh_net::tunnel::{Config, client, server};
+use tokio::time::timeout;
+
+use crate::pair::{LONG, echo, id, open, read_to_end, send_all, serve, tunnel};
+
+#[tokio::test]
+async fn echo_returns_every_byte_and_both_half_closes() {
+    let (connection, _driver, server) = tunnel(&Config::default()).await;
+    let _server = serve(server, echo);
+    for text in ["", "x", "hello"] {
+        let (mut send, mut recv) = open(&connection).await;
+        send_all(&mut send, Bytes::from_static(text.as_bytes())).await.unwrap();
+        send.finish();
+        assert_eq!(read_to_end(&mut recv).await.unwrap(), text.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn heads_cross_in_both_directions_with_the_proven_identities() {
+    let (connection, _driver, mut server) = tunnel(&Config::default()).await;
+    let head = Head {
+        authority: "[2001:db8::1]:5432".to_owned(),
+        baggage: Some(Baggage {
+            cluster: Some("c1".to_owned()),
+            workload: Some((WorkloadKind::Deployment, "wéb, \"1\"".to_owned())),
+            ..Baggage::default()
+        }),
+        forwarded: Some(Forwarded { for_: "10.1.2.3:4711".parse().unwrap(), host: Some("db.shop:5432".to_owned()) }),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+    };
+    let reply = Baggage { namespace: Some("shop".to_owned()), ..Baggage::default() };
+    let (opened, (sent, _server)) = tokio::join!(connection.open(&head, LONG), async {
+        let request = server.accept().await.unwrap().unwrap();
+        let sent = (request.head().clone(), request.peer().clone(), request.ignored_headers());
+        let stream = request.accept(Some(&reply)).unwrap();
+        (sent, tokio::spawn(async move { (stream, server.accept().await.is_none()) }))
+    });
+    assert_eq!(sent, (head, id("web"), 0));
+    assert_eq!(opened.unwrap().0.baggage, Some(reply));
+    assert_eq!(connection.peer(), &id("db"));
+}
+
+#[tokio::test]
+async fn refusals_arrive_as_their_status() {
+    let (connection, _driver, mut server) = tunnel(&Config::default()).await;
+    let _server = tokio::spawn(async move {
+        let answers = [Status::BadRequest, Status::Denied, Status::Unavailable].into_iter();
+        for status in answers {
+            server.accept().await.unwrap().unwrap().refuse(status);
+        }
+        server.accept().await.map(drop)
+    });
+    for status in [400, 401, 503] {
+        let refused = connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop);
+        assert_eq!(refused, Err(OpenError::Refused { status }));
+    }
+    let unsendable = connection.open(&Head::to("10.0.0.1"), LONG).await.map(drop);
+    assert_eq!(unsendable, Err(OpenError::Head("10.0.0.1".to_owned())));
+    assert_eq!(connection.in_use(), 0);
+}
+
+/// 64 MiB of a stream that differs everywhere, sent and hashed at once, both ways.
+#[tokio::test]
+async fn sixty_four_mebibytes_both_ways_at_once_arrive_unchanged() {
+    async fn transfer(
+        stream: (mesh_net::tunnel::stream::SendHalf, mesh_net::tunnel::stream::RecvHalf),
+    ) -> (Vec<u8>, Vec<u8>) {
+        use aws_lc_rs::digest::{Context, SHA256};
+        let (mut send, mut recv) = stream;
+        let sending = async {
+            let (mut hash, mut n) = (Context::new(&SHA256), 0u64);
+            while n < 64 << 20 {
+                let block: Vec<u8> =
+                    (0..8192u64).flat_map(|i| (n + i).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()).collect();
+                hash.update(&block);
+                n += block.len() as u64;
+                send_all(&mut send, block.into()).await.unwrap();
+            }
+            send.finish();
+            hash.finish().as_ref().to_vec()
+        };
+        let receiving = async {
+            let mut hash = Context::new(&SHA256);
+            while let Some(data) = recv.recv().await.unwrap() {
+                recv.release(data.len());
+                hash.update(&data);
+            }
+            hash.finish().as_ref().to_vec()
+        };
+        tokio::join!(sending, receiving)
+    }
+    let (connection, _driver, mut server) = tunnel(&Config::default()).await;
+    let far = tokio::spawn(async move {
+        let stream = server.accept().await.unwrap().unwrap().accept(None).unwrap().split();
+        let done = tokio::spawn(transfer(stream));
+        tokio::spawn(async move { server.accept().await.map(drop) });
+        done.await.unwrap()
+    });
+    let (near_sent, near_received) = transfer(open(&connection).await).await;
+    let (far_sent, far_received) = far.await.unwrap();
+    assert!(near_sent == far_received && far_sent == near_received);
+}
+
+#[tokio::test]
+async fn twenty_stuck_readers_do_not_slow_a_quick_one() {
+    let (connection, _driver, mut server) = tunnel(&Config::default()).await;
+    let (stuck_tx, mut stuck) = tokio::sync::mpsc::unbounded_channel();
+    let _server = tokio::spawn(async move {
+        while let Some(request) = server.accept().await {
+            let request = request.unwrap();
+            let quick = request.head().authority == "10.0.0.1:2";
+            let (send, recv) = request.accept(None).unwrap().split();
+            match quick {
+                true => drop(tokio::spawn(echo(send, recv))),
+                // Held, never read.
+                false => stuck_tx.send((send, recv)).unwrap(),
+            }
+        }
+    });
+    let mut senders = Vec::new();
+    for _ in 0..20 {
+        let (mut send, recv) = open(&connection).await;
+        // Fill the window of 4 MiB until no credit comes any more.
+        let mut sent = 0;
+        while let Ok(n) = timeout(Duration::from_millis(300), send.ready(1 << 20)).await {
+            send.send(Bytes::from(vec![0; n.unwrap()])).unwrap();
+            sent += n.unwrap();
+        }
+        assert_eq!(sent, 4 << 20);
+        senders.push((send, recv));
+    }
+    let (_, stream) = connection.open(&Head::to("10.0.0.1:2"), LONG).await.unwrap();
+    let (mut send, mut recv) = stream.split();
+    let data = Bytes::from(vec![7; 32 << 20]);
+    let sending = async {
+        send_all(&mut send, data.clone()).await.unwrap();
+        send.finish();
+    };
+    let ((), echoed) = timeout(LONG, async { tokio::join!(sending, read_to_end(&mut recv)) }).await.unwrap();
+    assert!(echoed.unwrap() == data);
+    // And a stuck one goes on where it stopped.
+    let (_late_send, mut late) = stuck.recv().await.unwrap();
+    let first = late.recv().await.unwrap().unwrap();
+    let mut seen = first.len();
+    late.release(seen);
+    while seen < 4 << 20 {
+        let n = late.recv().await.unwrap().unwrap().len();
+        late.release(n);
+        seen += n;
+    }
+    assert!(timeout(LONG, senders[0].0.ready(1)).await.unwrap().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn credit_is_what_the_reader_gave_back() {
+    let config = Config { stream_window: 64 << 10, ..Config::default() };
+    let (connection, _driver, mut server) = tunnel(&config).await;
+    let head = Head::to("10.0.0.1:80");
+    let (opened, accepted) = tokio::join!(connection.open(&head, LONG), async {
+        let stream = server.accept().await.unwrap().unwrap().accept(None).unwrap();
+        (stream, tokio::spawn(async move { server.accept().await.map(drop) }))
+    });
+    let (mut send, _recv) = opened.unwrap().1.split();
+    let (_far_send, mut far) = accepted.0.split();
+    let mut sent = 0;
+    while sent < 64 << 10 {
+        let n = timeout(LONG, send.ready(10_000)).await.unwrap().unwrap();
+        assert!((1..=10_000).contains(&n));
+        send.send(Bytes::from(vec![1; n])).unwrap();
+        sent += n;
+    }
+    assert!(timeout(Duration::from_millis(100), send.ready(1)).await.is_err());
+    let mut seen = 0;
+    while seen < 64 << 10 {
+        seen += far.recv().await.unwrap().unwrap().len();
+    }
+    far.release(usize::MAX);
+    far.release(1);
+    assert_eq!(timeout(LONG, send.ready(100_000)).await.unwrap().unwrap(), 64 << 10);
+}
+
+#[tokio::test]
+async fn the_peers_stream_limit_is_respected_and_freed() {
+    let config = Config { max_streams: 3, ..Config::default() };
+    let (client, server) = crate::pair::encrypted(&crate::pair::Mesh::new()).await;
+    let ours = Config::default();
+    let (client, server) =
+        tokio::join!(client::Connection::handshake(client, &ours), server::Connection::handshake(server, &config));
+    let (connection, driver) = client.unwrap();
+    tokio::spawn(driver);
+    let _server = serve(server.unwrap(), echo);
+    let mut open_streams = vec![open(&connection).await];
+    assert_eq!((connection.available(), connection.in_use()), (2, 1));
+    open_streams.push(open(&connection).await);
+    open_streams.push(open(&connection).await);
+    assert_eq!((connection.available(), connection.in_use()), (0, 3));
+    let fourth = connection.open(&Head::to("10.0.0.1:80"), Duration::from_millis(100)).await.map(drop);
+    assert_eq!(fourth, Err(OpenError::Timeout(Duration::from_millis(100))));
+    open_streams.pop();
+    assert_eq!(connection.in_use(), 2);
+    open_streams.push(timeout(LONG, open(&connection)).await.unwrap());
+    assert!(!connection.is_closed());
+}
+
+/// A splice holds these for as long as a connection is idle.
+#[test]
+fn idle_streams_are_small() {
+    use mesh_net::tunnel::stream::{RecvHalf, SendHalf, Stream};
+    assert!(size_of::<Stream>() <= 128, "{}", size_of::<Stream>());
+    fn future_size<F>(_: &F) -> usize {
+        size_of::<F>()
+    }
+    fn sizes(send: &mut SendHalf, other: &mut SendHalf, recv: &mut RecvHalf) -> [usize; 3] {
+        [future_size(&send.ready(1)), future_size(&recv.recv()), future_size(&other.closed_by_peer())]
+    }
+    let _ = sizes;
+    fn open_size(connection: &client::Connection, head: &Head) -> usize {
+        future_size(&connection.open(head, LONG))
+    }
+    let _ = open_size;
+}
