@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -23,6 +24,8 @@ pub(crate) fn build() -> Result<()> {
     for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         cargo.env_remove(name);
     }
+    // Cargo sets it for build scripts, so it reaches the other build, and aya's own scripts run again when it differs.
+    cargo.env("HOST", host()?);
     child::succeed(&mut cargo)?;
 
     let object = target.join("bpfel-unknown-none/release/weft-ebpf");
@@ -31,6 +34,13 @@ pub(crate) fn build() -> Result<()> {
     let age = age.map(|age| format!(", built {} s ago", age.as_secs())).unwrap_or_default();
     println!("{}: {} bytes{age}", object.canonicalize()?.display(), meta.len());
     Ok(())
+}
+
+fn host() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").current_dir(ROOT).output().context("run rustc")?;
+    let said = String::from_utf8(output.stdout)?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc -vV names no host")
 }
 
 #[rustfmt::skip]
