@@ -46,6 +46,10 @@ pub fn read(mut value: Value) -> Read {
     };
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
     let Some((kind, versions)) = known(group, &kind_name) else {
+        // The whole group is about who may do what: a misspelt kind is no kind to pass over.
+        if group == "security.istio.io" && kind_name != "RequestAuthentication" {
+            return refused(None, "kind", format!("{api_version} has no kind {kind_name}"));
+        }
         let name = map.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or_default();
         let name = name.to_owned();
         return Read::Skipped { api_version, kind: kind_name, name };

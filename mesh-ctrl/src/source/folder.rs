@@ -150,7 +150,7 @@ impl Folder {
             Ok(documents) => documents,
             Err(mistake) => return keep(mistake.line, mistake.message),
         };
-        let mut reader = Reader { path, old, file: File::default(), skipped: BTreeMap::new() };
+        let mut reader = Reader { path, old, file: File::default(), skipped: BTreeMap::new(), unidentified: false };
         for document in documents {
             reader.document(&document.root, document.mistake.as_ref(), None);
         }
@@ -183,6 +183,8 @@ struct Reader<'a> {
     file: File,
     /// Kinds passed over, with how many and the first one's line.
     skipped: BTreeMap<(String, String), (usize, u32)>,
+    /// A document was refused that does not say which object it is.
+    unidentified: bool,
 }
 
 impl Reader<'_> {
@@ -236,6 +238,7 @@ impl Reader<'_> {
     }
 
     fn refuse(&mut self, key: Option<ObjectKey>, begin: u32, line: u32, field: Option<String>, message: String) {
+        self.unidentified |= key.is_none();
         if let Some(key) = &key
             && let Some(held) = self.old.and_then(|file| file.objects.get(key))
             && !self.file.objects.contains_key(key)
@@ -259,8 +262,14 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> File {
+        if let Some(old) = self.old.filter(|_| self.unidentified) {
+            // It may be any of those that the file held before and does not now: a slip in a name takes nothing away.
+            for (key, held) in &old.objects {
+                self.file.objects.entry(key.clone()).or_insert_with(|| held.clone());
+            }
+        }
         for ((api_version, kind), (count, line)) in std::mem::take(&mut self.skipped) {
-            // A kind that carries rules and is passed over is more than a curiosity.
+            // Rules about requests that are passed over are more than a curiosity.
             let severity = match api_version.starts_with("security.istio.io/") {
                 true => Severity::Warning,
                 false => Severity::Info,
