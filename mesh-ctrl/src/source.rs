@@ -18,6 +18,7 @@ use folder::{Content, Folder};
 
 /// One step of a source. A batch (`Vec<Event>`) is to be applied as a whole before anything is published.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are Apply
 pub enum Event {
     /// The object is there, new or changed.
     Apply(Object),

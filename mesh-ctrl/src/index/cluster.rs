@@ -365,14 +365,14 @@ impl Cluster {
         if !selector.is_empty() {
             return self.touch_selected(&name.namespace, selector, touched);
         }
-        let is_root = name.namespace == self.config.root_namespace;
-        for (namespace, peers) in self.peers_in.iter().filter(|(n, _)| is_root || **n == name.namespace) {
-            debug_assert!(is_root || *namespace == name.namespace);
-            touched.extend(peers.iter().cloned().map(Unit::PeerAuthentication));
-        }
-        match is_root {
-            true => self.members_in.keys().for_each(|namespace| self.touch_namespace(namespace, touched)),
-            false => self.touch_namespace(&name.namespace, touched),
+        let mut reach = |namespace: &Arc<str>| {
+            let peers = self.peers_in.get(namespace).into_iter().flatten();
+            touched.extend(peers.cloned().map(Unit::PeerAuthentication));
+            self.touch_namespace(namespace, touched);
+        };
+        match name.namespace == self.config.root_namespace {
+            true => self.peers_in.keys().chain(self.members_in.keys()).for_each(reach),
+            false => reach(&name.namespace),
         }
     }
 

@@ -188,7 +188,8 @@ impl TryFrom<RawServiceEntry> for ServiceEntry {
         }
         for (i, endpoint) in spec.endpoints.iter().enumerate() {
             let is_ip = endpoint.address.parse::<IpAddr>().is_ok();
-            if !is_ip && !(endpoint.address.is_empty() && !endpoint.network.is_empty()) {
+            let is_network_only = endpoint.address.is_empty() && !endpoint.network.is_empty();
+            if !is_ip && !is_network_only {
                 let field = format!("spec.endpoints[{i}].address");
                 match spec.resolution {
                     Resolution::Static | Resolution::None => return mistake(field, "no IP address"),

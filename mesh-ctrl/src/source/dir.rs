@@ -165,9 +165,8 @@ impl Watcher {
             wanted.all |= !event.mask.intersects(quiet) && !hidden_file;
             return;
         }
-        if event.mask.contains(EventMask::MODIFY) {
-            self.writing.insert(path, Instant::now() + self.config.writing);
-        } else if event.mask.contains(EventMask::CREATE) && is_fresh(&path) {
+        let is_begun = event.mask.contains(EventMask::CREATE) && is_fresh(&path);
+        if is_begun || event.mask.contains(EventMask::MODIFY) {
             self.writing.insert(path, Instant::now() + self.config.writing);
         } else {
             self.writing.remove(&path);

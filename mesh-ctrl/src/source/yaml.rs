@@ -1,7 +1,7 @@
 //! YAML and JSON text to JSON values that remember their lines.
 //!
 //! JSON is read by the same parser (it is YAML 1.2), so that findings in both have lines. What a hostile or broken file can
-//! cost is bounded: by its size, by depth, and by the number of nodes that come out after aliases have been expanded.
+//! cost is bounded: by its size, by depth, and by the number of values that aliases may make.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,16 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Nesting. Kubernetes' own API refuses JSON nested deeper than 10,000; real objects stay below 30.
     pub depth: usize,
-    /// Values in one file, each expansion of an alias counted.
+    /// Values in one file.
     pub nodes: usize,
+    /// Values that anchors keep and aliases make, beyond those that stand in the text. Manifests that use them at all
+    /// repeat a few labels; the classic bomb makes 10^9 of a kilobyte.
+    pub expanded: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { file_bytes: 256 << 20, depth: 100, nodes: 20_000_000 }
+        Self { file_bytes: 256 << 20, depth: 100, nodes: 20_000_000, expanded: 100_000 }
     }
 }
 
@@ -64,7 +67,7 @@ pub(super) fn documents(text: &str, limits: &Limits) -> Result<Vec<Document>, Mi
     let mut options = granit_parser::Options::default();
     options.flow_nesting_limit = limits.depth;
     options.block_nesting_limit = limits.depth;
-    let mut builder = Builder { limits, ..Builder::new(limits) };
+    let mut builder = Builder::new(limits);
     for next in Parser::new_from_str_with_options(text, options) {
         let (event, span) =
             next.map_err(|error| Mistake { line: line(error.marker().line()), message: error.info().to_string() })?;
@@ -84,6 +87,7 @@ struct Builder<'a> {
     anchors: HashMap<usize, Node>,
     mistake: Option<Mistake>,
     nodes: usize,
+    expanded: usize,
 }
 
 /// A collection whose end has not come yet.
@@ -95,7 +99,15 @@ struct Open {
 
 impl<'a> Builder<'a> {
     fn new(limits: &'a Limits) -> Self {
-        Self { limits, documents: Vec::new(), open: Vec::new(), anchors: HashMap::new(), mistake: None, nodes: 0 }
+        Self {
+            limits,
+            documents: Vec::new(),
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            mistake: None,
+            nodes: 0,
+            expanded: 0,
+        }
     }
 
     fn event(&mut self, event: Event<'_>, line: u32) -> Result<(), Mistake> {
@@ -117,16 +129,14 @@ impl<'a> Builder<'a> {
                 }
             }
             Event::Alias(id) => {
-                let Some(node) = self.anchors.get(&id) else {
+                let Some(size) = self.anchors.get(&id).map(|node| node.size) else {
                     return Err(Mistake { line, message: "an alias inside the value that it stands for".to_owned() });
                 };
                 // Counted before it is copied: this is what a bomb is made of.
-                if self.nodes.saturating_add(node.size) > self.limits.nodes {
-                    return Err(self.too_many(line));
+                self.expand(size, line)?;
+                if let Some(node) = self.anchors.get(&id).cloned() {
+                    self.place(node)?;
                 }
-                let node = node.clone();
-                self.nodes += node.size;
-                self.place(node)?;
             }
             _ => {}
         }
@@ -144,13 +154,10 @@ impl<'a> Builder<'a> {
     fn complete(&mut self, node: Node, anchor: usize) -> Result<(), Mistake> {
         self.nodes += 1;
         if self.nodes > self.limits.nodes {
-            return Err(self.too_many(node.line));
+            return Err(Mistake { line: node.line, message: format!("more than {} values", self.limits.nodes) });
         }
         if anchor != 0 {
-            if self.nodes.saturating_add(node.size) > self.limits.nodes {
-                return Err(self.too_many(node.line));
-            }
-            self.nodes += node.size;
+            self.expand(node.size, node.line)?;
             self.anchors.insert(anchor, node.clone());
         }
         self.place(node)
@@ -184,7 +191,7 @@ impl<'a> Builder<'a> {
                     parent.key = Some((String::new(), node.line));
                 }
             },
-            (Content::Map(entries), Some((key, line))) if key == "<<" => merge(entries, node, line, &mut mistake),
+            (Content::Map(entries), Some((key, _))) if key == "<<" => merge(entries, node, &mut mistake),
             (Content::Map(entries), Some((key, line))) => {
                 // Merged entries come last and give way; short maps make a linear search the quick one.
                 if entries.iter().any(|(k, l, _)| *k == key && *l != MERGED) {
@@ -202,15 +209,19 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn too_many(&self, line: u32) -> Mistake {
-        Mistake { line, message: format!("more than {} values, aliases expanded", self.limits.nodes) }
+    fn expand(&mut self, size: usize, line: u32) -> Result<(), Mistake> {
+        self.expanded = self.expanded.saturating_add(size);
+        match self.expanded > self.limits.expanded {
+            true => Err(Mistake { line, message: format!("aliases make more than {} values", self.limits.expanded) }),
+            false => Ok(()),
+        }
     }
 }
 
 /// Line of a key that came by `<<` and yields to one that is written out.
 const MERGED: u32 = 0;
 
-fn merge(entries: &mut Vec<(String, u32, Node)>, node: Node, _line: u32, mistake: &mut Option<&'static str>) {
+fn merge(entries: &mut Vec<(String, u32, Node)>, node: Node, mistake: &mut Option<&'static str>) {
     match node.content {
         Content::Map(merged) => {
             for (key, _, value) in merged {
@@ -220,7 +231,7 @@ fn merge(entries: &mut Vec<(String, u32, Node)>, node: Node, _line: u32, mistake
             }
         }
         Content::List(maps) if maps.iter().all(|m| matches!(m.content, Content::Map(_))) => {
-            maps.into_iter().for_each(|map| merge(entries, map, _line, mistake));
+            maps.into_iter().for_each(|map| merge(entries, map, mistake));
         }
         _ => *mistake = Some("<< takes a map or a list of maps"),
     }

@@ -14,50 +14,86 @@ fn rules(spec: &str, expect: Expect) {
 
 #[test]
 fn actions_and_empty_rules() {
-    rules("", expect![[r#"
+    rules(
+        "",
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
-    rules("action: ALLOW", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: ALLOW",
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
-    rules("rules: [{}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{}]",
+        expect![[r#"
         shop/p namespace ALLOW
           if anything
-    "#]]);
-    rules("action: DENY", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: DENY",
+        expect![[r#"
         shop/p namespace DENY
-    "#]]);
-    rules("action: DENY, rules: [{}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: DENY, rules: [{}]",
+        expect![[r#"
         shop/p namespace DENY
           if anything
-    "#]]);
-    rules("action: AUDIT, rules: [{}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: AUDIT, rules: [{}]",
+        expect![[r#"
         shop/p namespace AUDIT
           if anything
-    "#]]);
-    rules("action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['80']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['80']}}]}]",
+        expect![[r#"
         shop/p namespace DENY
           if {port=80}
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
-    "#]]);
-    rules("action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/admin]}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/admin]}}]}]",
+        expect![[r#"
         shop/p namespace DENY
           if anything
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule denies without regard to it
-    "#]]);
-    check(&policy("shop", "").replace("spec: {}", "status: {}"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("spec: {}", "status: {}"),
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
-    check(&policy("shop", "").replace("/v1,", "/v1beta1,"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("/v1,", "/v1beta1,"),
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
-    check(&policy("shop", "").replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'true'},"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'true'},"),
+        expect![[r#"
         shop/p namespace ALLOW dry-run
-    "#]]);
-    check(&policy("shop", "").replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'false'},"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("name: p,", "name: p, annotations: {istio.io/dry-run: 'false'},"),
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -65,90 +101,144 @@ fn scopes_and_selected_workloads() {
     let web = pod("web", "10.0.0.1", "app: web");
     let db = pod("db", "10.0.0.2", "app: db");
     let select = "selector: {matchLabels: {app: web}}";
-    check(&[policy("istio-system", ""), web.clone()].concat(), expect![[r#"
+    check(
+        &[policy("istio-system", ""), web.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 node=a
         istio-system/p global ALLOW
-    "#]]);
-    check(&[policy("shop", ""), web.clone()].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("shop", ""), web.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 node=a
         shop/p namespace ALLOW
-    "#]]);
-    check(&[policy("shop", select), web.clone(), db.clone()].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("shop", select), web.clone(), db.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/db ip=10.0.0.2 node=a
         c1//Pod/shop/web ip=10.0.0.1 node=a policies=shop/p
         shop/p selector ALLOW
-    "#]]);
-    check(&[policy("bank", select), web.clone()].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("bank", select), web.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 node=a
         bank/p selector ALLOW
-    "#]]);
-    check(&[policy("istio-system", select), web.clone(), db.clone()].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("istio-system", select), web.clone(), db.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/db ip=10.0.0.2 node=a
         c1//Pod/shop/web ip=10.0.0.1 node=a policies=istio-system/p
         istio-system/p selector ALLOW
-    "#]]);
-    check(&[policy("shop", "selector: {}"), web.clone()].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("shop", "selector: {}"), web.clone()].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 node=a
         shop/p namespace ALLOW
-    "#]]);
-    check(&[policy("shop", "targetRefs: [{kind: Service, group: '', name: web}]"), web].concat(), expect![[r#"
+    "#]],
+    );
+    check(
+        &[policy("shop", "targetRefs: [{kind: Service, group: '', name: web}]"), web].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 node=a
         ! info no_effect: AuthorizationPolicy shop/p: spec.targetRefs: attached by targetRefs: for waypoints, not for L4
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn every_field_of_sources() {
     let from = |source: &str, expect: Expect| rules(&format!("rules: [{{from: [{{source: {{{source}}}}}]}}]"), expect);
-    from("principals: [cluster.local/ns/a/sa/b, 'cluster.local/*', '*/sa/b', '*']", expect![[r#"
+    from(
+        "principals: [cluster.local/ns/a/sa/b, 'cluster.local/*', '*/sa/b', '*']",
+        expect![[r#"
         shop/p namespace ALLOW
           if {principal=cluster.local/ns/a/sa/b,cluster.local/*,*/sa/b,*}
-    "#]]);
-    from("notPrincipals: ['*', td/ns/x/sa/y]", expect![[r#"
+    "#]],
+    );
+    from(
+        "notPrincipals: ['*', td/ns/x/sa/y]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {not-principal=*,td/ns/x/sa/y}
-    "#]]);
-    from("namespaces: [a, 'b*', '*c'], notNamespaces: [bad]", expect![[r#"
+    "#]],
+    );
+    from(
+        "namespaces: [a, 'b*', '*c'], notNamespaces: [bad]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {ns=a,b*,*c not-ns=bad}
-    "#]]);
-    from("serviceAccounts: [sa, other/sa], notServiceAccounts: [bad]", expect![[r#"
+    "#]],
+    );
+    from(
+        "serviceAccounts: [sa, other/sa], notServiceAccounts: [bad]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {sa=shop/sa,other/sa not-sa=shop/bad}
-    "#]]);
-    from("ipBlocks: [10.0.0.1, 10.1.2.3/16, 'fd00::/8'], notIpBlocks: [10.1.0.0/24]", expect![[r#"
+    "#]],
+    );
+    from(
+        "ipBlocks: [10.0.0.1, 10.1.2.3/16, 'fd00::/8'], notIpBlocks: [10.1.0.0/24]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {src=10.0.0.1/32,10.1.0.0/16,fd00::/8 not-src=10.1.0.0/24}
-    "#]]);
-    from("remoteIpBlocks: [10.0.0.1], notRemoteIpBlocks: [10.0.0.2]", expect![[r#"
+    "#]],
+    );
+    from(
+        "remoteIpBlocks: [10.0.0.1], notRemoteIpBlocks: [10.0.0.2]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {src=10.0.0.1/32 not-src=10.0.0.2/32}
-    "#]]);
-    from("ipBlocks: [10.0.0.0/8, 192.0.2.1], remoteIpBlocks: [10.1.0.0/16]", expect![[r#"
+    "#]],
+    );
+    from(
+        "ipBlocks: [10.0.0.0/8, 192.0.2.1], remoteIpBlocks: [10.1.0.0/16]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {src=10.1.0.0/16}
-    "#]]);
-    from("ipBlocks: [10.0.0.0/8], remoteIpBlocks: [192.0.2.1]", expect![[r#"
+    "#]],
+    );
+    from(
+        "ipBlocks: [10.0.0.0/8], remoteIpBlocks: [192.0.2.1]",
+        expect![[r#"
         shop/p namespace ALLOW
-    "#]]);
-    rules("rules: [{from: [{source: {namespaces: [a]}}, {source: {principals: ['*']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {namespaces: [a]}}, {source: {principals: ['*']}}]}]",
+        expect![[r#"
         shop/p namespace ALLOW
           if {ns=a} or {principal=*}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn every_field_of_operations() {
     let to =
         |operation: &str, expect: Expect| rules(&format!("rules: [{{to: [{{operation: {{{operation}}}}}]}}]"), expect);
-    to("ports: ['80', '443']", expect![[r#"
+    to(
+        "ports: ['80', '443']",
+        expect![[r#"
         shop/p namespace ALLOW
           if {port=80,443}
-    "#]]);
-    to("ports: [80], notPorts: ['81']", expect![[r#"
+    "#]],
+    );
+    to(
+        "ports: [80], notPorts: ['81']",
+        expect![[r#"
         shop/p namespace ALLOW
           if {port=80 not-port=81}
-    "#]]);
+    "#]],
+    );
     rules(
         "rules: [{to: [{operation: {ports: ['80']}}, {operation: {ports: ['81']}}]}, {to: [{operation: {notPorts: ['1']}}]}]",
         expect![[r#"
@@ -162,38 +252,62 @@ fn every_field_of_operations() {
 #[test]
 fn every_condition_that_l4_knows() {
     let when = |condition: &str, expect: Expect| rules(&format!("rules: [{{when: [{condition}]}}]"), expect);
-    when("{key: source.ip, values: [10.0.0.0/8], notValues: [10.0.0.1]}", expect![[r#"
+    when(
+        "{key: source.ip, values: [10.0.0.0/8], notValues: [10.0.0.1]}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {src=10.0.0.0/8 not-src=10.0.0.1/32}
-    "#]]);
-    when("{key: remote.ip, values: [10.0.0.0/8]}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: remote.ip, values: [10.0.0.0/8]}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {src=10.0.0.0/8}
-    "#]]);
-    when("{key: source.namespace, values: ['a*'], notValues: [ab]}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: source.namespace, values: ['a*'], notValues: [ab]}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {ns=a* not-ns=ab}
-    "#]]);
-    when("{key: source.principal, notValues: ['*']}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: source.principal, notValues: ['*']}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {not-principal=*}
-    "#]]);
-    when("{key: source.serviceAccount, values: [sa, x/y]}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: source.serviceAccount, values: [sa, x/y]}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {sa=shop/sa,x/y}
-    "#]]);
-    when("{key: destination.ip, values: [10.0.0.1], notValues: [10.0.0.2]}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: destination.ip, values: [10.0.0.1], notValues: [10.0.0.2]}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {dst=10.0.0.1/32 not-dst=10.0.0.2/32}
-    "#]]);
-    when("{key: destination.port, values: ['80', '81'], notValues: ['82']}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: destination.port, values: ['80', '81'], notValues: ['82']}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {port=80,81 not-port=82}
-    "#]]);
-    when("{key: source.namespace, values: [a]}, {key: destination.port, values: ['80']}", expect![[r#"
+    "#]],
+    );
+    when(
+        "{key: source.namespace, values: [a]}, {key: destination.port, values: ['80']}",
+        expect![[r#"
         shop/p namespace ALLOW
           if {ns=a} AND {port=80}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -210,43 +324,64 @@ fn from_to_and_when_are_anded() {
 #[test]
 fn what_only_l7_knows_never_widens() {
     let l7 = "rules: [{from: [{source: {namespaces: [a]}}], to: [{operation: {methods: [GET], paths: [/x], ports: ['80']}}]}, {to: [{operation: {ports: ['9']}}]}]";
-    rules(l7, expect![[r#"
+    rules(
+        l7,
+        expect![[r#"
         shop/p namespace ALLOW
           if {port=9}
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.methods: not known at L4; the rule allows nothing
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule allows nothing
-    "#]]);
-    rules(&format!("action: DENY, {l7}"), expect![[r#"
+    "#]],
+    );
+    rules(
+        &format!("action: DENY, {l7}"),
+        expect![[r#"
         shop/p namespace DENY
           if {ns=a} AND {port=80}
           if {port=9}
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.methods: not known at L4; the rule denies without regard to it
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule denies without regard to it
-    "#]]);
-    rules(&format!("action: AUDIT, {l7}"), expect![[r#"
+    "#]],
+    );
+    rules(
+        &format!("action: AUDIT, {l7}"),
+        expect![[r#"
         shop/p namespace AUDIT
           if {port=9}
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.methods: not known at L4; the rule records nothing
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule records nothing
-    "#]]);
-    rules("rules: [{from: [{source: {requestPrincipals: ['*']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {requestPrincipals: ['*']}}]}]",
+        expect![[r#"
         shop/p namespace ALLOW
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.requestPrincipals: not known at L4; the rule allows nothing
-    "#]]);
-    rules("action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]",
+        expect![[r#"
         shop/p namespace DENY
           if anything
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.notRequestPrincipals: not known at L4; the rule denies without regard to it
-    "#]]);
-    rules("action: DENY, rules: [{to: [{operation: {hosts: [a]}}, {operation: {ports: ['80']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: DENY, rules: [{to: [{operation: {hosts: [a]}}, {operation: {ports: ['80']}}]}]",
+        expect![[r#"
         shop/p namespace DENY
           if anything
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.hosts: not known at L4; the rule denies without regard to it
-    "#]]);
-    rules("rules: [{when: [{key: 'request.headers[x]', values: [y]}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{when: [{key: 'request.headers[x]', values: [y]}]}]",
+        expect![[r#"
         shop/p namespace ALLOW
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].when[0].key request.headers[x]: not known at L4; the rule allows nothing
-    "#]]);
+    "#]],
+    );
     rules(
         "action: DENY, rules: [{from: [{source: {namespaces: [a]}}], when: [{key: 'request.auth.claims[iss]', values: [y]}]}]",
         expect![[r#"
@@ -255,84 +390,156 @@ fn what_only_l7_knows_never_widens() {
             ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].when[0].key request.auth.claims[iss]: not known at L4; the rule denies without regard to it
         "#]],
     );
-    rules("rules: [{when: [{key: connection.sni, values: [y]}]}]", expect![[r#"
+    rules(
+        "rules: [{when: [{key: connection.sni, values: [y]}]}]",
+        expect![[r#"
         shop/p namespace ALLOW
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].when[0].key connection.sni: not known at L4; the rule allows nothing
-    "#]]);
-    rules("rules: [{when: [{key: experimental.envoy.filters.x, values: [y]}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{when: [{key: experimental.envoy.filters.x, values: [y]}]}]",
+        expect![[r#"
         shop/p namespace ALLOW
         ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].when[0].key experimental.envoy.filters.x: not known at L4; the rule allows nothing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn mistakes_are_refused_with_their_field() {
-    rules("rule: []", expect![[r#"
+    rules(
+        "rule: []",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rule: unknown field `rule`, expected one of `selector`, `targetRef`, `targetRefs`, `action`, `provider`, `rules`
-    "#]]);
-    rules("action: deny", expect![[r#"
+    "#]],
+    );
+    rules(
+        "action: deny",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.action: unknown variant `deny`, expected one of `ALLOW`, `DENY`, `AUDIT`, `CUSTOM`
-    "#]]);
-    rules("rules: [{form: []}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{form: []}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].form: unknown field `form`, expected one of `from`, `to`, `when`
-    "#]]);
-    rules("rules: [{from: []}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: []}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from: an empty list; leave the field out to match everything
-    "#]]);
-    rules("rules: [{from: [{source: {}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].source: no field is set
-    "#]]);
-    rules("rules: [{from: [{principals: [x]}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{principals: [x]}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].principals: unknown field `principals`, expected `source`
-    "#]]);
-    rules("rules: [{from: [{source: {principal: [x]}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {principal: [x]}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.principal: unknown field `principal`, expected one of `principals`, `notPrincipals`, `requestPrincipals`, `notRequestPrincipals`, `namespaces`, `notNamespaces`, `serviceAccounts`, `notServiceAccounts`, `ipBlocks`, `notIpBlocks`, `remoteIpBlocks`, `notRemoteIpBlocks`
-    "#]]);
-    rules("rules: [{from: [{source: {principals: ['']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {principals: ['']}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.principals[0]: empty
-    "#]]);
-    rules("rules: [{from: [{source: {ipBlocks: [10.0.0.300]}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {ipBlocks: [10.0.0.300]}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.ipBlocks[0]: "10.0.0.300" is no IP address and no CIDR range
-    "#]]);
-    rules("rules: [{from: [{source: {serviceAccounts: ['a/*']}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{from: [{source: {serviceAccounts: ['a/*']}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.serviceAccounts[0]: "a/*" is no name and no namespace/name
-    "#]]);
-    rules("rules: [{to: [{operation: {ports: [http]}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{to: [{operation: {ports: [http]}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.ports[0]: "http" is no port from 1 to 65535
-    "#]]);
-    rules("rules: [{to: [{operation: {}}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{to: [{operation: {}}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation: no field is set
-    "#]]);
-    rules("rules: [{when: [{key: source.port, values: [x]}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{when: [{key: source.port, values: [x]}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].when[0].key: unknown key "source.port"
-    "#]]);
-    rules("rules: [{when: [{key: source.ip, values: [x]}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{when: [{key: source.ip, values: [x]}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].when[0].values[0]: "x" is no IP address and no CIDR range
-    "#]]);
-    rules("rules: [{when: [{key: source.ip}]}]", expect![[r#"
+    "#]],
+    );
+    rules(
+        "rules: [{when: [{key: source.ip}]}]",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.rules[0].when[0]: neither values nor notValues
-    "#]]);
-    rules("selector: {matchLabels: {app: 'w*'}}", expect![[r#"
+    "#]],
+    );
+    rules(
+        "selector: {matchLabels: {app: 'w*'}}",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.selector.matchLabels: "app": "w*" matches no label
-    "#]]);
-    rules("selector: {matchLabel: {app: web}}", expect![[r#"
+    "#]],
+    );
+    rules(
+        "selector: {matchLabel: {app: web}}",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.selector.matchLabel: unknown field `matchLabel`, expected `matchLabels`
-    "#]]);
-    rules("provider: {name: x}", expect![[r#"
+    "#]],
+    );
+    rules(
+        "provider: {name: x}",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.provider: a provider goes with action CUSTOM only
-    "#]]);
-    rules("selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: x}", expect![[r#"
+    "#]],
+    );
+    rules(
+        "selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: x}",
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: spec.selector: a policy has a selector or targetRefs, not both
-    "#]]);
-    check(&policy("shop", "").replace("spec:", "sepc:"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("spec:", "sepc:"),
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: sepc: unknown field `sepc`, expected one of `apiVersion`, `kind`, `metadata`, `spec`, `status`
-    "#]]);
-    check(&policy("shop", "").replace("security.istio.io/v1,", "security.istio.io/v1alpha1,"), expect![[r#"
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("security.istio.io/v1,", "security.istio.io/v1alpha1,"),
+        expect![[r#"
         ! error refused: t.yaml:2: AuthorizationPolicy shop/p: apiVersion: security.istio.io/v1alpha1 of AuthorizationPolicy is not served
-    "#]]);
-    check(&policy("shop", "").replace("AuthorizationPolicy", "AuthorisationPolicy"), expect![[r#"
-        ! warning skipped: t.yaml:2: security.istio.io/v1 AuthorisationPolicy is not read
-    "#]]);
+    "#]],
+    );
+    check(
+        &policy("shop", "").replace("AuthorizationPolicy", "AuthorisationPolicy"),
+        expect![[r#"
+            ! error refused: t.yaml:2: kind: security.istio.io/v1 has no kind AuthorisationPolicy
+        "#]],
+    );
 }
 
 fn peer(namespace: &str, name: &str, spec: &str) -> String {
@@ -353,43 +560,79 @@ fn under(peers: &[(&str, &str)], expect: Expect) {
 
 #[test]
 fn the_narrowest_mode_that_is_set_holds() {
-    under(&[], expect![[r#"
+    under(
+        &[],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {mode: PERMISSIVE}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {mode: PERMISSIVE}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {mode: UNSET}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {mode: UNSET}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: null")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: null")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("shop", "mtls: {mode: STRICT}"), ("shop", "web: {mode: PERMISSIVE}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "mtls: {mode: STRICT}"), ("shop", "web: {mode: PERMISSIVE}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
-    "#]]);
-    under(&[("shop", "mtls: {mode: PERMISSIVE}"), ("shop", "web: {mode: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "mtls: {mode: PERMISSIVE}"), ("shop", "web: {mode: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {}"), ("shop", "web: {}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: STRICT}"), ("shop", "mtls: {}"), ("shop", "web: {}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("bank", "mtls: {mode: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("bank", "mtls: {mode: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
-    "#]]);
-    under(&[("istio-system", "web: {mode: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "web: {mode: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! warning no_effect: PeerAuthentication istio-system/p0: spec.selector: a selector in the root namespace picks nothing
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: DISABLE}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: DISABLE}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a plaintext=all except {}
-    "#]]);
-    under(&[("istio-system", "mtls: {mode: DISABLE}"), ("shop", "mtls: {mode: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("istio-system", "mtls: {mode: DISABLE}"), ("shop", "mtls: {mode: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -405,17 +648,26 @@ fn ports_differ_from_the_rest() {
               if {not-principal=* not-port=8080,9090}
         "#]],
     );
-    under(&[("shop", "web: {mode: STRICT}, portLevelMtls: {8080: {mode: STRICT}}")], expect![[r#"
+    under(
+        &[("shop", "web: {mode: STRICT}, portLevelMtls: {8080: {mode: STRICT}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=istio-system/istio_converted_static_strict
-    "#]]);
-    under(&[("shop", "web: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: STRICT}}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "web: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: STRICT}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=shop/converted_peer_authentication_p0
         shop/converted_peer_authentication_p0 selector DENY
           if {not-principal=* port=8080}
-    "#]]);
-    under(&[("shop", "web: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: DISABLE}}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "web: {mode: PERMISSIVE}, portLevelMtls: {8080: {mode: DISABLE}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a plaintext={8080}
-    "#]]);
+    "#]],
+    );
     under(
         &[("shop", "web: {mode: DISABLE}, portLevelMtls: {8080: {mode: STRICT}, 8081: {mode: PERMISSIVE}}")],
         expect![[r#"
@@ -432,27 +684,42 @@ fn ports_differ_from_the_rest() {
               if {not-principal=* not-port=8080}
         "#]],
     );
-    under(&[("shop", "web: {}, portLevelMtls: {'8080': {mode: STRICT}}")], expect![[r#"
+    under(
+        &[("shop", "web: {}, portLevelMtls: {'8080': {mode: STRICT}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a policies=shop/converted_peer_authentication_p0
         shop/converted_peer_authentication_p0 selector DENY
           if {not-principal=* port=8080}
-    "#]]);
-    under(&[("shop", "web: {}, portLevelMtls: {http: {mode: STRICT}}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "web: {}, portLevelMtls: {http: {mode: STRICT}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! error refused: t.yaml:8: PeerAuthentication shop/p0: spec.portLevelMtls: "http" is no port from 1 to 65535
-    "#]]);
-    under(&[("shop", "portLevelMtls: {8080: {mode: STRICT}}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "portLevelMtls: {8080: {mode: STRICT}}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! error refused: t.yaml:8: PeerAuthentication shop/p0: spec.portLevelMtls: ports can only be told apart where a selector picks workloads
-    "#]]);
-    under(&[("shop", "mtls: {mode: strict}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "mtls: {mode: strict}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! error refused: t.yaml:8: PeerAuthentication shop/p0: spec.mtls.mode: unknown variant `strict`, expected one of `UNSET`, `DISABLE`, `PERMISSIVE`, `STRICT`
-    "#]]);
-    under(&[("shop", "mtls: {mod: STRICT}")], expect![[r#"
+    "#]],
+    );
+    under(
+        &[("shop", "mtls: {mod: STRICT}")],
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! error refused: t.yaml:8: PeerAuthentication shop/p0: spec.mtls.mod: unknown field `mod`, expected `mode`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -470,10 +737,13 @@ fn the_oldest_of_several_wins() {
         "#]],
     );
     // Without times, by name.
-    check(&[&*web, &peer("shop", "b", strict), &peer("shop", "a", permissive)].concat(), expect![[r#"
+    check(
+        &[&*web, &peer("shop", "b", strict), &peer("shop", "a", permissive)].concat(),
+        expect![[r#"
         c1//Pod/shop/web ip=10.0.0.1 hbone node=a
         ! warning conflict: PeerAuthentication shop/b: a is older and the one in force
-    "#]]);
+    "#]],
+    );
     let selecting = |mode: &str| format!("selector: {{matchLabels: {{app: web}}}}, mtls: {{mode: {mode}}}");
     check(
         &[
@@ -495,5 +765,6 @@ fn the_strict_policy_is_always_there() {
     expect![[r#"
         istio-system/istio_converted_static_strict selector DENY
           if {not-principal=*}
-    "#]].assert_eq(&all);
+    "#]]
+    .assert_eq(&all);
 }

@@ -254,7 +254,9 @@ items:
 fn the_first_file_by_path_has_the_object_and_the_next_takes_over() {
     let one = "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {clusterIP: 10.0.0.1}}\n";
     let two = one.replace("0.1", "0.2");
-    check(&format!("== b.yaml\n{one}== a.yaml\n{two}== a.yaml gone\n== b.yaml gone\n"), expect![[r#"
+    check(
+        &format!("== b.yaml\n{one}== a.yaml\n{two}== a.yaml gone\n== b.yaml gone\n"),
+        expect![[r#"
         == b.yaml
         apply Service default/s
         == a.yaml
@@ -265,12 +267,16 @@ fn the_first_file_by_path_has_the_object_and_the_next_takes_over() {
         all well
         == b.yaml gone
         delete Service default/s
-    "#]]);
-    check(&format!("== a.yaml\n{one}---\n{two}"), expect![[r#"
+    "#]],
+    );
+    check(
+        &format!("== a.yaml\n{one}---\n{two}"),
+        expect![[r#"
         == a.yaml
         apply Service default/s
         ! warning duplicate: a.yaml:3: Service default/s: stands on line 1 too, which is the one in force
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -305,9 +311,9 @@ fn aliases_and_merges_work_and_bombs_do_not() {
         let list = vec![format!("*a{}", i - 1); 10].join(", ");
         writeln!(bomb, "a{i}: &a{i} [{list}]").unwrap();
     }
-    let limits = Limits { nodes: 100_000, ..Limits::default() };
+    let limits = Limits::default();
     let said = |text: &str| yaml::documents(text, &limits).err().map(|m| m.message);
-    assert_eq!(said(&bomb).as_deref(), Some("more than 100000 values, aliases expanded"));
+    assert_eq!(said(&bomb).as_deref(), Some("aliases make more than 100000 values"));
     assert!(said(&"[".repeat(10_000)).is_some());
     assert!(said(&"- ".repeat(10_000)).is_some());
     assert!(said(&"{a: ".repeat(10_000)).is_some());
