@@ -139,7 +139,7 @@ impl Served {
             let world = worlds.borrow_and_update().clone();
             let work = self.session.has_work(&world);
             tokio::select! {
-                request = requests.message() => match request {
+                request = requests.message(), if world.synced => match request {
                     Ok(Some(request)) => self.hear(&world, request)?,
                     Ok(None) => return Ok("closed by the agent"),
                     Err(status) => {

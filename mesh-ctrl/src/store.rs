@@ -229,4 +229,4 @@ impl Resource {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

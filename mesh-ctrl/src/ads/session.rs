@@ -91,6 +91,8 @@ impl Session {
         }
     }
 
+    /// Takes a request. The world must be synced: of one that has not been read, a resumption would seem to hold only
+    /// what was removed.
     pub(crate) fn hear(&mut self, world: &World, request: DeltaDiscoveryRequest) -> Result<Heard, SessionError> {
         let kind = Kind::of(&request.type_url)
             .ok_or_else(|| SessionError::Type(request.type_url.chars().take(200).collect()))?;
@@ -151,6 +153,8 @@ struct Batch {
     resources: Vec<Bytes>,
     bytes: usize,
     removed: Vec<String>,
+    /// Looked up in this batch: several names may lead to one resource.
+    settled: HashSet<Arc<str>>,
     partial: bool,
 }
 
@@ -300,7 +304,9 @@ impl Subscription {
             if self.asked.contains(asked) && (*name == **asked || resource.aliases.contains(asked)) {
                 self.following.insert(name.clone());
             }
-            if self.initial.remove(&*name).is_none_or(|version| version != resource.version) {
+            if batch.settled.insert(name.clone())
+                && self.initial.remove(&*name).is_none_or(|version| version != resource.version)
+            {
                 batch.push(resource);
             }
             if !self.wildcard {
@@ -317,7 +323,9 @@ impl Subscription {
                         || self.held.contains(name)
                         || wanted(&self.asked, &self.following, name, resource);
                     if told {
-                        if self.initial.remove(&**name).is_none_or(|version| version != resource.version) {
+                        if !batch.settled.contains(name)
+                            && self.initial.remove(&**name).is_none_or(|version| version != resource.version)
+                        {
                             batch.push(resource);
                         }
                         if !self.wildcard {

@@ -1,1 +1,280 @@
+use std::collections::BTreeMap;
 
+use mesh_core::wire::discovery::{DeltaDiscoveryResponse, Resource, Status as Detail};
+use mesh_net::control::Kind;
+use mesh_net::grpc::PARTIAL;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::session::CHUNK_BYTES;
+use super::*;
+use crate::index::Change;
+use crate::store::tests::{gone, pod, policy, service, world};
+
+fn subscribe(kind: Kind) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..DeltaDiscoveryRequest::default() }
+}
+
+fn ask(names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+        ..subscribe(Kind::Address)
+    }
+}
+
+/// As it goes over the wire.
+fn delivered(response: &EncodedResponse) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse::decode(response.encode_to_vec().as_slice()).unwrap()
+}
+
+/// Everything that the session has to say, as `type: +name -name`.
+fn told(session: &mut Session, world: &World) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Some(response) = session.next(world).unwrap() {
+        let response = delivered(&response);
+        let kind = if response.type_url == Kind::Address.type_url() { "address" } else { "policy" };
+        let names = response.resources.iter().map(|r| format!(" +{}", r.name));
+        let removed = response.removed_resources.iter().map(|name| format!(" -{name}"));
+        let partial = if response.system_version_info == PARTIAL { " ..." } else { "" };
+        all.push(format!("{kind}:{}{partial}", removed.chain(names).collect::<String>()));
+    }
+    assert!(!session.has_work(world));
+    all
+}
+
+/// Versions that an agent that was told everything holds.
+fn held(world: &World, kind: Kind) -> BTreeMap<String, String> {
+    world.of(kind).iter().map(|(name, r)| (name.to_string(), r.version.clone())).collect()
+}
+
+#[test]
+fn an_agent_is_told_everything_then_only_what_changes_policies_first() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[]), policy("p"), service("web", "10.96.0.1")]);
+    let mut session = Session::default();
+    assert_eq!(told(&mut session, &world), Vec::<String>::new());
+    session.hear(&world, subscribe(Kind::Address)).unwrap();
+    session.hear(&world, subscribe(Kind::Authorization)).unwrap();
+    assert_eq!(told(&mut session, &world), ["policy: +shop/p", "address: +a +shop/web"]);
+    world.apply(vec![pod("b", "10.0.0.2", &[]), gone("a"), policy("q")]);
+    assert_eq!(told(&mut session, &world), ["policy: +shop/q", "address: -a +b"]);
+}
+
+#[test]
+fn what_changes_often_while_an_agent_is_slow_is_told_once() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    session.hear(&world, subscribe(Kind::Address)).unwrap();
+    told(&mut session, &world);
+    for n in 2..200 {
+        world.apply(vec![pod("a", &format!("10.0.0.{n}"), &[]), pod("brief", "10.0.1.1", &[]), gone("brief")]);
+    }
+    assert_eq!(told(&mut session, &world), ["address: -brief +a"]);
+}
+
+#[test]
+fn a_resumption_is_told_differences_and_what_vanished_and_nothing_else() {
+    let before = world(vec![pod("same", "10.0.0.1", &[]), pod("other", "10.0.0.2", &[]), pod("lost", "10.0.0.3", &[])]);
+    // Another controller, or the same one restarted: its log knows nothing of the removal.
+    let after = world(vec![pod("new", "10.0.0.4", &[]), pod("same", "10.0.0.1", &[]), pod("other", "10.0.0.9", &[])]);
+    let mut session = Session::default();
+    let request =
+        DeltaDiscoveryRequest { initial_resource_versions: held(&before, Kind::Address), ..subscribe(Kind::Address) };
+    session.hear(&after, request).unwrap();
+    assert_eq!(told(&mut session, &after), ["address: -lost +new +other"]);
+
+    let mut session = Session::default();
+    let request =
+        DeltaDiscoveryRequest { initial_resource_versions: held(&after, Kind::Address), ..subscribe(Kind::Address) };
+    session.hear(&after, request).unwrap();
+    assert_eq!(told(&mut session, &after), ["address:"], "an answer all the same: now it knows that it is in sync");
+}
+
+#[test]
+fn a_large_mesh_comes_in_parts_and_changes_meanwhile_are_not_lost() {
+    let many: Vec<Change> = (0..30_000).map(|n| pod(&format!("w{n}"), "10.0.0.1", &["web"])).collect();
+    let mut world = world(many);
+    let mut session = Session::default();
+    session.hear(&world, subscribe(Kind::Address)).unwrap();
+    let first = session.next(&world).unwrap().unwrap();
+    assert_eq!(first.head.system_version_info, PARTIAL);
+    assert!(first.encoded_len() < CHUNK_BYTES * 5 / 4);
+    let last = "w29999";
+    world.apply(vec![gone("w0"), gone(last), pod("w1", "10.0.0.2", &[])]);
+    let mut agent: BTreeMap<String, Resource> = BTreeMap::new();
+    let mut take = |response: EncodedResponse| {
+        let response = delivered(&response);
+        for name in &response.removed_resources {
+            agent.remove(name);
+        }
+        agent.extend(response.resources.into_iter().map(|r| (r.name.clone(), r)));
+        response.system_version_info
+    };
+    take(first);
+    let mut version = String::new();
+    while let Some(response) = session.next(&world).unwrap() {
+        version = take(response);
+    }
+    assert_ne!(version, PARTIAL);
+    let versions: BTreeMap<_, _> = agent.into_iter().map(|(name, r)| (name, r.version)).collect();
+    assert_eq!(versions, held(&world, Kind::Address));
+}
+
+#[test]
+fn on_demand_names_bring_what_they_stand_for_and_follow_it() {
+    let mut world = world(vec![
+        service("web", "10.96.0.1"),
+        pod("a", "10.0.0.1", &["web"]),
+        pod("b", "10.0.0.2", &[]),
+        pod("c", "10.0.0.3", &[]),
+    ]);
+    let mut session = Session::default();
+    let start = DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["*".to_owned()], ..subscribe(Kind::Address) };
+    session.hear(&world, start).unwrap();
+    assert_eq!(told(&mut session, &world), ["address:"]);
+
+    session.hear(&world, ask(&["/10.0.0.2", "/10.9.9.9"])).unwrap();
+    assert_eq!(told(&mut session, &world), ["address: -/10.9.9.9 +b"]);
+    session.hear(&world, ask(&["/10.96.0.1"])).unwrap();
+    assert_eq!(told(&mut session, &world), ["address: +a +shop/web"]);
+
+    world.apply(vec![pod("c", "10.0.0.33", &[]), pod("new", "10.0.0.4", &["web"]), pod("late", "10.9.9.9", &[])]);
+    assert_eq!(told(&mut session, &world), ["address: +new +late"]);
+    world.apply(vec![gone("a"), gone("c")]);
+    assert_eq!(told(&mut session, &world), ["address: -a"]);
+
+    let stop =
+        DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["/10.96.0.1".to_owned()], ..subscribe(Kind::Address) };
+    session.hear(&world, stop).unwrap();
+    world.apply(vec![pod("new", "10.0.0.5", &["web"]), pod("b", "10.0.0.2", &["web"])]);
+    assert_eq!(told(&mut session, &world), ["address: +b"]);
+}
+
+#[test]
+fn an_on_demand_agent_that_returns_is_told_only_differences() {
+    let world = world(vec![pod("a", "10.0.0.1", &[]), pod("b", "10.0.0.2", &[])]);
+    let mut session = Session::default();
+    let mut initial = held(&world, Kind::Address);
+    initial.insert("lost".to_owned(), "1".to_owned());
+    initial.insert("b".to_owned(), "old".to_owned());
+    let request = DeltaDiscoveryRequest {
+        resource_names_unsubscribe: vec!["*".to_owned()],
+        initial_resource_versions: initial,
+        ..ask(&["/10.0.0.1", "/10.0.0.2"])
+    };
+    session.hear(&world, request).unwrap();
+    assert_eq!(told(&mut session, &world), ["address: -lost +b"]);
+}
+
+#[test]
+fn what_an_agent_acknowledged_and_refused_is_known() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    session.hear(&world, subscribe(Kind::Address)).unwrap();
+    let first = session.next(&world).unwrap().unwrap().head.nonce;
+    let answer = |nonce: &str, error: Option<&str>| DeltaDiscoveryRequest {
+        response_nonce: nonce.to_owned(),
+        error_detail: error.map(|message| Detail { code: 3, message: message.to_owned() }),
+        ..subscribe(Kind::Address)
+    };
+    let heard = session.hear(&world, answer(&first, None)).unwrap();
+    assert_eq!(heard, Heard::Acknowledged { kind: Kind::Address });
+    assert_eq!(session.subscription(Kind::Address).acknowledged, 1);
+
+    world.apply(vec![pod("a", "10.0.0.2", &[])]);
+    let second = session.next(&world).unwrap().unwrap().head.nonce;
+    let heard = session.hear(&world, answer(&second, Some("a: bad"))).unwrap();
+    assert_eq!(heard, Heard::Refused { kind: Kind::Address, message: "a: bad".to_owned() });
+    let subscription = session.subscription(Kind::Address);
+    assert_eq!((subscription.acknowledged, subscription.nacks), (1, 1));
+    assert_eq!(subscription.last_nack.as_deref(), Some("a: bad"));
+    assert_eq!(told(&mut session, &world), Vec::<String>::new(), "a refusal is no reason to send it again");
+
+    for stale in [first.as_str(), "", "x", "99"] {
+        assert_eq!(session.hear(&world, answer(stale, None)).unwrap(), Heard::Subscribed { kind: Kind::Address });
+    }
+}
+
+#[test]
+fn other_types_and_endless_lists_end_the_stream() {
+    let world = world(Vec::new());
+    let mut session = Session::default();
+    let other = DeltaDiscoveryRequest { type_url: "x".to_owned(), ..DeltaDiscoveryRequest::default() };
+    assert_eq!(session.hear(&world, other), Err(SessionError::Type("x".to_owned())));
+    let names: Vec<String> = (0..=100_000).map(|n| n.to_string()).collect();
+    let many = DeltaDiscoveryRequest { resource_names_subscribe: names, ..subscribe(Kind::Address) };
+    assert_eq!(session.hear(&world, many), Err(SessionError::TooManyNames));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u8, u8),
+    Remove(u8),
+    Read,
+    Return,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0_u8..12, 0_u8..4).prop_map(|(name, ip)| Step::Set(name, ip)),
+        3 => (0_u8..12).prop_map(Step::Remove),
+        2 => Just(Step::Read),
+        1 => Just(Step::Return),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    /// However an agent reads, leaves and returns, it ends with what the world holds.
+    #[test]
+    fn an_agent_always_ends_with_the_world(steps in steps()) {
+        let mut world = world(Vec::new());
+        let mut session = Session::default();
+        session.hear(&world, subscribe(Kind::Address)).unwrap();
+        let mut agent: BTreeMap<String, String> = BTreeMap::new();
+        let read = |session: &mut Session, world: &World, agent: &mut BTreeMap<String, String>| {
+            while let Some(response) = session.next(world).unwrap() {
+                let response = delivered(&response);
+                for name in response.removed_resources {
+                    agent.remove(&name);
+                }
+                for resource in response.resources {
+                    agent.insert(resource.name, resource.version);
+                }
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Set(name, ip) => {
+                    world.apply(vec![pod(&format!("p{name}"), &format!("10.0.0.{ip}"), &[])]);
+                }
+                Step::Remove(name) => {
+                    world.apply(vec![gone(&format!("p{name}"))]);
+                }
+                Step::Read => read(&mut session, &world, &mut agent),
+                Step::Return => {
+                    session = Session::default();
+                    let request = DeltaDiscoveryRequest {
+                        initial_resource_versions: agent.clone(),
+                        ..subscribe(Kind::Address)
+                    };
+                    session.hear(&world, request).unwrap();
+                }
+            }
+        }
+        read(&mut session, &world, &mut agent);
+        prop_assert_eq!(agent, held(&world, Kind::Address));
+    }
+
+    #[test]
+    fn no_bytes_of_an_agent_panic(requests in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5)) {
+        let world = world(vec![pod("a", "10.0.0.1", &[])]);
+        let mut session = Session::default();
+        for bytes in requests {
+            if let Ok(mut request) = DeltaDiscoveryRequest::decode(bytes.as_slice()) {
+                request.type_url = Kind::Address.type_url().to_owned();
+                let _ = session.hear(&world, request);
+                let _ = session.next(&world);
+            }
+        }
+    }
+}
