@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod objects;
 pub mod needs;
 pub mod apps;
+pub mod outcome;
 pub mod capture;
 pub mod topology;
 pub mod pod;

@@ -10,7 +10,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -29,6 +30,34 @@ pub struct Mesh {
     pub controller: Program,
     pub source: Source,
     pub world: Topology,
+    /// Holds for what is started from now on.
+    pub setup: Setup,
+    markers: AtomicUsize,
+}
+
+/// What is not as usual in a mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Environment of agents, after what they are given anyway.
+    pub agent: Vec<(String, String)>,
+    /// Further arguments of the controller.
+    pub controller: Vec<String>,
+}
+
+impl Setup {
+    /// With `name` in the environment of agents.
+    #[must_use]
+    pub fn agent(mut self, name: &str, value: &str) -> Setup {
+        self.agent.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With arguments for the controller.
+    #[must_use]
+    pub fn controller(mut self, arguments: &[&str]) -> Setup {
+        self.controller.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
 }
 
 /// A node's agent.
@@ -45,6 +74,14 @@ impl Mesh {
     /// # Errors
     /// When one does not come up, with the end of its log.
     pub fn with_nodes(name: &str, nodes: &[&str]) -> Result<Mesh> {
+        Mesh::with_setup(name, nodes, Setup::default())
+    }
+
+    /// As [`with_nodes`](Mesh::with_nodes), with something not as usual.
+    ///
+    /// # Errors
+    /// When one does not come up, with the end of its log.
+    pub fn with_setup(name: &str, nodes: &[&str], setup: Setup) -> Result<Mesh> {
         let world = Topology::with_nodes(name, nodes)?;
         let source = Source::new(world.run().dir())?;
         for node in world.nodes() {
@@ -53,9 +90,9 @@ impl Mesh {
         let tokens: Vec<String> = nodes.iter().map(|node| format!("{node}: {}\n", token(node))).collect();
         fs::write(world.run().dir().join("tokens"), tokens.concat())?;
 
-        let mut controller = controller(&world, &source)?.start()?;
+        let mut controller = controller(&world, &source, &setup)?.start()?;
         wait_ready(world.wire(), &mut controller, CONTROLLER_ADMIN)?;
-        let mut mesh = Mesh { agents: Vec::new(), controller, source, world };
+        let mut mesh = Mesh { agents: Vec::new(), controller, source, world, setup, markers: AtomicUsize::new(0) };
         for node in nodes {
             let agent = mesh.start_agent(node)?;
             mesh.agents.push(agent);
@@ -104,6 +141,7 @@ impl Mesh {
             .env("ADMIN_ADDRESS", format!("127.0.0.1:{AGENT_ADMIN}"))
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "info,mesh_node=debug");
+        let launch = self.setup.agent.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         Ok(Agent { program: launch.start()?, node: node.to_owned(), run_dir })
     }
 
@@ -112,7 +150,7 @@ impl Mesh {
     /// # Errors
     /// When it does not come up.
     pub fn restart_controller(&mut self) -> Result<()> {
-        self.controller = controller(&self.world, &self.source)?.start()?;
+        self.controller = controller(&self.world, &self.source, &self.setup)?.start()?;
         wait_ready(self.world.wire(), &mut self.controller, CONTROLLER_ADMIN)
     }
 
@@ -225,6 +263,35 @@ impl Mesh {
         Ok(())
     }
 
+    /// Waits until every agent has all that was written before. What was written reaches agents in order, but addresses
+    /// and policies apart, so one object of each goes after it.
+    ///
+    /// # Errors
+    /// When one does not, with what it believes.
+    pub fn settle(&self) -> Result<()> {
+        let number = self.markers.fetch_add(1, Ordering::Relaxed);
+        let (policy, service) = (format!("policy-{number}"), format!("service-{number}"));
+        let policy_yaml = objects::security(
+            "AuthorizationPolicy",
+            MARKERS,
+            &policy,
+            "{action: DENY, rules: [{to: [{operation: {ports: [\"9\"]}}]}]}",
+        );
+        let service_yaml = objects::service(MARKERS, &service, &[], "nothing", &[(9, 9)]);
+        self.apply("markers", &format!("{policy_yaml}---\n{service_yaml}"))?;
+        for Agent { node, .. } in &self.agents {
+            self.until_config(node, &format!("marker {number}"), |config| {
+                let has = |list: &Value, name: &str| {
+                    list.as_array().is_some_and(|list| {
+                        list.iter().any(|entry| entry["name"] == *name || entry["key"]["name"] == *name)
+                    })
+                };
+                has(&config["policies"], &policy) && has(&config["services"], &service)
+            })?;
+        }
+        Ok(())
+    }
+
     fn agent_command(&self, pod: &Pod, verb: &str) -> Result<Launch> {
         let run_dir = &self.agent(&pod.node).run_dir;
         Ok(self.world.node(&pod.node).command(&built("mesh-node")?).arg(verb).arg("--run-dir").arg(run_dir))
@@ -232,14 +299,26 @@ impl Mesh {
 }
 
 impl Agent {
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// Lines of its access log, oldest first.
     #[must_use]
     pub fn accesses(&self) -> Vec<Value> {
+        self.lines("access")
+    }
+
+    /// Lines of its log that are for `target`, oldest first.
+    #[must_use]
+    pub fn lines(&self, target: &str) -> Vec<Value> {
         self.program
             .log()
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["target"] == "access")
+            .filter(|line| line["target"] == target)
             .collect()
     }
 
@@ -248,17 +327,29 @@ impl Agent {
     /// # Errors
     /// When there is none; with those there are.
     pub fn until_access(&self, facts: &[&str]) -> Result<Value> {
-        let waited = until(&format!("an access with {facts:?} at node {}", self.node), PATIENCE, || {
-            self.accesses().into_iter().find(|line| {
+        self.until_line("access", facts)
+    }
+
+    /// As [`until_access`](Agent::until_access), for the audit log.
+    ///
+    /// # Errors
+    /// When there is none; with those there are.
+    pub fn until_audit(&self, facts: &[&str]) -> Result<Value> {
+        self.until_line("audit", facts)
+    }
+
+    fn until_line(&self, target: &str, facts: &[&str]) -> Result<Value> {
+        let waited = until(&format!("a line of {target} with {facts:?} at node {}", self.node), PATIENCE, || {
+            self.lines(target).into_iter().find(|line| {
                 let text = line.to_string();
                 facts.iter().all(|fact| text.contains(fact))
             })
         });
-        waited.with_context(|| format!("there are {:#?}", self.accesses()))
+        waited.with_context(|| format!("there are {:#?}", self.lines(target)))
     }
 }
 
-fn controller(world: &Topology, source: &Source) -> Result<Launch> {
+fn controller(world: &Topology, source: &Source, setup: &Setup) -> Result<Launch> {
     let state = world.wire().dir().join("ctrl");
     fs::create_dir_all(&state)?;
     let [v4, v6] = world.controller_ips();
@@ -272,11 +363,13 @@ fn controller(world: &Topology, source: &Source) -> Result<Launch> {
         .arg("--state-dir")
         .arg(state)
         .arg("--tokens")
-        .arg(world.run().dir().join("tokens")))
+        .arg(world.run().dir().join("tokens"))
+        .args(&setup.controller))
 }
 
 /// Long enough to be accepted; as secret as a test needs.
-fn token(node: &str) -> String {
+#[must_use]
+pub fn token(node: &str) -> String {
     format!("token-of-node-{node}-in-a-test")
 }
 
@@ -306,6 +399,9 @@ fn get(place: &Place, port: u16, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-const CONTROL: u16 = 15012;
+/// Namespace of [`Mesh::settle`]'s objects.
+const MARKERS: &str = "markers";
+/// Where the controller listens, beside its [`Topology::controller_ips`].
+pub const CONTROL: u16 = 15012;
 const CONTROLLER_ADMIN: u16 = 15014;
 const AGENT_ADMIN: u16 = 15000;

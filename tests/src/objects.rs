@@ -49,7 +49,9 @@ impl Source {
         fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// Where `<name>.yaml` is or would be.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.yaml"))
     }
 }
@@ -125,6 +127,14 @@ pub fn deny(namespace: &str, name: &str, app: &str, principals: &[&str]) -> Stri
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: {name}\n  \
          namespace: {namespace}\nspec:\n  selector:\n    matchLabels:\n      app: {app}\n  action: DENY\n  rules:\n  - from:\n    \
          - source:\n        principals:{principals}\n"
+    )
+}
+
+/// An object of `security.istio.io` with `spec` in YAML's flow style, such as `{action: DENY, rules: [{}]}`.
+#[must_use]
+pub fn security(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec: {spec}\n"
     )
 }
 
