@@ -24,11 +24,11 @@ use tracing::{error, info, warn};
 use crate::connections::Connections;
 use crate::ebpf::{self, Kernel};
 use crate::inbound::{self, Inbound};
-use crate::logging::Level;
+use crate::logging::Log;
 use crate::outbound::balance::Loads;
 use crate::outbound::{self, Outbound};
 use crate::pods::local::Local;
-use crate::pods::{self, Manager, PodView, Pods};
+use crate::pods::{self, Manager, Pods, PodsView};
 use crate::pool::{self, Pool};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -42,7 +42,7 @@ pub const SOCKET: &str = "node.sock";
 ///
 /// # Errors
 /// Something that the agent cannot work without is missing; the text says what.
-pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let (kernel, facilities) = load_kernel(&settings)?;
     std::fs::create_dir_all(&settings.run_dir).with_context(|| format!("make {}", settings.run_dir.display()))?;
 
@@ -82,8 +82,9 @@ pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
         connections.clone(),
         workers,
         snapshot.clone(),
+        tokio::runtime::Handle::current(),
     );
-    tokio::spawn(pods.run(orders));
+    let pods_ended = pods.start(orders).context("start the thread for the pods")?;
     if let Some(manager) = settings.inpod_uds.clone() {
         pods::zds::follow(manager, commands.clone()).context("start the thread for the pod manager")?;
     }
@@ -108,6 +109,7 @@ pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
             telemetry: telemetry.clone(),
             connections: connections.clone(),
         }));
+        registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
         let node = settings.node_name.clone();
@@ -115,7 +117,10 @@ pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
             (connections.clone(), pod_views.clone(), status.clone(), pod_views, draining.clone());
         Router::new()
             .metrics(Arc::new(registry))
-            .logging(move |filter| level.set(filter))
+            .logging({
+                let level = log.level.clone();
+                move |filter| level.set(filter)
+            })
             .ready(move || ready(&ready_status, &ready_pods.borrow(), *stopping.borrow()))
             .json("/connections", move || views::connections(&shown))
             .json("/config", move || {
@@ -123,7 +128,7 @@ pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
                     version: env!("CARGO_PKG_VERSION"),
                     node: node.clone(),
                     control: status.view(),
-                    pods: views.borrow().clone(),
+                    pods: views.borrow().pods.clone(),
                     certificates: certificates.status(),
                     workloads: Vec::new(),
                     services: Vec::new(),
@@ -145,7 +150,11 @@ pub async fn run(settings: Settings, level: Level) -> anyhow::Result<()> {
         "agent running"
     );
 
-    stopped().await;
+    tokio::select! {
+        () = stopped() => {}
+        // It holds every command's receiver, so it only ends by a defect.
+        _ = pods_ended => anyhow::bail!("the thread for the pods has ended"),
+    }
     drain.send_replace(true);
     info!(connections = connections.len(), deadline = ?settings.drain, "draining");
     let emptied = tokio::time::timeout(settings.drain, async {
@@ -229,14 +238,17 @@ async fn follow(
     }
 }
 
-fn ready(status: &ControlStatus, pods: &[PodView], draining: bool) -> Result<(), String> {
+fn ready(status: &ControlStatus, view: &PodsView, draining: bool) -> Result<(), String> {
     if draining {
         return Err("the agent is draining".to_owned());
+    }
+    if view.superseded {
+        return Err("another agent has taken over this node's pods".to_owned());
     }
     if !status.is_synced() {
         return Err("the control stream has not been read once".to_owned());
     }
-    match pods.iter().find(|pod| pod.state == "waiting") {
+    match view.pods.iter().find(|pod| pod.state == "waiting") {
         Some(pod) => Err(format!("pod {} waits for {}", pod.uid, pod.waiting_for.as_deref().unwrap_or("its turn"))),
         None => Ok(()),
     }

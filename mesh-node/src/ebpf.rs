@@ -16,6 +16,7 @@
 
 mod pods;
 mod attach;
+mod instance;
 mod table;
 mod probe;
 mod logs;
@@ -32,7 +33,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use mesh_ebpf::{FlowKind, ListenerKey};
+use mesh_ebpf::{FlowKey, FlowKind, ListenerKey};
 
 pub use bpffs::{is_bpffs, mount_bpffs};
 pub use cgroup::CgroupError;
@@ -45,6 +46,7 @@ use crate::{
     socket::canonical,
 };
 use pods::State;
+use table::{Flows, flows};
 
 /// Where the programs live and whom they serve.
 #[derive(Clone, Debug)]
@@ -71,7 +73,8 @@ pub struct Pod<'a> {
     pub addresses: &'a [IpAddr],
     /// Number for the hooks' log lines.
     pub id: u32,
-    /// Its listeners, of the kinds that shall be served; of several that share a port, one.
+    /// Its listeners, of the kinds that shall be served: as many of each kind as workers share its connections, 64 at
+    /// most.
     pub listeners: &'a [(ListenerKind, BorrowedFd<'a>)],
 }
 
@@ -87,6 +90,8 @@ pub enum ListenerKind {
 }
 
 impl ListenerKind {
+    const ALL: [Self; 3] = [Self::Outbound, Self::Plaintext, Self::Hbone];
+
     fn number(self) -> u32 {
         match self {
             Self::Outbound => ListenerKey::OUTBOUND,
@@ -160,13 +165,12 @@ pub enum KernelError {
 
 /// The loaded programs. Dropping it changes nothing in the kernel: see [`Kernel::withdraw`] and [`Kernel::remove_all`].
 ///
-/// Calls may be made from several threads and are blocking. [`Kernel::enrol`] parses the object again for the pod's
-/// instance of sk_lookup: 60 to 100 ms on two busy cores, 300 ms where aya-obj is not optimised, so give it a thread;
-/// [`Kernel::load`] takes that once, and once more for each adopted pod. [`Kernel::withdraw`] takes 2 to 12 ms.
-/// [`Kernel::opened_by_node`] waits for an enrolment in progress.
+/// Calls may be made from several threads and are blocking; what they take is in `tests/kernel/costs.rs`, with how to
+/// measure it. [`Kernel::opened_by_node`] is for the data path: it is one system call and waits for no other call.
 #[derive(Debug)]
 pub struct Kernel {
     state: Mutex<State>,
+    flows: Flows,
 }
 
 impl Kernel {
@@ -175,7 +179,9 @@ impl Kernel {
     ///
     /// # Errors  See [`LoadError`]; [`probe`] says more about what a kernel lacks.
     pub fn load(config: Config) -> Result<Self, LoadError> {
-        Ok(Self { state: Mutex::new(State::load(config)?) })
+        let dir = config.pin_dir.clone();
+        let state = State::load(config)?;
+        Ok(Self { state: Mutex::new(state), flows: flows(&dir)? })
     }
 
     /// Starts capturing a pod's connections: prepares its namespace, then steers what arrives, then what leaves.
@@ -213,6 +219,12 @@ impl Kernel {
         self.state().withdraw(cookie)
     }
 
+    /// Whether another agent has loaded since: all that changes something fails from then on, with
+    /// [`KernelError::Superseded`].
+    pub fn is_superseded(&self) -> bool {
+        self.state().is_superseded()
+    }
+
     /// Pods that are enrolled, by this agent or one before it.
     pub fn enrolled(&self) -> Vec<NetnsCookie> {
         self.state().enrolled()
@@ -222,7 +234,16 @@ impl Kernel {
     /// `local` the pod's end and `remote` the client's, as `socket::ends` gives them. True only as long as the client
     /// has not closed.
     pub fn opened_by_node(&self, cookie: NetnsCookie, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.state().flow(cookie, canonical(remote), canonical(local)) == Some(FlowKind::NODE)
+        let (client, server) = (canonical(remote), canonical(local));
+        let key = FlowKey {
+            cookie: cookie.0,
+            local: client.ip().into(),
+            remote: server.ip().into(),
+            local_port: client.port(),
+            remote_port: server.port(),
+            pad: 0,
+        };
+        self.flows.get(&key, 0).is_ok_and(|kind| kind == FlowKind::NODE)
     }
 
     /// Withdraws every pod and removes every link, map and pin.

@@ -13,6 +13,7 @@ pub mod zds;
 pub mod local;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +23,14 @@ use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::{Tunnel, Uid, Workload};
 use mesh_net::certificates::{Certificates, Lease};
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::connection::End;
 use crate::connections::Connections;
-use crate::ebpf::{self, Kernel, ListenerKind};
+use crate::ebpf::{self, Kernel, KernelError, ListenerKind};
 use crate::netns::{Netns, NetnsCookie};
 use crate::pod::{Enrolment, Pod};
 use crate::socket;
@@ -94,6 +96,13 @@ pub struct PodView {
     pub waiting_for: Option<String>,
 }
 
+/// What the manager knows, for `/config` and readiness.
+#[derive(Clone, Debug, Default)]
+pub struct PodsView {
+    pub superseded: bool,
+    pub pods: Vec<PodView>,
+}
+
 struct Known {
     description: Description,
     stage: Stage,
@@ -123,9 +132,13 @@ pub struct Pods {
     known: BTreeMap<Arc<str>, Known>,
     /// Pods out of the mesh whose connections go on, by namespace: coming back ends the wait.
     releasing: BTreeMap<u64, Releasing>,
-    views: watch::Sender<Vec<PodView>>,
+    views: watch::Sender<PodsView>,
     number: u32,
     unsettled: Vec<Manager>,
+    /// Another agent owns the pins: nothing is left for this one but to end what it has.
+    superseded: bool,
+    /// Where the tasks that keep certificates run; this manager's own runtime stands still during an enrolment.
+    keepers: Handle,
 }
 
 struct Releasing {
@@ -144,8 +157,9 @@ impl Pods {
         connections: Connections,
         workers: Vec<Worker>,
         snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    ) -> (Self, watch::Receiver<Vec<PodView>>) {
-        let (views, seen) = watch::channel(Vec::new());
+        keepers: Handle,
+    ) -> (Self, watch::Receiver<PodsView>) {
+        let (views, seen) = watch::channel(PodsView::default());
         let unsettled = config.managers.clone();
         let pods = Self {
             config,
@@ -159,12 +173,30 @@ impl Pods {
             views,
             number: 0,
             unsettled,
+            superseded: false,
+            keepers,
         };
         (pods, seen)
     }
 
+    /// Runs the manager on a thread of its own until there is nobody left to command it. Enrolling a pod blocks for tens of
+    /// milliseconds, in which a policy that ends connections must not wait. The receiver is told, or dropped, when the
+    /// manager has ended.
+    ///
+    /// # Errors
+    /// The process may have no more threads or descriptors.
+    pub fn start(self, commands: mpsc::Receiver<Command>) -> io::Result<oneshot::Receiver<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new().name("pods".to_owned()).spawn(move || {
+            runtime.block_on(self.run(commands));
+            let _ = ended.send(());
+        })?;
+        Ok(end)
+    }
+
     /// Serves commands until there is nobody left to send any.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -179,7 +211,12 @@ impl Pods {
                     }
                     self.reconsider();
                 }
-                _ = tick.tick() => self.retry(),
+                _ = tick.tick() => {
+                    if self.kernel.is_superseded() {
+                        self.supersede();
+                    }
+                    self.retry();
+                }
             }
             self.show();
         }
@@ -213,7 +250,27 @@ impl Pods {
         }
     }
 
+    /// Another agent has the pods from here on.
+    fn supersede(&mut self) {
+        if !std::mem::replace(&mut self.superseded, true) {
+            info!("another agent has taken over this node's pods; this one only ends what it has");
+        }
+    }
+
+    /// Turns an error of the kernel's half into text, unless it says that another agent has taken over.
+    fn failed(&mut self, error: &KernelError) -> Option<String> {
+        if matches!(error, KernelError::Superseded { .. }) {
+            self.supersede();
+            return None;
+        }
+        Some(chain(error))
+    }
+
     fn add(&mut self, description: Description, reply: oneshot::Sender<Result<(), String>>) {
+        if self.superseded {
+            let _ = reply.send(Err(SUPERSEDED.to_owned()));
+            return;
+        }
         let uid = description.uid.clone();
         if let Some(known) = self.known.get_mut(&uid) {
             if known.description.netns.cookie() == description.netns.cookie() {
@@ -243,6 +300,9 @@ impl Pods {
     /// The control plane said something new: labels may have changed.
     fn reconsider(&mut self) {
         let Some(snapshot) = self.snapshot.borrow_and_update().clone() else { return };
+        if self.superseded {
+            return;
+        }
         let uids: Vec<Arc<str>> = self.known.keys().cloned().collect();
         for uid in uids {
             let Some(known) = self.known.get_mut(&uid) else { continue };
@@ -260,7 +320,9 @@ impl Pods {
                     let pod = pod.clone();
                     known.stage = Stage::Outside;
                     info!(pod = %uid, "label gone: the pod leaves the mesh");
-                    if let Err(error) = self.release(pod) {
+                    if let Err(error) = self.release(pod)
+                        && !self.superseded
+                    {
                         warn!(pod = %uid, error, "release a pod");
                     }
                 }
@@ -272,6 +334,12 @@ impl Pods {
     }
 
     fn retry(&mut self) {
+        if self.superseded {
+            for known in self.known.values_mut() {
+                answer(&mut known.waiters, Err(SUPERSEDED.to_owned()));
+            }
+            return;
+        }
         let now = Instant::now();
         let due: Vec<Arc<str>> = self
             .known
@@ -322,8 +390,9 @@ impl Pods {
                     if self.kernel.enrolled().contains(&cookie)
                         && !self.releasing.contains_key(&cookie.0)
                         && let Err(error) = self.kernel.withdraw(cookie)
+                        && let Some(error) = self.failed(&error)
                     {
-                        warn!(pod = %uid, error = chain(&error), "withdraw a pod whose label is gone");
+                        warn!(pod = %uid, error, "withdraw a pod whose label is gone");
                     }
                     return;
                 }
@@ -343,6 +412,7 @@ impl Pods {
             }
         };
         if lease.as_ref().is_none_or(|l| *l.identity() != identity) {
+            let _context = self.keepers.enter();
             lease = Some(self.certificates.lease(&identity));
         }
         let lease = lease.expect("set above");
@@ -364,7 +434,9 @@ impl Pods {
             }
             Err(error) => {
                 failures += 1;
-                warn!(pod = %uid, error, failures, "pod not enrolled");
+                if !self.superseded {
+                    warn!(pod = %uid, error, failures, "pod not enrolled");
+                }
                 let known = self.known.get_mut(uid).expect("looked up above");
                 answer(&mut known.waiters, Err(error.clone()));
                 let pause = (TICK * 2u32.saturating_pow(failures.min(10))).min(Duration::from_secs(15));
@@ -404,9 +476,12 @@ impl Pods {
             (ListenerKind::Plaintext, plaintext[0].as_fd()),
             (ListenerKind::Hbone, hbone[0].as_fd()),
         ];
-        self.kernel
-            .enrol(&ebpf::Pod { netns, addresses: &addresses, id: self.number, listeners: &listeners })
-            .map_err(|error| format!("enrol in the kernel: {}", chain(&error)))?;
+        let enrolled =
+            self.kernel.enrol(&ebpf::Pod { netns, addresses: &addresses, id: self.number, listeners: &listeners });
+        if let Err(error) = enrolled {
+            let error = self.failed(&error);
+            return Err(error.map_or(SUPERSEDED.to_owned(), |error| format!("enrol in the kernel: {error}")));
+        }
         self.releasing.remove(&pod.cookie.0);
         let sets = outbound.into_iter().zip(plaintext).zip(hbone);
         for (worker, ((outbound, plaintext), hbone)) in self.workers.iter().zip(sets) {
@@ -417,7 +492,14 @@ impl Pods {
 
     /// First half of the way out: no new connections come to the agent.
     fn release(&mut self, pod: Arc<Pod>) -> Result<(), String> {
-        let released = self.kernel.release(pod.cookie).map_err(|error| chain(&error));
+        let released = match self.kernel.release(pod.cookie) {
+            Ok(()) => Ok(()),
+            // The pod stays as it is, in the other agent's hands.
+            Err(error) => match self.failed(&error) {
+                None => return Err(SUPERSEDED.to_owned()),
+                Some(error) => Err(error),
+            },
+        };
         pod.withdraw();
         let deadline = Instant::now() + self.config.release_deadline;
         self.releasing.insert(pod.cookie.0, Releasing { pod, deadline });
@@ -442,7 +524,11 @@ impl Pods {
             });
             match self.kernel.withdraw(pod.cookie) {
                 Ok(()) => info!(pod = %pod.uid, "pod withdrawn, nothing left in its namespace"),
-                Err(error) => warn!(pod = %pod.uid, error = chain(&error), "withdraw a pod"),
+                Err(error) => {
+                    if let Some(error) = self.failed(&error) {
+                        warn!(pod = %pod.uid, error, "withdraw a pod");
+                    }
+                }
             }
         }
     }
@@ -453,8 +539,10 @@ impl Pods {
         for cookie in self.kernel.enrolled() {
             if !mine.contains(&cookie.0) && !self.releasing.contains_key(&cookie.0) {
                 info!(netns_cookie = cookie.0, "withdraw a pod that no manager knows any more");
-                if let Err(error) = self.kernel.withdraw(cookie) {
-                    warn!(netns_cookie = cookie.0, error = chain(&error), "withdraw a pod");
+                if let Err(error) = self.kernel.withdraw(cookie)
+                    && let Some(error) = self.failed(&error)
+                {
+                    warn!(netns_cookie = cookie.0, error, "withdraw a pod");
                 }
             }
         }
@@ -500,9 +588,11 @@ impl Pods {
             netns_cookie: r.pod.cookie.0,
             waiting_for: Some(format!("{} connections to end", self.connections.of_pod(r.pod.cookie))),
         }));
-        self.views.send_replace(views);
+        self.views.send_replace(PodsView { superseded: self.superseded, pods: views });
     }
 }
+
+const SUPERSEDED: &str = "another agent has taken over this node's pods";
 
 /// Until something tells of a change there is little use in trying again.
 const LONG: Duration = Duration::from_secs(2);

@@ -3,19 +3,20 @@
 use std::{
     collections::HashMap,
     fmt, fs,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use mesh_ebpf::{ABI_VERSION, Address, FlowKey, FlowKind, ListenerKey, Settings, maps, pins};
+use mesh_ebpf::{ABI_VERSION, Address, ListenerKey, Settings, maps, pins};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
     Config, KernelError, ListenerKind, LoadError, Pod,
-    attach::{Loader, pin, remove},
+    attach::{Loader, agent_suffix, pin, remove},
     bpffs::is_bpffs,
     cgroup::Cgroup,
+    instance::{Slots, Template},
     logs::Logs,
     object,
     table::{Tables, check_pins, failed, gone},
@@ -27,6 +28,7 @@ use crate::{
 
 pub(super) struct State {
     loader: Loader,
+    template: Template,
     tables: Tables,
     logs: Option<Logs>,
     /// The generation that our load began; another one in the map is another agent's.
@@ -34,6 +36,8 @@ pub(super) struct State {
     node: NetnsCookie,
     /// Namespaces of the pods that this agent enrolled. Adopted ones are found again when needed.
     open: HashMap<u64, Netns>,
+    /// How many listeners this agent gave each pod.
+    slots: HashMap<u64, Slots>,
 }
 
 impl fmt::Debug for State {
@@ -64,29 +68,32 @@ impl State {
 
         let set_retval = super::probe::set_retval();
         let loader = Loader { dir: config.pin_dir, object, debug: config.debug, set_retval };
-        let mut ebpf = loader.load(0)?;
+        let mut ebpf = loader.load()?;
+        let template = Template::of(&loader.object, &ebpf)?;
+        // The kernel's opinion of it, before a pod depends on it.
+        template.instance(0, Slots::default())?;
         let mut tables = Tables::of(&mut ebpf)?;
         let node = Netns::current().map_err(KernelError::Node)?.cookie();
         let generation = tables.settings()?.generation.wrapping_add(1);
         let settings = Settings { abi_version: ABI_VERSION, generation, node_cookie: node.0 };
         tables.settings.set(0, settings, 0).map_err(failed("write", maps::SETTINGS))?;
-        if tables.agents.insert(agent.id, 1, 0).is_err() {
-            // Full of agents that are long dead. One that still drains loses the exemption for new connections.
-            let dead: Vec<u64> = tables.agents.keys().filter_map(Result::ok).collect();
-            for id in dead {
-                gone(maps::AGENTS, tables.agents.remove(&id))?;
-            }
-            tables.agents.insert(agent.id, 1, 0).map_err(failed("insert", maps::AGENTS))?;
+        // An agent that drains is in its cgroup, which is there as long.
+        let dead: Vec<u64> = tables.agents.keys().filter_map(Result::ok).filter(|id| agent.is_gone(*id)).collect();
+        for id in dead {
+            gone(maps::AGENTS, tables.agents.remove(&id))?;
+            loader.forget_agent(id)?;
         }
+        tables.agents.insert(agent.id, 1, 0).map_err(failed("insert", maps::AGENTS))?;
 
         loader.attach_cgroup(&mut ebpf, &pods, "")?;
         if !agent.is_within(&pods) {
-            loader.attach_cgroup(&mut ebpf, &agent, &format!("-agent-{}", agent.id))?;
+            loader.attach_cgroup(&mut ebpf, &agent, &agent_suffix(agent.id))?;
         }
         let logs = if config.debug { Logs::of(&mut ebpf) } else { None };
-        let state = Self { loader, tables, logs, generation, node, open: HashMap::new() };
+        let state = Self { loader, template, tables, logs, generation, node, open: HashMap::new(), slots: HashMap::new() };
         for cookie in state.enrolled() {
-            state.loader.attach_pod(cookie.0, None)?;
+            // With the first of the listeners that its agent left it, if that still lives.
+            state.steer(cookie.0, None)?;
         }
         Ok(state)
     }
@@ -115,11 +122,7 @@ impl State {
         plumb(pod.netns, pod.addresses)?;
         self.listeners(cookie, pod.listeners)?;
         self.addresses(cookie, pod.addresses)?;
-        let attached = self.loader.attach_pod(cookie, Some(pod.netns.as_fd()));
-        attached.map_err(|error| match error {
-            LoadError::Kernel(error) => error,
-            other => KernelError::Instance(Box::new(other)),
-        })?;
+        self.steer(cookie, Some(pod.netns.as_fd()))?;
         let value = mesh_ebpf::Pod { id: pod.id, flags: 0 };
         self.tables.pods.insert(cookie, value, 0).map_err(failed("insert", maps::PODS))
     }
@@ -130,7 +133,8 @@ impl State {
         listeners: &[(ListenerKind, BorrowedFd<'_>)],
     ) -> Result<(), KernelError> {
         let _lock = self.own()?;
-        self.listeners(cookie.0, listeners)
+        self.listeners(cookie.0, listeners)?;
+        self.steer(cookie.0, None)
     }
 
     pub(super) fn release(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
@@ -143,20 +147,12 @@ impl State {
         self.undo(cookie)
     }
 
-    pub(super) fn enrolled(&self) -> Vec<NetnsCookie> {
-        self.tables.plumbed.keys().filter_map(Result::ok).map(NetnsCookie).collect()
+    pub(super) fn is_superseded(&self) -> bool {
+        self.tables.settings().is_ok_and(|settings| settings.generation != self.generation)
     }
 
-    pub(super) fn flow(&self, cookie: NetnsCookie, from: SocketAddr, to: SocketAddr) -> Option<FlowKind> {
-        let key = FlowKey {
-            cookie: cookie.0,
-            local: from.ip().into(),
-            remote: to.ip().into(),
-            local_port: from.port(),
-            remote_port: to.port(),
-            pad: 0,
-        };
-        self.tables.flows.get(&key, 0).ok()
+    pub(super) fn enrolled(&self) -> Vec<NetnsCookie> {
+        self.tables.plumbed.keys().filter_map(Result::ok).map(NetnsCookie).collect()
     }
 
     pub(super) fn remove_all(&mut self) -> Result<(), KernelError> {
@@ -183,12 +179,14 @@ impl State {
     /// Undoes what it can and returns the first error.
     fn undo(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
         let mut first = self.stop(cookie.0);
-        let listeners = [ListenerKind::Outbound, ListenerKind::Plaintext, ListenerKind::Hbone];
-        for kind in listeners {
-            let key = ListenerKey { cookie: cookie.0, kind: kind.number(), pad: 0 };
-            first = first.and(gone(maps::LISTENERS, self.tables.listeners.remove(&key)));
+        for kind in ListenerKind::ALL {
+            for slot in 0..ListenerKey::SLOTS {
+                let key = ListenerKey { cookie: cookie.0, kind: kind.number(), slot };
+                first = first.and(gone(maps::LISTENERS, self.tables.listeners.remove(&key)));
+            }
         }
         first = first.and(self.addresses(cookie.0, &[]));
+        self.slots.remove(&cookie.0);
         self.tables.forget_flows(cookie.0);
         let Ok(before) = self.tables.plumbed.get(&cookie.0, 0) else { return first };
         let netns = self.open.remove(&cookie.0).or_else(|| Netns::find(before.netns_inode, cookie));
@@ -205,13 +203,27 @@ impl State {
         pods.and(remove(&self.loader.pod_link(cookie)))
     }
 
+    /// Puts the listeners into their slots, and counts these.
     fn listeners(&mut self, cookie: u64, listeners: &[(ListenerKind, BorrowedFd<'_>)]) -> Result<(), KernelError> {
-        for (kind, socket) in listeners {
-            let key = ListenerKey { cookie, kind: kind.number(), pad: 0 };
-            let done = self.tables.listeners.insert(key, socket.as_raw_fd(), 0);
-            done.map_err(failed("insert", maps::LISTENERS))?;
+        let slots = self.slots.entry(cookie).or_default();
+        for kind in ListenerKind::ALL {
+            let named = listeners.iter().filter(|(other, _)| *other == kind);
+            for (slot, (_, socket)) in (0..ListenerKey::SLOTS).zip(named) {
+                let key = ListenerKey { cookie, kind: kind.number(), slot };
+                let done = self.tables.listeners.insert(key, socket.as_raw_fd(), 0);
+                done.map_err(failed("insert", maps::LISTENERS))?;
+                slots.set(kind, slot + 1);
+            }
         }
         Ok(())
+    }
+
+    /// Gives the pod's link an instance of the program that knows the pod and its slots.
+    fn steer(&self, cookie: u64, netns: Option<BorrowedFd<'_>>) -> Result<(), KernelError> {
+        let slots = self.slots.get(&cookie).copied().unwrap_or_default();
+        let program = self.template.instance(cookie, slots);
+        let program = program.map_err(|error| KernelError::Instance(Box::new(error)))?;
+        self.loader.attach_pod(program.as_fd(), cookie, netns)
     }
 
     /// Makes `addresses` the pod's, and only these.
