@@ -1,5 +1,8 @@
-//! Bytes per second of tunnel streams between two threads over loopback: `tunnel_throughput [streams] [MiB each]`.
+//! Bytes per second of tunnel streams between two threads over loopback:
+//! `tunnel_throughput [streams] [MiB each] [bytes per send]`.
 //!
+//! The HTTP/2 crate and buffered TLS allocate per frame and per record, and glibc gives the pages back and faults them in
+//! again: compare page faults with `MALLOC_TRIM_THRESHOLD_=134217728 MALLOC_MMAP_THRESHOLD_=33554432`.
 //! One single-threaded runtime per end, as the agent has; release builds only mean something.
 
 use std::net::SocketAddr;

@@ -107,7 +107,10 @@ impl fmt::Debug for Credentials {
 }
 
 /// Configurations by the application protocols that they offer; a program offers a handful of lists.
-struct Cache<C>(Mutex<Vec<(Vec<Vec<u8>>, Arc<C>)>>);
+struct Cache<C>(Mutex<Vec<(Protocols, Arc<C>)>>);
+
+/// ALPN names, best first.
+type Protocols = Vec<Vec<u8>>;
 
 impl<C> Default for Cache<C> {
     fn default() -> Self {

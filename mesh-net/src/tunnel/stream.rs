@@ -69,7 +69,7 @@ impl AsRef<[u8]> for Chunk {
 }
 
 impl SendHalf {
-    /// Waits until at least one byte may be sent; yields how many may, at most `max`. Cancel-safe.
+    /// Waits until at least one byte may be sent; yields how many may, at most `max` (0 counts as 1). Cancel-safe.
     ///
     /// Credit that is not used is held back from the connection's other streams: ask when bytes are in hand.
     ///
@@ -82,8 +82,9 @@ impl SendHalf {
     /// [`SendHalf::ready`] for a caller with a `Context`. A wake-up that is asked for here replaces the one of
     /// [`SendHalf::poll_closed_by_peer`], so poll both from one task.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<usize, StreamError>> {
+        let max = max.clamp(1, MAX_CREDIT);
         let mut send = self.shared.send();
-        send.reserve_capacity(max.min(MAX_CREDIT));
+        send.reserve_capacity(max);
         loop {
             let credit = send.capacity().min(max);
             if credit > 0 {

@@ -211,20 +211,29 @@ async fn the_peers_stream_limit_is_respected_and_freed() {
     assert!(!connection.is_closed());
 }
 
-/// A splice holds these for as long as a connection is idle.
-#[test]
-fn idle_streams_are_small() {
-    use mesh_net::tunnel::stream::{RecvHalf, SendHalf, Stream};
-    assert!(size_of::<Stream>() <= 128, "{}", size_of::<Stream>());
-    fn future_size<F>(_: &F) -> usize {
-        size_of::<F>()
-    }
-    fn sizes(send: &mut SendHalf, other: &mut SendHalf, recv: &mut RecvHalf) -> [usize; 3] {
-        [future_size(&send.ready(1)), future_size(&recv.recv()), future_size(&other.closed_by_peer())]
-    }
-    let _ = sizes;
-    fn open_size(connection: &client::Connection, head: &Head) -> usize {
-        future_size(&connection.open(head, LONG))
-    }
-    let _ = open_size;
+/// A splice holds these for as long as a connection is idle: 10,000 idle streams are to cost kilobytes each at most.
+#[tokio::test]
+async fn idle_streams_are_small() {
+    let (connection, _driver, server) = tunnel(&Config::default()).await;
+    let _server = serve(server, echo);
+    let head = Head::to("10.0.0.1:80");
+    let opening = connection.open(&head, LONG);
+    assert!(size_of_val(&opening) <= 512, "open: {}", size_of_val(&opening));
+    let (mut send, mut recv) = opening.await.unwrap().1.split();
+    assert!(size_of_val(&send) + size_of_val(&recv) <= 64, "{} + {}", size_of_val(&send), size_of_val(&recv));
+    let ready = size_of_val(&send.ready(1));
+    let (recv, closed) = (size_of_val(&recv.recv()), size_of_val(&send.closed_by_peer()));
+    assert!(ready.max(recv).max(closed) <= 64, "ready {ready}, recv {recv}, closed_by_peer {closed}");
+}
+
+#[tokio::test]
+async fn connections_are_small_futures() {
+    let (client, server) = crate::pair::encrypted(&crate::pair::Mesh::new()).await;
+    let config = Config::default();
+    let (client, server) =
+        tokio::join!(client::Connection::handshake(client, &config), server::Connection::handshake(server, &config));
+    let driver = client.unwrap().1;
+    let mut server = server.unwrap();
+    let (driver, accepting) = (size_of_val(&driver), size_of_val(&server.accept()));
+    assert!(driver <= 4096 && accepting <= 64, "driver {driver}, accept {accepting}");
 }
