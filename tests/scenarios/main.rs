@@ -4,3 +4,4 @@
 mod carried;
 mod plain_world;
 mod remains;
+mod strictness;
