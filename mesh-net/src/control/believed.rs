@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use mesh_core::policy::{Policy, Scope};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::wire::discovery::{DeltaDiscoveryResponse, Resource};
 use mesh_core::wire::{self, ADDRESS_TYPE, AUTHORIZATION_TYPE, Address};
@@ -200,38 +201,38 @@ impl Believed {
     }
 
     fn policy(&mut self, resource: Resource) -> Result<Option<InvalidResource>, InvalidResource> {
-        let message = body::<wire::security::Authorization>(&resource, AUTHORIZATION_TYPE);
-        let (policy, error) = match message {
-            Ok(message) => {
-                let (policy, error) = wire::read_authorization(message)?;
-                (policy, error.map(InvalidResource::from))
-            }
-            // Not even its scope can be read: what it is named for is all that is known, and that is denied.
-            Err(error) => match unreadable(&resource.name) {
+        let (policy, error) = match read_policy(&resource) {
+            Ok(read) => read,
+            Err(error) => match self.stand_in(&resource.name) {
                 Some(policy) => (policy, Some(error)),
                 None => return Err(error),
             },
         };
         let name: Arc<str> = policy.key.to_string().into();
-        if *name != *resource.name {
-            return Err(InvalidResource::Name { inside: name.to_string() });
-        }
         let version = if error.is_some() { String::new() } else { resource.version };
         self.policies.insert(name, Entry { version, held: Held::Policy(policy.key.clone()) });
         self.snapshot.upsert_policy(policy);
         Ok(error)
     }
+
+    /// Stands in for a policy of which nothing but the name can be read: it denies in the scope that the policy had so
+    /// far, else in its namespace, which is the widest that the name tells of.
+    fn stand_in(&self, name: &str) -> Option<Policy> {
+        let (namespace, name) = name.split_once('/').filter(|(_, name)| !name.is_empty())?;
+        let key = PolicyKey { namespace: namespace.into(), name: name.into() };
+        let scope = self.snapshot.policy(&key).map_or(Scope::Namespace, |known| known.scope);
+        Some(Policy::unreadable(key, scope))
+    }
 }
 
-/// Stands in for a policy of which only the name arrived. It keeps no scope of its own, so it takes the widest that its
-/// name allows: its namespace.
-fn unreadable(name: &str) -> Option<mesh_core::policy::Policy> {
-    let (namespace, name) = name.split_once('/')?;
-    if namespace.is_empty() || name.is_empty() {
-        return None;
+fn read_policy(resource: &Resource) -> Result<(Policy, Option<InvalidResource>), InvalidResource> {
+    let message = body::<wire::security::Authorization>(resource, AUTHORIZATION_TYPE)?;
+    let (policy, error) = wire::read_authorization(message)?;
+    let inside = policy.key.to_string();
+    if inside != resource.name {
+        return Err(InvalidResource::Name { inside });
     }
-    let key = PolicyKey { namespace: namespace.into(), name: name.into() };
-    Some(mesh_core::policy::Policy::unreadable(key, mesh_core::policy::Scope::Namespace))
+    Ok((policy, error.map(InvalidResource::from)))
 }
 
 fn body<M: Message + Default>(resource: &Resource, type_url: &str) -> Result<M, InvalidResource> {

@@ -78,7 +78,10 @@ fn a_bad_address_is_named_and_keeps_its_last_good_version_beside_the_good_ones()
 fn a_policy_that_cannot_be_read_denies_and_is_asked_for_again() {
     let mut believed = Believed::default();
     believed.apply(Kind::Authorization, response(vec![policy("p", 0, "1")], &[]));
-    for broken in [policy("p", 9, "2"), resource(Kind::Authorization, "shop/p", "2", vec![0xff])] {
+    let named_otherwise = Resource { name: "shop/p".to_owned(), ..policy("q", 0, "2") };
+    let empty = Resource { name: "shop/p".to_owned(), ..Resource::default() };
+    let garbage = resource(Kind::Authorization, "shop/p", "2", vec![0xff]);
+    for broken in [policy("p", 9, "2"), garbage, named_otherwise, empty] {
         let applied = believed.apply(Kind::Authorization, response(vec![broken], &[]));
         assert!(applied.error().unwrap().starts_with("shop/p: "));
         let snapshot = believed.snapshot();
