@@ -74,9 +74,12 @@ pub struct Access {
     refused: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
+/// Each node with the SHA-256 of its token.
+type Hashes = Vec<(Arc<str>, [u8; 32])>;
+
 #[derive(Debug, Default)]
 struct Tokens {
-    nodes: Vec<(Arc<str>, [u8; 32])>,
+    nodes: Hashes,
     stamp: Stamp,
 }
 
@@ -158,12 +161,12 @@ fn stamp(path: &Path) -> Stamp {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn read(path: &Path) -> Result<Vec<(Arc<str>, [u8; 32])>, InvalidTokens> {
+fn read(path: &Path) -> Result<Hashes, InvalidTokens> {
     let text = std::fs::read_to_string(path).map_err(|source| InvalidTokens::Read { path: path.to_owned(), source })?;
     parse(path, &text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<(Arc<str>, [u8; 32])>, InvalidTokens> {
+fn parse(path: &Path, text: &str) -> Result<Hashes, InvalidTokens> {
     let pairs: Vec<(String, String)> = if text.trim_start().starts_with('{') {
         let map: std::collections::BTreeMap<String, String> =
             serde_json::from_str(text).map_err(|error| InvalidTokens::Json { path: path.to_owned(), error })?;
@@ -185,7 +188,7 @@ fn parse(path: &Path, text: &str) -> Result<Vec<(Arc<str>, [u8; 32])>, InvalidTo
         }
         pairs
     };
-    let mut nodes: Vec<(Arc<str>, [u8; 32])> = Vec::with_capacity(pairs.len());
+    let mut nodes: Hashes = Hashes::with_capacity(pairs.len());
     for (node, token) in pairs {
         let Some(hash) = hash(&token) else {
             return Err(InvalidTokens::Token { path: path.to_owned(), node });

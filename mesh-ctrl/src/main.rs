@@ -1,5 +1,6 @@
 //! The controller's program: settings, logging, signals.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -45,7 +46,7 @@ fn main() -> anyhow::Result<()> {
 
 fn start_log(filter: &str, json: bool) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(filter)?);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = if json { lines.json().boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(Arc::new(move |level| {
