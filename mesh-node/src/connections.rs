@@ -114,3 +114,78 @@ impl Drop for Open {
         self.connections.inner.telemetry.closed(&self.live, &end);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::connection::Direction;
+
+    fn facts() -> Facts {
+        Facts::new(Direction::Inbound, ([10, 0, 0, 1], 40000).into(), ([10, 0, 0, 2], 80).into())
+    }
+
+    fn metrics(telemetry: &Telemetry) -> String {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        telemetry.register(&mut registry);
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes everything");
+        text
+    }
+
+    fn ends(text: &str, reason: &str) -> usize {
+        text.lines().filter(|l| l.starts_with("weft_connections_ended_total{") && l.contains(reason)).count()
+    }
+
+    #[tokio::test]
+    async fn a_panic_loses_its_connection_only_and_is_counted() {
+        let telemetry = Telemetry::default();
+        let connections = Connections::new(telemetry.clone());
+        let other = connections.open(facts(), Instant::now());
+        let lost = connections.open(facts(), Instant::now());
+        let task = tokio::spawn(async move {
+            let _lost = lost;
+            panic!("a defect");
+        });
+        assert!(task.await.expect_err("it panicked").is_panic());
+        let text = metrics(&telemetry);
+        assert!(text.contains("weft_panics_total 1"), "{text}");
+        assert_eq!(ends(&text, "panic"), 1, "{text}");
+        assert_eq!(connections.len(), 1);
+        other.finish(End::complete());
+        assert!(connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_asked_to_end_hears_the_first_reason() {
+        let connections = Connections::new(Telemetry::default());
+        let open = connections.open(facts(), Instant::now());
+        let first = |_: &Live| Some(End::because("policy_denied", "denied by shop/no"));
+        assert_eq!(connections.end_where(first), 1);
+        connections.end_where(|_| Some(End::because("withdrawn", "")));
+        assert_eq!(open.live().ended().await.reason, "policy_denied");
+    }
+
+    #[test]
+    fn metrics_carry_istios_names_and_bytes_are_counted_once() {
+        let telemetry = Telemetry::default();
+        let connections = Connections::new(telemetry.clone());
+        let open = connections.open(facts(), Instant::now());
+        open.live().count_received(5);
+        open.live().count_sent(7);
+        telemetry.report_bytes(open.live());
+        open.live().count_sent(1);
+        open.finish(End::complete());
+        let text = metrics(&telemetry);
+        for (name, value) in [
+            ("istio_tcp_connections_opened_total", "1"),
+            ("istio_tcp_connections_closed_total", "1"),
+            ("istio_tcp_received_bytes_total", "5"),
+            ("istio_tcp_sent_bytes_total", "8"),
+        ] {
+            let line = text.lines().find(|l| l.starts_with(&format!("{name}{{"))).expect(name);
+            assert!(line.ends_with(&format!(" {value}")), "{line}");
+            assert!(line.contains("reporter=\"destination\"") && line.contains("source_workload=\"unknown\""), "{line}");
+        }
+    }
+}

@@ -98,7 +98,7 @@ fn run(flags: Flags) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let level = logging::start(&settings.log_level, settings.log_json);
+    let log = logging::start(&settings.log_level, settings.log_json);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -106,7 +106,7 @@ fn run(flags: Flags) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(app::run(settings, level)) {
+    match runtime.block_on(app::run(settings, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

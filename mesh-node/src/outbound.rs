@@ -224,8 +224,14 @@ fn head(facts: &Facts, endpoint: &Endpoint) -> Head {
             for_: facts.client.0,
             host: endpoint.service.as_ref().map(|(service, _)| service.key.hostname.to_string()),
         }),
-        traceparent: None,
+        traceparent: Some(traceparent()),
     }
+}
+
+/// A trace of its own for each connection, not sampled (W3C Trace Context, section 3.2): what an L7 hop further on joins.
+fn traceparent() -> String {
+    // An all-zero id is invalid; its odds are 2^-128 and 2^-64.
+    format!("00-{:032x}-{:016x}-00", rand::random::<u128>(), rand::random::<u64>())
 }
 
 /// What the other agent is told of a workload, for its telemetry.

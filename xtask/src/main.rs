@@ -69,7 +69,7 @@ enum Command {
     },
     /// Formatting, clippy, tidy tests and licences
     Lint,
-    /// Run the property tests of every parser (tests in a module named `fuzz`) for long
+    /// Run the property tests of every parser of bytes from outside for long
     Fuzz {
         /// Cases per property
         #[arg(long, default_value_t = 200_000)]

@@ -24,20 +24,21 @@ pub(crate) enum Suite {
 /// Builds what `suite` needs, runs it and prints `N passed, N failed, N skipped` as the last line.
 pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     let mut tally = Tally::default();
+    let filters = filter.as_slice();
     match suite {
         Suite::Pure => setup::ensure(&[Purpose::Build])?,
         Suite::Mesh | Suite::All => setup::ensure(&Purpose::ALL)?,
     }
     if suite != Suite::Mesh {
-        cargo_test(PURE, &[], filter, &[], &mut tally)?;
+        cargo_test(PURE, &[], filters, &[], &mut tally)?;
     }
     if suite != Suite::Pure && !child::interrupted() {
         clean_up()?;
         // Scenarios run the daemons as programs, which `cargo test` alone would not build.
         match build(false) {
             Ok(()) => {
-                cargo_test(&["mesh-node"], KERNEL_THREADS, filter, &[], &mut tally)?;
-                cargo_test(&["weft-tests"], SCENARIO_THREADS, filter, &[], &mut tally)?;
+                cargo_test(&["mesh-node"], KERNEL_THREADS, filters, &[], &mut tally)?;
+                cargo_test(&["weft-tests"], SCENARIO_THREADS, filters, &[], &mut tally)?;
             }
             Err(error) => {
                 eprintln!("error: {error:#}");
@@ -50,20 +51,20 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     conclude(tally)
 }
 
-/// Runs every property in a module named `fuzz` with `cases` cases.
+/// Runs the properties that feed parsers with what a peer, a file or a cluster may send, with `cases` cases each.
 pub(crate) fn fuzz(cases: u32, filter: Option<&str>) -> Result<ExitCode> {
     setup::ensure(&[Purpose::Build])?;
     let mut tally = Tally::default();
-    let filter = format!("fuzz::{}", filter.unwrap_or_default());
     let cases = cases.to_string();
-    cargo_test(PURE, &[], Some(&filter), &[("PROPTEST_CASES", &cases)], &mut tally)?;
+    let filters = filter.map_or(HOSTILE.to_vec(), |only| vec![only]);
+    cargo_test(FUZZED, &[], &filters, &[("PROPTEST_CASES", &cases)], &mut tally)?;
     conclude(tally)
 }
 
 fn cargo_test(
     packages: &[&str],
     harness: &[&str],
-    filter: Option<&str>,
+    filters: &[&str],
     environment: &[(&str, &str)],
     tally: &mut Tally,
 ) -> Result<()> {
@@ -74,7 +75,7 @@ fn cargo_test(
     for package in packages {
         cargo.args(["-p", package]);
     }
-    cargo.arg("--").args(filter).arg("--show-output").args(harness).envs(environment.iter().copied());
+    cargo.arg("--").args(filters).arg("--show-output").args(harness).envs(environment.iter().copied());
     println!("> {}", child::line(&cargo));
     let failed_before = tally.failed;
     let mut names = false;
@@ -113,6 +114,12 @@ fn conclude(mut tally: Tally) -> Result<ExitCode> {
 
 /// Crates whose tests need no root, no cluster and no network.
 const PURE: &[&str] = &["mesh-core", "mesh-net", "mesh-ctrl", "xtask"];
+
+/// Crates that read bytes from outside.
+const FUZZED: &[&str] = &["mesh-core", "mesh-net", "mesh-ctrl", "mesh-node"];
+
+/// How the properties of parsers are named: no bytes panic, arbitrary text is an object or a finding, and the like.
+const HOSTILE: &[&str] = &["panic", "arbitrary", "damaged", "any_bytes", "survives_the_wire"];
 
 /// Loading programs is serialised by the kernel anyway.
 const KERNEL_THREADS: &[&str] = &["--test-threads=2"];

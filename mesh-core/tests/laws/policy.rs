@@ -20,7 +20,7 @@ fn with(policies: &[Policy], added: Policy, place: usize) -> Vec<Policy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(crate::cases(1000))]
 
     #[test]
     fn another_deny_never_widens(before in policies(), mut deny in policy(), place: usize, end in end()) {

@@ -141,7 +141,7 @@ fn agree(snapshot: &Snapshot, lists: &Lists, addresses: &[NetworkAddress], servi
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(crate::cases(500))]
 
     #[test]
     fn any_history_ends_where_a_rebuild_does(

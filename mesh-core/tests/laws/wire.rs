@@ -17,7 +17,7 @@ use prost::Message;
 use crate::generate::{end, policies, policy, service, workload};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(crate::cases(1000))]
 
     #[test]
     fn workload_survives_the_wire(workload in workload()) {
