@@ -3,7 +3,7 @@
 //! Set `WEFT_EBPF_OBJECT` to use an object that was built elsewhere, for instance on a machine with bpf-linker.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -18,7 +18,31 @@ fn main() {
         None => build(),
     };
     let object = object.canonicalize().unwrap_or_else(|error| fail(&format!("{}: {error}", object.display())));
-    println!("cargo::rustc-env=WEFT_EBPF_OBJECT_BUILT={}", object.display());
+    let lean = PathBuf::from(variable("OUT_DIR")).join("weft-ebpf");
+    let bytes = fs::read(&object).unwrap_or_else(|error| fail(&format!("{}: {error}", object.display())));
+    let bytes = without_dwarf(&bytes).unwrap_or_else(|error| fail(&format!("{}: {error}", object.display())));
+    fs::write(&lean, bytes).unwrap_or_else(|error| fail(&format!("{}: {error}", lean.display())));
+    println!("cargo::rustc-env=WEFT_EBPF_OBJECT_BUILT={}", lean.display());
+}
+
+/// Leaves out what only a debugger reads, nine tenths of the object, which the loader would parse at each start. BTF,
+/// made from it, stays: the verifier quotes source lines by it.
+fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
+    let mut builder = object::build::elf::Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps all names in .strtab; the builder keeps those of sections apart.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut lean = Vec::new();
+    builder.write(&mut lean)?;
+    Ok(lean)
 }
 
 fn build() -> PathBuf {

@@ -83,7 +83,7 @@ fn agent(ctx: &SockAddrContext) -> i32 {
 /// Whether an agent takes the pod's connections.
 #[inline(always)]
 fn listens(cookie: u64) -> bool {
-    let key = ListenerKey { cookie, kind: ListenerKey::OUTBOUND, pad: 0 };
+    let key = ListenerKey { cookie, kind: ListenerKey::OUTBOUND, slot: 0 };
     // SAFETY: the static is the map's definition, which the loader replaces by the map; the key is as large as the
     // map's keys. The helper returns a socket that is ours to release, or null.
     unsafe {

@@ -12,7 +12,7 @@
 #![no_std]
 
 /// Version of everything in this file. Raise it with any change to a map, a type, a mark or their meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as four little-endian bytes.
 pub const ABI_SECTION: &str = "weft_abi";
@@ -82,8 +82,15 @@ pub mod programs {
     pub const SOCK_OPS: &str = "weft_sock_ops";
     /// `sk_lookup`; one instance for each pod.
     pub const SK_LOOKUP: &str = "weft_sk_lookup";
-    /// Global of [`SK_LOOKUP`] with the pod's netns cookie: that hook has no helper to ask for it (kernel 6.18).
-    pub const POD_COOKIE: &str = "WEFT_POD_COOKIE";
+    /// Stands in [`SK_LOOKUP`]'s instructions where the pod's netns cookie goes: that hook has no helper to ask for it
+    /// (tried on 6.18). An instruction's operand and no global, so that an instance is a copy of the relocated
+    /// instructions and no other map.
+    pub const POD_COOKIE: u64 = 0x5745_4654_0000_c001;
+    /// As [`POD_COOKIE`], for how many listeners of each kind the pod has: [`POD_SLOTS_BITS`] bits for each, the kind's
+    /// number many times that from the right.
+    pub const POD_SLOTS: u64 = 0x5745_4654_0000_c002;
+    /// See [`POD_SLOTS`].
+    pub const POD_SLOTS_BITS: u32 = 16;
     /// Global of [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_set_retval`.
     pub const SET_RETVAL: &str = "WEFT_SET_RETVAL";
 }
@@ -190,8 +197,8 @@ pub struct ListenerKey {
     pub cookie: u64,
     /// One of [`ListenerKey::OUTBOUND`], [`ListenerKey::PLAINTEXT`], [`ListenerKey::HBONE`].
     pub kind: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Which of that kind, from zero: a worker's.
+    pub slot: u32,
 }
 
 impl ListenerKey {
@@ -201,6 +208,9 @@ impl ListenerKey {
     pub const PLAINTEXT: u32 = 2;
     /// Takes connections to [`HBONE_PORT`].
     pub const HBONE: u32 = 3;
+
+    /// Most listeners of one kind for one pod.
+    pub const SLOTS: u32 = 64;
 }
 
 /// An enrolled pod.

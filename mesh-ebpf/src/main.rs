@@ -1,6 +1,8 @@
 //! The programs. One hook, one file; the maps they share are in `state.rs`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+// The build sets RUSTC_BOOTSTRAP for build-std already.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod connect;

@@ -13,9 +13,9 @@
 
 use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey};
+use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey, programs};
 
-use crate::state::{FLOWS, LISTENERS, WEFT_POD_COOKIE, address6, either, field};
+use crate::state::{FLOWS, LISTENERS, address6, either, field, patched};
 
 #[sk_lookup]
 fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
@@ -31,7 +31,7 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     if here.is_loopback() && there.is_loopback() {
         return sk_action::SK_PASS;
     }
-    let cookie = WEFT_POD_COOKIE.load();
+    let cookie = patched!(programs::POD_COOKIE);
     // The packet's sender is the flow's local end.
     let port = field!(packet, local_port) as u16;
     let flow = FlowKey {
@@ -53,7 +53,8 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     } else {
         ListenerKey::PLAINTEXT
     };
-    match LISTENERS.redirect_sk_lookup(&ctx, ListenerKey { cookie, kind, pad: 0 }, 0) {
+    let key = ListenerKey { cookie, kind, slot: slot(&flow, kind) };
+    match LISTENERS.redirect_sk_lookup(&ctx, key, BPF_SK_LOOKUP_F_NO_REUSEPORT) {
         Ok(()) => {
             debug!(&ctx, "sk_lookup: port {} from port {} to listener {}", port, flow.local_port, kind);
             sk_action::SK_PASS
@@ -65,5 +66,19 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     }
 }
 
+/// Which worker's listener: always the same one for the same client, because the ACK of a SYN cookie must come to the
+/// listener that sent it. Multiplicative hashing, golden ratio of 2^32.
+#[inline(always)]
+fn slot(flow: &FlowKey, kind: u32) -> u32 {
+    let client = flow.local.0[2] ^ flow.local.0[3] ^ u32::from(flow.local_port);
+    let spread = client.wrapping_mul(0x9e37_79b9) ^ u32::from(flow.remote_port);
+    let hash = u64::from(spread.wrapping_mul(0x9e37_79b9));
+    let slots = patched!(programs::POD_SLOTS) >> (programs::POD_SLOTS_BITS * kind) & 0xffff;
+    ((hash * slots) >> 32) as u32
+}
+
+/// Of a group that shares a port (SO_REUSEPORT) the kernel would choose any socket, and a process of the pod's that has
+/// the agent's user id can join one.
+const BPF_SK_LOOKUP_F_NO_REUSEPORT: u64 = 2;
 /// <linux/in.h>
 const IPPROTO_TCP: u32 = 6;

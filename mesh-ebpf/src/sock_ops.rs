@@ -40,7 +40,8 @@ fn connecting(ctx: &SockOpsContext) {
         // SAFETY: the context is the hook's own.
         let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         let kind = if AGENT_SOCKETS.remove(&socket).is_ok() {
-            FlowKind::EXEMPT
+            remember(ctx, &key, FlowKind::EXEMPT);
+            return;
         } else if remote.is_loopback() {
             if local.is_loopback() {
                 return;
@@ -53,9 +54,10 @@ fn connecting(ctx: &SockOpsContext) {
         } else {
             // The socket is marked already, unless the pod changed it after a deferred TCP_FASTOPEN_CONNECT. The
             // kernel routes anew after this hook when the mark changes (`rebuild_header` in `tcp_connect`).
-            set_mark(ctx, MARK_CAPTURE);
             FlowKind::OUTBOUND
         };
+        // Marked if and only if it is captured, which is how the agent tells who came to a listener by its port.
+        set_mark(ctx, if kind.0 == FlowKind::OUTBOUND.0 { MARK_CAPTURE } else { 0 });
         remember(ctx, &key, kind);
     } else if SETTINGS.get(0).is_some_and(|settings| settings.node_cookie == netns) {
         let (local, remote) = ends(ctx);

@@ -30,9 +30,10 @@ pub(crate) static AGENT_SOCKETS: LruHashMap<u64, u8> = LruHashMap::with_max_entr
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, FlowKind> = LruHashMap::with_max_entries(65_536, 0);
 
-/// Three for each pod.
+/// Three for each pod and worker: five workers with the most pods, more with fewer. A bucket takes 16 bytes, an entry
+/// memory only while it is there.
 #[map]
-pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(3 * PODS_MAX, 0);
+pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(65_536, 0);
 
 /// No program reads it; it is here so that it is made and pinned with the others.
 #[map]
@@ -40,10 +41,6 @@ pub(crate) static PLUMBED: HashMap<u64, Plumbed> = HashMap::with_max_entries(POD
 
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
-
-/// The pod that this instance of sk_lookup belongs to; set by the loader.
-#[unsafe(no_mangle)]
-pub(crate) static WEFT_POD_COOKIE: Global<u64> = Global::new(0);
 
 /// Whether the kernel has bpf_set_retval (5.18); set by the loader.
 #[unsafe(no_mangle)]
@@ -58,6 +55,18 @@ pub(crate) fn either(family: u32, v4: (Address, Address), v6: (Address, Address)
 
 /// <linux/socket.h>
 const AF_INET: u32 = 2;
+
+/// A number that the loader writes over `$placeholder` in the instructions, before the verifier sees them.
+macro_rules! patched {
+    ($placeholder:expr) => {{
+        let number: u64;
+        // SAFETY: one instruction that sets one register.
+        unsafe {
+            core::arch::asm!("{} = {} ll", out(reg) number, const $placeholder, options(pure, nomem, nostack));
+        }
+        number
+    }};
+}
 
 /// Reads one field of a hook's context. Volatile, because the verifier knows contexts by constant offsets, one field at
 /// a time: LLVM would merge neighbours into a wider load.
@@ -80,4 +89,4 @@ macro_rules! address6 {
     };
 }
 
-pub(crate) use {address6, field};
+pub(crate) use {address6, field, patched};

@@ -165,8 +165,8 @@ pub enum KernelError {
 
 /// The loaded programs. Dropping it changes nothing in the kernel: see [`Kernel::withdraw`] and [`Kernel::remove_all`].
 ///
-/// Calls may be made from several threads and are blocking; what they take is in `tests/kernel/costs.rs`, with how to
-/// measure it. [`Kernel::opened_by_node`] is for the data path: it is one system call and waits for no other call.
+/// Calls may be made from several threads and are blocking. [`Kernel::opened_by_node`] is for the data path: it is one
+/// system call and waits for no other call.
 #[derive(Debug)]
 pub struct Kernel {
     state: Mutex<State>,

@@ -471,11 +471,10 @@ impl Pods {
             certificate,
         }));
         self.number += 1;
-        let listeners = [
-            (ListenerKind::Outbound, outbound[0].as_fd()),
-            (ListenerKind::Plaintext, plaintext[0].as_fd()),
-            (ListenerKind::Hbone, hbone[0].as_fd()),
-        ];
+        let kinds =
+            [(ListenerKind::Outbound, &outbound), (ListenerKind::Plaintext, &plaintext), (ListenerKind::Hbone, &hbone)];
+        let listeners: Vec<_> =
+            kinds.into_iter().flat_map(|(kind, group)| group.iter().map(move |one| (kind, one.as_fd()))).collect();
         let enrolled =
             self.kernel.enrol(&ebpf::Pod { netns, addresses: &addresses, id: self.number, listeners: &listeners });
         if let Err(error) = enrolled {

@@ -29,8 +29,8 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// Creates or opens the maps and readies the programs; `cookie` is for the instance of sk_lookup.
-    pub(super) fn load(&self, cookie: u64) -> Result<Ebpf, LoadError> {
+    /// Creates or opens the maps and readies the programs.
+    pub(super) fn load(&self) -> Result<Ebpf, LoadError> {
         let folder = self.dir.join(pins::MAPS);
         let set_retval = u8::from(self.set_retval);
         let level: u8 = if self.debug { LEVEL_DEBUG } else { 0 };
@@ -39,7 +39,6 @@ impl Loader {
             loader.map_pin_path(name, folder.join(name));
         }
         loader.override_global(aya_log::LEVEL, &level, true);
-        loader.override_global(programs::POD_COOKIE, &cookie, true);
         loader.override_global(programs::SET_RETVAL, &set_retval, true);
         // Nothing in our programs is relocated by the running kernel's BTF; reading it would take 20 ms.
         loader.btf(None);
@@ -63,9 +62,12 @@ impl Loader {
     }
 
     /// Attaches a pod's instance of sk_lookup. Without the pod's namespace only a link that exists can be updated.
-    pub(super) fn attach_pod(&self, cookie: u64, netns: Option<BorrowedFd<'_>>) -> Result<(), LoadError> {
-        let mut ebpf = self.load(cookie)?;
-        let program = verified(&mut ebpf, programs::SK_LOOKUP)?;
+    pub(super) fn attach_pod(
+        &self,
+        program: BorrowedFd<'_>,
+        cookie: u64,
+        netns: Option<BorrowedFd<'_>>,
+    ) -> Result<(), KernelError> {
         let path = self.pod_link(cookie);
         match (sys::pinned(&path), netns) {
             (Ok(old), netns) => match (sys::replace(old.as_fd(), program), netns) {
@@ -89,6 +91,21 @@ impl Loader {
         sys::pin(link.as_fd(), path).map_err(pin("pin the link", path))
     }
 
+    /// Ends the steering of what arrives at a pod.
+    pub(super) fn detach_pod(&self, cookie: u64) -> Result<(), KernelError> {
+        let path = self.pod_link(cookie);
+        if let Ok(link) = sys::pinned(&path) {
+            // A link whose namespace is gone cannot be detached, nor need it be.
+            let _ = sys::detach(link.as_fd());
+        }
+        remove(&path)
+    }
+
+    /// Removes the pins of the links on the cgroup of an agent that is gone, and the cgroup with it.
+    pub(super) fn forget_agent(&self, id: u64) -> Result<(), KernelError> {
+        ON_CGROUP.iter().try_for_each(|(name, _)| remove(&self.link(&format!("{name}{}", agent_suffix(id)))))
+    }
+
     /// Where a link is pinned.
     pub(super) fn link(&self, name: &str) -> PathBuf {
         self.dir.join(pins::LINKS).join(name)
@@ -98,6 +115,11 @@ impl Loader {
     pub(super) fn pod_link(&self, cookie: u64) -> PathBuf {
         self.link(&format!("sk_lookup-{cookie}"))
     }
+}
+
+/// What follows the program's name in the name of a link on an agent's own cgroup.
+pub(super) fn agent_suffix(id: u64) -> String {
+    format!("-agent-{id}")
 }
 
 /// Removes a pin; one that is not there is no error. A link without pin or descriptor detaches.
@@ -121,7 +143,6 @@ fn verified<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<BorrowedFd<'a>
         let loaded = match program {
             Program::CgroupSockAddr(program) => program.load(),
             Program::SockOps(program) => program.load(),
-            Program::SkLookup(program) => program.load(),
             _ => return Err(LoadError::Missing(name)),
         };
         loaded.map_err(|error| LoadError::Program { name, source: Box::new(error) })?;

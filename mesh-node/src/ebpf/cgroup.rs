@@ -3,11 +3,13 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd as _, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::sys;
 
 /// Why a cgroup cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,11 @@ impl Cgroup {
             return Err(CgroupError::Shared(agent.path));
         }
         Ok(agent)
+    }
+
+    /// Whether the cgroup with that id was removed, which the kernel allows only once no process is in it.
+    pub(super) fn is_gone(&self, id: u64) -> bool {
+        sys::cgroup_by_id(self.folder.as_fd(), id).is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE))
     }
 
     /// Whether this one lies below `other`, or is it.

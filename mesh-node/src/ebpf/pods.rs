@@ -90,7 +90,8 @@ impl State {
             loader.attach_cgroup(&mut ebpf, &agent, &agent_suffix(agent.id))?;
         }
         let logs = if config.debug { Logs::of(&mut ebpf) } else { None };
-        let state = Self { loader, template, tables, logs, generation, node, open: HashMap::new(), slots: HashMap::new() };
+        let state =
+            Self { loader, template, tables, logs, generation, node, open: HashMap::new(), slots: HashMap::new() };
         for cookie in state.enrolled() {
             // With the first of the listeners that its agent left it, if that still lives.
             state.steer(cookie.0, None)?;
@@ -200,7 +201,7 @@ impl State {
     /// Stops capturing, outbound first: while inbound is steered the agent still answers.
     fn stop(&mut self, cookie: u64) -> Result<(), KernelError> {
         let pods = gone(maps::PODS, self.tables.pods.remove(&cookie));
-        pods.and(remove(&self.loader.pod_link(cookie)))
+        pods.and(self.loader.detach_pod(cookie))
     }
 
     /// Puts the listeners into their slots, and counts these.

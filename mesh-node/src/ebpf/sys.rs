@@ -1,8 +1,8 @@
-//! The five bpf(2) commands about links and pins that aya has no call for, or none without its own bookkeeping.
+//! The bpf(2) commands that aya has no call for, or none without its own bookkeeping; and cgroups by their number.
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -10,6 +10,54 @@ use std::{
     },
     path::Path,
 };
+
+use aya_obj::generated::bpf_insn;
+
+/// Has the kernel verify a program for sk_lookup; the error comes with the verifier's log. `BPF_PROG_LOAD`.
+pub(super) fn load_sk_lookup(instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, (io::Error, String)> {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        hook: u32,
+    }
+    let load = |log: &mut [u8]| {
+        descriptor(bpf(
+            5,
+            &Attr {
+                kind: PROGRAM_SK_LOOKUP,
+                count: instructions.len() as u32,
+                instructions: instructions.as_ptr() as u64,
+                license: license.as_ptr() as u64,
+                log_level: u32::from(!log.is_empty()),
+                log_size: log.len() as u32,
+                log: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
+                kernel_version: 0,
+                flags: 0,
+                name: *b"weft_sk_lookup\0\0",
+                interface: 0,
+                hook: Hook::SkLookup as u32,
+            },
+        )?)
+    };
+    load(&mut []).or_else(|_| {
+        // Once more for the reason, which costs time to write down.
+        let mut log = vec![0; 256 * 1024];
+        load(&mut log).map_err(|error| {
+            let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+            (error, String::from_utf8_lossy(&log[..end]).into_owned())
+        })
+    })
+}
 
 /// What a program is attached to: a number of `enum bpf_attach_type` in <linux/bpf.h>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +93,12 @@ pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Resu
         old: RawFd,
     }
     bpf(29, &Attr { link: link.as_raw_fd(), program: program.as_raw_fd(), flags: 0, old: 0 }).map(drop)
+}
+
+/// Ends a link's effect before this returns; when its last descriptor or pin goes, that happens some time later.
+/// `BPF_LINK_DETACH`, kernel 5.9.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(34, &link.as_raw_fd()).map(drop)
 }
 
 /// Gives a link a name in bpffs. `BPF_OBJ_PIN`.
@@ -84,6 +138,24 @@ pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(info.cgroup)
 }
 
+/// Opens a cgroup by its id, on the file system that `any` is on. `ESTALE` if there is none. Kernel 5.5;
+/// needs CAP_DAC_READ_SEARCH.
+pub(super) fn cgroup_by_id(any: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    /// `struct file_handle` with the payload of a kernfs node (<linux/exportfs.h>).
+    #[repr(C)]
+    struct Handle {
+        size: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+    let mut handle = Handle { size: 8, kind: 0xfe, id: id.to_ne_bytes() };
+    // SAFETY: the handle is as long as it says, and outlives the call.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, any.as_raw_fd(), &raw mut handle, libc::O_PATH | libc::O_CLOEXEC)
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { descriptor(ret) }
+}
+
 #[repr(C)]
 struct ObjectAttr {
     path: u64,
@@ -93,8 +165,9 @@ struct ObjectAttr {
 
 /// bpf(2) with a prefix of `union bpf_attr`; the kernel takes what is missing as zero.
 fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is one of this file's structures, laid out as the kernel's for that command; the pointers in it
-    // (a path, an info structure) outlive the call, which borrows their owners' frame.
+    // SAFETY: `attr` is a descriptor or one of this file's structures, laid out as the kernel's for that command; the pointers in it
+    // (a path, an info structure, instructions, a licence, a log) outlive the call, which borrows their owners' frame,
+    // and lengths are those of what they point to.
     let ret = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
@@ -104,3 +177,6 @@ fn descriptor(ret: libc::c_long) -> io::Result<OwnedFd> {
     // SAFETY: the kernel just made this descriptor for us, and nobody else has seen its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// `BPF_PROG_TYPE_SK_LOOKUP` of <linux/bpf.h>.
+const PROGRAM_SK_LOOKUP: u32 = 30;

@@ -15,7 +15,7 @@ pub(super) struct Tables {
     pub(super) pods: HashMap<MapData, u64, Pod>,
     pub(super) local: HashMap<MapData, Address, u64>,
     pub(super) agents: HashMap<MapData, u64, u8>,
-    pub(super) flows: HashMap<MapData, FlowKey, FlowKind>,
+    pub(super) flows: Flows,
     pub(super) listeners: SockHash<MapData, ListenerKey>,
     pub(super) plumbed: HashMap<MapData, u64, Plumbed>,
     pub(super) settings: Array<MapData, Settings>,
@@ -46,6 +46,15 @@ impl Tables {
             let _ = self.flows.remove(&key);
         }
     }
+}
+
+/// The flows, apart from the other tables: reading them needs nobody's leave.
+pub(super) type Flows = HashMap<MapData, FlowKey, FlowKind>;
+
+/// Opens the pinned map of flows once more.
+pub(super) fn flows(dir: &Path) -> Result<Flows, KernelError> {
+    let data = MapData::from_pin(dir.join(pins::MAPS).join(maps::FLOWS)).map_err(failed("open", maps::FLOWS))?;
+    Map::LruHashMap(data).try_into().map_err(failed("open", maps::FLOWS))
 }
 
 /// Refuses pins of another ABI, before a program is loaded with maps whose types it would mistake.
