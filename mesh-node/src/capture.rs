@@ -27,6 +27,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Hands each connection of a listener to `serve` until the pod is withdrawn.
 pub async fn accept(listener: TcpListener, pod: Arc<Pod>, serve: impl Fn(Captured)) {
+    let port = listener.local_addr().map_or(0, |own| own.port());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -35,6 +36,7 @@ pub async fn accept(listener: TcpListener, pod: Arc<Pod>, serve: impl Fn(Capture
         };
         let at = Instant::now();
         match accepted.and_then(|(stream, _)| socket::ends(&stream).map(|ends| (stream, ends))) {
+            Ok((stream, (asked, _))) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
             Ok((stream, (asked, client))) => {
                 if let Err(error) = socket::tune(&stream, socket::Keepalive::default()) {
                     warn!(%error, %client, "socket options of an accepted connection");

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_ebpf::{MARK_AGENT, MARK_DELIVER};
+use mesh_ebpf::{MARK_AGENT, MARK_CAPTURE, MARK_DELIVER};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -46,12 +46,13 @@ pub struct Delivery {
     pub transparent: bool,
 }
 
-/// Opens listening sockets in the pod's namespace that take connections for any address, IPv4 and IPv6: `workers` of
-/// them, between which the kernel spreads connections. To be handed to `Kernel`, which needs only the first.
+/// Opens listening sockets in the pod's namespace that take connections for any address, IPv4 and IPv6: one for each of
+/// `workers`. All are to be handed to `Kernel`, which spreads connections between them. Non-blocking.
 ///
-/// The port is of the kernel's choice, among those for clients: connections come by eBPF and not by address, so the
-/// application keeps the ports it may want, and two agents on one node do not share a group. Only the pod itself can
-/// connect to that port directly, by a loopback address: refuse what is accepted there. Non-blocking.
+/// Each has a port of the kernel's choice, among those for clients: connections come by eBPF and not by address, so the
+/// application keeps the ports it may want. They share no port, because a process of the pod's with the agent's user id
+/// could join such a group and be given connections that are the agent's. Who connects to the port itself is told by
+/// [`is_direct`].
 ///
 /// # Errors  Of entering the namespace, and of the kernel: `EPERM` without CAP_NET_ADMIN.
 pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<TcpListener>> {
@@ -62,25 +63,31 @@ pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<Tcp
         } else {
             (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
         };
-        let mut port = 0;
-        let mut listeners = Vec::with_capacity(workers);
-        for _ in 0..workers.max(1) {
+        let one = || {
             let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
             socket.set_nonblocking(true)?;
-            socket.set_reuse_port(workers > 1)?;
             if domain == Domain::IPV6 {
                 socket.set_only_v6(false)?;
                 option::transparent_v6(socket.as_fd())?;
             }
             socket.set_ip_transparent_v4(true)?;
-            socket.bind(&SocketAddr::new(any, port).into())?;
+            socket.bind(&SocketAddr::new(any, 0).into())?;
             socket.listen(backlog)?;
-            let listener = TcpListener::from(socket);
-            port = listener.local_addr()?.port();
-            listeners.push(listener);
-        }
-        Ok(listeners)
+            Ok(TcpListener::from(socket))
+        };
+        (0..workers.max(1)).map(|_| one()).collect()
     })?
+}
+
+/// Whether a connection accepted on one of [`listen`]'s sockets, for `asked` as [`ends`] gives it, came by the
+/// listener's own `port` and not by eBPF: from a process of the pod's, or, once the pod is released, from anywhere. To
+/// be refused: it was asked of nobody in the mesh, and to carry it to where it was asked for would lead back here.
+///
+/// Who comes by the port has asked for it. Of those who ask for that port, captured ones mean another host, and are
+/// told by the mark of their SYN, which `sock_ops` sets on them alone; the rest, steered or not, can only end here.
+/// Costs a system call if the ports are equal, else nothing.
+pub fn is_direct(stream: &TcpStream, asked: SocketAddr, port: u16) -> bool {
+    asked.port() == port && SockRef::from(stream).mark().ok() != Some(MARK_CAPTURE)
 }
 
 /// The address that the client of an accepted connection dialled, and the client's: IPv4 as IPv4.
