@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -89,6 +89,33 @@ impl Captured {
         find(&self.bytes, marker)
     }
 
+    /// The first frame in which `marker` is readable, as tcpdump prints it (`-A`): its head, and the line with the marker.
+    ///
+    /// # Errors
+    /// When tcpdump cannot read the capture.
+    pub fn quote(&self, wire: &Place, marker: &str) -> Result<Option<[String; 2]>> {
+        let text = self.printed(wire, &["-A", "-q", "-t"])?;
+        let mut head = "";
+        for line in text.lines() {
+            if line.starts_with("IP") {
+                head = line;
+            }
+            if line.contains(marker) {
+                return Ok(Some([head.to_owned(), line.trim().to_owned()]));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Frames to or from `port`, as tcpdump prints them, a line each.
+    ///
+    /// # Errors
+    /// When tcpdump cannot read the capture.
+    pub fn frames_of(&self, wire: &Place, port: u16) -> Result<Vec<String>> {
+        let text = self.printed(wire, &["-q", "-t", "port", &port.to_string()])?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// Its size with headers.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -105,7 +132,17 @@ impl Captured {
     /// # Errors
     /// When tcpdump cannot read it.
     pub fn print(&self, wire: &Place) -> Result<String> {
-        let print = wire.command("tcpdump").args(["-n", "-r"]).arg(&self.file);
+        self.printed(wire, &[])
+    }
+
+    /// The file that tcpdump wrote.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    fn printed(&self, wire: &Place, more: &[&str]) -> Result<String> {
+        let print = wire.command("tcpdump").args(["-n", "-r"]).arg(&self.file).args(more);
         let output = print.output_within(Duration::from_secs(30)).context("print the capture")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -22,6 +24,7 @@ pub struct Launch {
     program: String,
     command: Command,
     netns: Netns,
+    core: Option<usize>,
     log: PathBuf,
 }
 
@@ -41,7 +44,7 @@ impl Launch {
         command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]).arg(cgroup.dir().join("cgroup.procs"));
         command.arg(find(program).unwrap_or_else(|| program.into()));
         command.stdin(Stdio::null()).process_group(0);
-        Launch { program: program.to_owned(), command, netns, log }
+        Launch { program: program.to_owned(), command, netns, core: None, log }
     }
 
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Launch {
@@ -56,6 +59,12 @@ impl Launch {
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Launch {
         self.command.env(name, value);
+        self
+    }
+
+    /// Keeps it, with all of its threads, on one core.
+    pub fn on_core(mut self, core: usize) -> Launch {
+        self.core = Some(core);
         self
     }
 
@@ -115,9 +124,20 @@ impl Launch {
         if find(&self.program).is_none() {
             bail!("{} is not installed", self.program);
         }
-        let (netns, command) = (&self.netns, &mut self.command);
-        netns.run(|| command.spawn()).with_context(|| format!("start {}", self.program))
+        let (netns, core, command) = (&self.netns, self.core, &mut self.command);
+        let spawned = netns.run(|| {
+            // Of this thread alone, which ends here; the child inherits it.
+            core.map_or(Ok(()), pin_thread)?;
+            command.spawn()
+        });
+        spawned.with_context(|| format!("start {}", self.program))
     }
+}
+
+fn pin_thread(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 /// Where a program is: a path as it is, a name in PATH and in root's directories.
@@ -164,6 +184,12 @@ impl Program {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it prints to.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// What it has printed so far, both streams.
