@@ -2,9 +2,10 @@
 //! connection to the agent.
 //!
 //! The hook runs under the socket's lock, for every way to start a connection: `connect`, blocking or not, on a socket
-//! of any age; `sendto` with `MSG_FASTOPEN`; and each MPTCP subflow (measured on 6.18: the hook sees the subflow, whose
-//! protocol is TCP). Whatever mark the pod set before is overwritten. What the pod sets between a deferred
-//! `TCP_FASTOPEN_CONNECT` and its first send, `sock_ops` overwrites again.
+//! of any age; `sendto` with `MSG_FASTOPEN`; and MPTCP, whose first subflow the hook sees before its SYN (tried on 6.18,
+//! both families; there is no second, because the agent's listener answers in plain TCP). Whatever mark the pod set
+//! before is overwritten. What the pod sets between a deferred `TCP_FASTOPEN_CONNECT` and its first send, `sock_ops`
+//! overwrites again.
 //!
 //! An agent's own socket is told by the cgroup of the process that connects it, which a pod's process cannot choose.
 

@@ -83,7 +83,7 @@ pub mod programs {
     /// `sk_lookup`; one instance for each pod.
     pub const SK_LOOKUP: &str = "weft_sk_lookup";
     /// Stands in [`SK_LOOKUP`]'s instructions where the pod's netns cookie goes: that hook has no helper to ask for it
-    /// (tried on 6.18). An instruction's operand and no global, so that an instance is a copy of the relocated
+    /// (the verifier refuses `bpf_get_netns_cookie` there, tried on 6.18). An instruction's operand and no global, so that an instance is a copy of the relocated
     /// instructions and no other map.
     pub const POD_COOKIE: u64 = 0x5745_4654_0000_c001;
     /// As [`POD_COOKIE`], for how many listeners of each kind the pod has: [`POD_SLOTS_BITS`] bits for each, the kind's

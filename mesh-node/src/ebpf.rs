@@ -41,7 +41,7 @@ pub use object::ObjectError;
 pub use probe::{Facility, probe};
 
 use crate::{
-    netns::{Netns, NetnsCookie},
+    netns::{Established, Netns, NetnsCookie},
     plumbing::PlumbingError,
     socket::canonical,
 };
@@ -234,16 +234,25 @@ impl Kernel {
     /// `local` the pod's end and `remote` the client's, as `socket::ends` gives them. True only as long as the client
     /// has not closed.
     pub fn opened_by_node(&self, cookie: NetnsCookie, local: SocketAddr, remote: SocketAddr) -> bool {
-        let (client, server) = (canonical(remote), canonical(local));
-        let key = FlowKey {
-            cookie: cookie.0,
-            local: client.ip().into(),
-            remote: server.ip().into(),
-            local_port: client.port(),
-            remote_port: server.port(),
-            pad: 0,
-        };
-        self.flows.get(&key, 0).is_ok_and(|kind| kind == FlowKind::NODE)
+        self.flow(cookie, canonical(remote), canonical(local)) == Some(FlowKind::NODE)
+    }
+
+    /// Connections of an enrolled pod's that go on outside of the mesh, because they were opened before the pod was
+    /// enrolled: all that [`Netns::established`] lists but what agents hold, and what the hooks have seen. To be asked
+    /// once the pod is enrolled; [`Netns::destroy`] ends one.
+    ///
+    /// # Errors  As for [`Netns::established`].
+    pub fn outside(&self, netns: &Netns) -> io::Result<Vec<Established>> {
+        let mut all = netns.established()?;
+        let state = self.state();
+        all.retain(|one| {
+            let seen = [(one.local, one.remote), (one.remote, one.local)].into_iter().any(|(from, to)| {
+                let kind = self.flow(netns.cookie(), from, to);
+                kind == Some(FlowKind::OUTBOUND) || kind == Some(FlowKind::EXEMPT)
+            });
+            !seen && !one.cgroup.is_some_and(|cgroup| state.is_agent(cgroup))
+        });
+        Ok(all)
     }
 
     /// Withdraws every pod and removes every link, map and pin.
@@ -260,6 +269,18 @@ impl Kernel {
     pub async fn drain_logs(&self) -> io::Result<()> {
         let logs = self.state().take_logs();
         logs::drain(logs).await
+    }
+
+    fn flow(&self, cookie: NetnsCookie, from: SocketAddr, to: SocketAddr) -> Option<FlowKind> {
+        let key = FlowKey {
+            cookie: cookie.0,
+            local: from.ip().into(),
+            remote: to.ip().into(),
+            local_port: from.port(),
+            remote_port: to.port(),
+            pad: 0,
+        };
+        self.flows.get(&key, 0).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -5,6 +5,8 @@
 //! making the socket.
 #![allow(unsafe_code)] // one getsockopt, for which no crate has a wrapper
 
+mod established;
+
 use std::{
     cell::RefCell,
     fmt,
@@ -20,6 +22,9 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+
+pub use established::Established;
+pub(crate) use established::can_destroy;
 
 /// Number of a network namespace, unique until the machine reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,6 +2,12 @@
 //!
 //! Needs root; without it, or without a facility, a test prints `skipped:` and what it lacked.
 
+#[path = "kernel/agents.rs"]
+mod agents;
+#[path = "kernel/established.rs"]
+mod established;
+#[path = "kernel/costs.rs"]
+mod costs;
 #[path = "kernel/world.rs"]
 mod world;
 
@@ -114,6 +120,53 @@ fn multipath_tcp_is_captured() {
             world.expect_captured(&app.into(), to);
         });
     }
+}
+
+#[test]
+fn the_connect_hook_sees_multipath_tcp_itself() {
+    let Some(mut world) = World::new() else { return };
+    world.config.debug = true;
+    world.load().unwrap();
+    world.enrol();
+    let connected = OUTSIDE.into_iter().filter(|host| {
+        let to = at(host, 8080);
+        world.in_pod(|| match Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::MPTCP)) {
+            Ok(app) => app.connect_timeout(&to.into(), Duration::from_secs(2)).map(|()| true).unwrap(),
+            Err(error) => {
+                println!("skipped: multipath TCP: {error}");
+                false
+            }
+        })
+    });
+    let connected = connected.count();
+    let lines = world.logged();
+    assert_eq!(lines.matches("connect: captured").count(), connected, "{lines}");
+}
+
+#[test]
+fn a_pod_without_ipv6_is_captured_and_left_as_it_was() {
+    let Some(mut world) = World::new() else { return };
+    let sysctl = |value: &str| {
+        let write = |name| std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), value).unwrap();
+        world.pod.enter(|| ["all", "default"].into_iter().for_each(write)).unwrap();
+    };
+    sysctl("1");
+    world.before = world.trace();
+    let addresses = world.pod.addresses().unwrap();
+    assert!(addresses.iter().all(IpAddr::is_ipv4), "{addresses:?}");
+    let listeners = Listeners::open(&world.pod);
+    let all = listeners.all();
+    let pod = mesh_node::ebpf::Pod { netns: &world.pod, addresses: &addresses, id: 1, listeners: &all };
+    world.kernel().enrol(&pod).unwrap();
+    let (out, inward) = (at(OUTSIDE[0], 8080), at(POD[0], 8080));
+    let _app = world.in_pod(|| connect(out).unwrap());
+    assert_eq!(canonical(accept(&listeners.outbound).unwrap().local_addr().unwrap()), out);
+    let _client = world.outside(|| connect(inward).unwrap());
+    assert_eq!(canonical(accept(&listeners.plaintext).unwrap().local_addr().unwrap()), inward);
+    let v6 = world.in_pod(|| connect(at(OUTSIDE[1], 8080))).unwrap_err();
+    assert!(v6.kind() != io::ErrorKind::TimedOut, "{v6}: an IPv6 connection fails at once");
+    world.kernel().withdraw(world.pod.cookie()).unwrap();
+    assert_eq!(world.before, world.trace());
 }
 
 #[test]
@@ -615,44 +668,6 @@ fn who_comes_by_a_listeners_own_port_is_told_from_who_is_steered() {
             assert!(direct(listener), "{host} after release");
         }
     }
-}
-
-/// Prints what the calls take:
-/// `cargo test -p mesh-node [--release] --test kernel -- --ignored --nocapture costs`
-#[test]
-#[ignore = "a measurement"]
-fn costs() {
-    use std::time::Instant;
-    let Some(mut world) = World::new() else { return };
-    let timed = |what: &str, times: u32, f: &mut dyn FnMut()| {
-        let mut took: Vec<Duration> = (0..times)
-            .map(|_| {
-                let start = Instant::now();
-                f();
-                start.elapsed()
-            })
-            .collect();
-        took.sort();
-        println!("{what}: median {:?}, worst {:?}", took[took.len() / 2], took[took.len() - 1]);
-    };
-    {
-        let cookie = world.pod.cookie();
-        timed("enrol and withdraw", 20, &mut || {
-            world.enrol();
-            world.kernel().withdraw(cookie).unwrap();
-        });
-        timed("enrol", 1, &mut || world.enrol());
-        timed("enrol again", 20, &mut || world.enrol());
-        let listeners = world.listeners.all();
-        timed("set listeners", 20, &mut || world.kernel().set_listeners(cookie, &listeners).unwrap());
-        let (local, remote) = (at(POD[0], 80), at(OUTSIDE[0], 40_000));
-        timed("1,000 x opened_by_node", 20, &mut || {
-            for _ in 0..1000 {
-                assert!(!world.kernel().opened_by_node(cookie, local, remote));
-            }
-        });
-    }
-    timed("load, adopting one pod", 10, &mut || world.load().unwrap());
 }
 
 #[test]

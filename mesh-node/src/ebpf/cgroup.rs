@@ -63,6 +63,11 @@ impl Cgroup {
         sys::cgroup_by_id(self.folder.as_fd(), id).is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE))
     }
 
+    /// Whether a cgroup with that id is there, and can be found by it.
+    pub(super) fn is_found(&self, id: u64) -> bool {
+        sys::cgroup_by_id(self.folder.as_fd(), id).is_ok()
+    }
+
     /// Whether this one lies below `other`, or is it.
     pub(super) fn is_within(&self, other: &Self) -> bool {
         self.path.starts_with(&other.path)

@@ -152,6 +152,10 @@ impl State {
         self.tables.settings().is_ok_and(|settings| settings.generation != self.generation)
     }
 
+    pub(super) fn is_agent(&self, cgroup: u64) -> bool {
+        self.tables.agents.get(&cgroup, 0).is_ok()
+    }
+
     pub(super) fn enrolled(&self) -> Vec<NetnsCookie> {
         self.tables.plumbed.keys().filter_map(Result::ok).map(NetnsCookie).collect()
     }

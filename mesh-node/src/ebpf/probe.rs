@@ -7,8 +7,8 @@ use aya::{
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Config;
-use crate::netns::Netns;
+use super::{Config, cgroup::Cgroup};
+use crate::netns::{Netns, can_destroy};
 
 /// Something of the kernel's that Weft uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,18 @@ pub fn probe(config: &Config) -> Vec<Facility> {
             "4.14",
             std::fs::exists("/proc/sys/net/ipv4/tcp_fwmark_accept").unwrap_or(false),
             "enrolment: replies to a client whose address the application sees would leave the node",
+        ),
+        facility(
+            "SOCK_DESTROY",
+            "4.5",
+            can_destroy(),
+            "ending connections from before enrolment that policy forbids (CONFIG_INET_DIAG_DESTROY)",
+        ),
+        facility(
+            "open_by_handle_at on cgroup v2",
+            "5.5",
+            Cgroup::open(&config.cgroup_root).is_ok_and(|root| root.is_found(root.id)),
+            "forgetting the cgroups of agents that are gone: 64 restarts later no agent loads",
         ),
     ]
 }

@@ -1,0 +1,149 @@
+//! Connections that a namespace has: those from before enrolment go on outside of the mesh until somebody ends them.
+//!
+//! Asked of the kernel by sock_diag(7), which knows sockets of every process in the namespace.
+
+use std::{collections::BTreeSet, io, net::SocketAddr};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
+use netlink_packet_sock_diag::{
+    SockDiagDestroy, SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_SYN_SENT},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::{Socket, SocketAddr as Netlink, protocols::NETLINK_SOCK_DIAG};
+
+use super::Netns;
+
+/// A TCP connection of a socket in the namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// The socket's own end; IPv4 as IPv4.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Id of the cgroup in which the socket was made, or its listener; none on kernels before 5.9, which do not tell.
+    pub cgroup: Option<u64>,
+    /// As the kernel names the socket, with a number that it does not use twice.
+    id: SocketId,
+    family: u8,
+    opening: bool,
+}
+
+impl Netns {
+    /// Lists TCP connections by which bytes may enter or leave the namespace: open, being opened or half closed. Those
+    /// of which both ends are in the namespace are left out, as are all of addresses that are loopback.
+    ///
+    /// # Errors  Of entering, and of netlink: `ENOENT` on kernels without CONFIG_INET_DIAG.
+    pub fn established(&self) -> io::Result<Vec<Established>> {
+        let socket = diagnosis(self)?;
+        let mut all = dump(&socket, AF_INET, SocketId::new_v4())?;
+        all.append(&mut dump(&socket, AF_INET6, SocketId::new_v6())?);
+        // One that is being opened proves nothing: a process may bind to a foreign address and dial its own end.
+        let ends: BTreeSet<_> = all.iter().filter(|one| !one.opening).map(|one| (one.local, one.remote)).collect();
+        all.retain(|one| !one.remote.ip().is_loopback() && !ends.contains(&(one.remote, one.local)));
+        Ok(all)
+    }
+
+    /// Ends a connection as a reset would: the other end is sent one, the application sees ECONNABORTED. False if it
+    /// had ended already.
+    ///
+    /// # Errors  Of entering, and of netlink: `EOPNOTSUPP` on kernels without CONFIG_INET_DIAG_DESTROY, which
+    /// `ebpf::probe` tells.
+    pub fn destroy(&self, connection: &Established) -> io::Result<bool> {
+        destroy(&diagnosis(self)?, connection.family, connection.id.clone())
+    }
+}
+
+/// Whether the kernel can end a connection, found out by one that cannot exist. In the calling thread's namespace.
+pub(crate) fn can_destroy() -> bool {
+    let tried = Netns::current().and_then(|here| destroy(&diagnosis(&here)?, AF_INET, SocketId::new_v4()));
+    tried.is_ok()
+}
+
+/// A netlink socket of the namespace.
+fn diagnosis(netns: &Netns) -> io::Result<Socket> {
+    let mut socket = netns.enter(|| Socket::new(NETLINK_SOCK_DIAG))??;
+    socket.bind_auto()?;
+    socket.connect(&Netlink::new(0, 0))?;
+    Ok(socket)
+}
+
+fn dump(socket: &Socket, family: u8, any: SocketId) -> io::Result<Vec<Established>> {
+    let states = StateFlags::ESTABLISHED
+        | StateFlags::SYN_SENT
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT;
+    send(socket, request(family, states, any), NLM_F_DUMP)?;
+    let mut found = Vec::new();
+    receive(socket, |response| found.push(established(response)))?;
+    Ok(found)
+}
+
+fn destroy(socket: &Socket, family: u8, id: SocketId) -> io::Result<bool> {
+    send(socket, SockDiagDestroy::new(request(family, StateFlags::all(), id)), NLM_F_ACK)?;
+    match receive(socket, |_| {}) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
+    let (protocol, extensions) = (IPPROTO_TCP, ExtensionFlags::empty());
+    SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions, states, socket_id })
+}
+
+fn send<M: NetlinkSerializable + Into<NetlinkPayload<M>>>(socket: &Socket, message: M, flags: u16) -> io::Result<()> {
+    let mut packet = NetlinkMessage::from(message);
+    packet.header.flags = NLM_F_REQUEST | flags;
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0).map(drop)
+}
+
+/// Reads answers to the end, which is an acknowledgement, an error or the end of a dump.
+fn receive(socket: &Socket, mut each: impl FnMut(InetResponse)) -> io::Result<()> {
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let length = (message.header.length as usize).next_multiple_of(4).clamp(1, rest.len());
+            rest = &rest[length..];
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => each(*response),
+                NetlinkPayload::Error(error) => return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) },
+                NetlinkPayload::Done(_) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn established(response: InetResponse) -> Established {
+    let InetResponse { header, nlas } = response;
+    let id = header.socket_id;
+    let end = |address: std::net::IpAddr, port| SocketAddr::new(address.to_canonical(), port);
+    let cgroup = nlas.iter().find_map(|attribute| match attribute {
+        Nla::Other(other) if netlink_packet_core::Nla::kind(other) == CGROUP_ID => {
+            let mut bytes = [0; 8];
+            (netlink_packet_core::Nla::value_len(other) == bytes.len()).then(|| {
+                netlink_packet_core::Nla::emit_value(other, &mut bytes);
+                u64::from_ne_bytes(bytes)
+            })
+        }
+        _ => None,
+    });
+    Established {
+        local: end(id.source_address, id.source_port),
+        remote: end(id.destination_address, id.destination_port),
+        cgroup,
+        family: header.family,
+        opening: header.state == TCP_SYN_SENT,
+        id,
+    }
+}
+
+/// `INET_DIAG_CGROUP_ID` of <linux/inet_diag.h>.
+const CGROUP_ID: u16 = 21;
