@@ -158,7 +158,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     drain.send_replace(true);
     info!(connections = connections.len(), deadline = ?settings.drain, "draining");
     let emptied = tokio::time::timeout(settings.drain, async {
-        while !connections.is_empty() {
+        while !connections.is_idle() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
+use crate::connections::{Connections, Hold};
 use crate::pod::Pod;
 use crate::socket;
 
@@ -20,28 +22,38 @@ pub struct Captured {
     pub asked: SocketAddr,
     pub client: SocketAddr,
     pub at: Instant,
+    /// To be kept for as long as the connection, or the tunnel, is served.
+    pub hold: Hold,
 }
+
+/// How long a listener of a withdrawn pod goes on: a client whose SYN came before the withdrawal has been answered, and
+/// its ACK, or the SYN-ACK sent again after a second (RFC 6298, section 2), is on its way.
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// Pause after the process ran out of descriptors or memory: connections wait in the kernel's queue meanwhile.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Hands each connection of a listener to `serve` until the pod is withdrawn.
-pub async fn accept(listener: TcpListener, pod: Arc<Pod>, serve: impl Fn(Captured)) {
+/// Hands each connection of a listener to `serve` until the pod has been withdrawn for [`LINGER`].
+pub async fn accept(listener: TcpListener, pod: Arc<Pod>, connections: Connections, serve: impl Fn(Captured)) {
+    let mut over = pin!(async {
+        pod.withdrawn().await;
+        tokio::time::sleep(LINGER).await;
+    });
     let port = listener.local_addr().map_or(0, |own| own.port());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = pod.withdrawn() => return,
+            () = &mut over => return,
             accepted = listener.accept() => accepted,
         };
-        let at = Instant::now();
+        let (at, hold) = (Instant::now(), connections.hold(pod.cookie));
         match accepted.and_then(|(stream, _)| socket::ends(&stream).map(|ends| (stream, ends))) {
             Ok((stream, (asked, _))) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
             Ok((stream, (asked, client))) => {
                 if let Err(error) = socket::tune(&stream, socket::Keepalive::default()) {
                     warn!(%error, %client, "socket options of an accepted connection");
                 }
-                serve(Captured { pod: pod.clone(), stream, asked, client, at });
+                serve(Captured { pod: pod.clone(), stream, asked, client, at, hold });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

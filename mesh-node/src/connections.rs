@@ -21,13 +21,15 @@ pub struct Connections {
 #[derive(Debug)]
 struct Inner {
     live: Mutex<HashMap<u64, Arc<Live>>>,
+    held: Mutex<HashMap<NetnsCookie, usize>>,
     next: AtomicU64,
     telemetry: Telemetry,
 }
 
 impl Connections {
     pub fn new(telemetry: Telemetry) -> Self {
-        Self { inner: Arc::new(Inner { live: Mutex::default(), next: AtomicU64::new(1), telemetry }) }
+        let inner = Inner { live: Mutex::default(), held: Mutex::default(), next: AtomicU64::new(1), telemetry };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Puts a connection on record; it stays there until the returned value is finished or dropped.
@@ -50,6 +52,23 @@ impl Connections {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Says that something of a pod's is in hand until the returned value is dropped: a connection from its accept on, so
+    /// before anyone knows where it goes, or a tunnel over which a peer may ask for more.
+    pub fn hold(&self, pod: NetnsCookie) -> Hold {
+        *self.held().entry(pod).or_default() += 1;
+        Hold { connections: self.clone(), pod }
+    }
+
+    /// What is in hand for a pod.
+    pub fn held_of(&self, pod: NetnsCookie) -> usize {
+        self.held().get(&pod).copied().unwrap_or_default()
+    }
+
+    /// Whether nothing is in hand for any pod.
+    pub fn is_idle(&self) -> bool {
+        self.held().is_empty() && self.is_empty()
     }
 
     /// Live connections from and to a pod.
@@ -78,6 +97,35 @@ impl Connections {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Live>>> {
         self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<NetnsCookie, usize>> {
+        self.inner.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a pod's namespace as it is: see [`Connections::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    connections: Connections,
+    pod: NetnsCookie,
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        self.connections.hold(self.pod)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.connections.held();
+        if let Some(count) = held.get_mut(&self.pod) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.pod);
+            }
+        }
     }
 }
 

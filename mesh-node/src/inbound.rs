@@ -63,7 +63,7 @@ pub struct Inbound {
 impl Inbound {
     /// Serves one tunnel from a peer: TLS, then each connection that the peer opens over it.
     pub async fn serve_tunnel(self, captured: Captured) {
-        let Captured { pod, stream, asked, client, .. } = captured;
+        let Captured { pod, stream, asked, client, hold, .. } = captured;
         let mut tunnel = match Box::pin(self.handshake(&pod, stream)).await {
             Ok(tunnel) => tunnel,
             Err((reason, detail)) => {
@@ -82,8 +82,11 @@ impl Inbound {
             };
             match request {
                 Some(Ok(request)) => {
-                    let (this, pod) = (self.clone(), pod.clone());
-                    tokio::spawn(this.serve_request(pod, request, asked, client, Instant::now()));
+                    let (this, pod, hold) = (self.clone(), pod.clone(), hold.clone());
+                    tokio::spawn(async move {
+                        this.serve_request(pod, request, asked, client, Instant::now()).await;
+                        drop(hold);
+                    });
                 }
                 Some(Err(error)) => {
                     debug!(%client, %error, reason = error.reason(), "tunnel ended");
@@ -154,7 +157,7 @@ impl Inbound {
 
     /// Serves a connection that reached the pod without a tunnel.
     pub async fn serve_plaintext(self, captured: Captured, from_node: bool) {
-        let Captured { pod, stream, asked, client, at } = captured;
+        let Captured { pod, stream, asked, client, at, hold: _hold } = captured;
         let mut facts = Facts::new(Direction::Inbound, client, asked);
         facts.pod = Some(pod.cookie);
         facts.from_node = from_node;

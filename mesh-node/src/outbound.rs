@@ -92,7 +92,7 @@ impl Failure {
 impl Outbound {
     /// Carries one captured connection from its first byte to its last.
     pub async fn serve(self, captured: Captured) {
-        let Captured { pod, stream: client, asked, client: client_address, at } = captured;
+        let Captured { pod, stream: client, asked, client: client_address, at, hold: _hold } = captured;
         let mut facts = Facts::new(Direction::Outbound, client_address, asked);
         facts.pod = Some(pod.cookie);
         facts.source_identity = Some(pod.identity.clone());

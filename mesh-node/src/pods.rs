@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::capture::LINGER;
 use crate::connection::End;
 use crate::connections::Connections;
 use crate::ebpf::{self, Kernel, KernelError, ListenerKind};
@@ -143,6 +144,8 @@ pub struct Pods {
 
 struct Releasing {
     pod: Arc<Pod>,
+    /// Until then a listener may yield connections that were begun before the release.
+    not_before: Instant,
     deadline: Instant,
 }
 
@@ -500,8 +503,11 @@ impl Pods {
             },
         };
         pod.withdraw();
-        let deadline = Instant::now() + self.config.release_deadline;
-        self.releasing.insert(pod.cookie.0, Releasing { pod, deadline });
+        let now = Instant::now();
+        // Twice, so that what was accepted in the last moment is held by then.
+        let not_before = now + 2 * LINGER;
+        let deadline = not_before.max(now + self.config.release_deadline);
+        self.releasing.insert(pod.cookie.0, Releasing { pod, not_before, deadline });
         self.finish_releases(Instant::now());
         released
     }
@@ -512,7 +518,10 @@ impl Pods {
         let done: Vec<u64> = self
             .releasing
             .iter()
-            .filter(|(cookie, r)| r.deadline <= now || connections.of_pod(NetnsCookie(**cookie)) == 0)
+            .filter(|(cookie, r)| {
+                let idle = r.not_before <= now && connections.held_of(NetnsCookie(**cookie)) == 0;
+                idle || r.deadline <= now
+            })
             .map(|(cookie, _)| *cookie)
             .collect();
         for cookie in done {

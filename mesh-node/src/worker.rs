@@ -85,22 +85,22 @@ fn serve_pod(
     inbound: &Inbound,
     kernel: &Arc<Kernel>,
 ) -> io::Result<()> {
+    let connections = &inbound.connections;
     let out = outbound.clone();
-    tokio::spawn(capture::accept(TcpListener::from_std(listeners.outbound)?, pod.clone(), move |captured| {
+    let listener = TcpListener::from_std(listeners.outbound)?;
+    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured| {
         tokio::spawn(out.clone().serve(captured));
     }));
     let tunnels = inbound.clone();
-    tokio::spawn(capture::accept(TcpListener::from_std(listeners.hbone)?, pod.clone(), move |captured| {
+    let listener = TcpListener::from_std(listeners.hbone)?;
+    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured| {
         tokio::spawn(tunnels.clone().serve_tunnel(captured));
     }));
     let (plain, kernel) = (inbound.clone(), kernel.clone());
-    tokio::spawn(capture::accept(
-        TcpListener::from_std(listeners.plaintext)?,
-        pod.clone(),
-        move |captured: Captured| {
-            let from_node = kernel.opened_by_node(captured.pod.cookie, captured.asked, captured.client);
-            tokio::spawn(plain.clone().serve_plaintext(captured, from_node));
-        },
-    ));
+    let listener = TcpListener::from_std(listeners.plaintext)?;
+    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured: Captured| {
+        let from_node = kernel.opened_by_node(captured.pod.cookie, captured.asked, captured.client);
+        tokio::spawn(plain.clone().serve_plaintext(captured, from_node));
+    }));
     Ok(())
 }
