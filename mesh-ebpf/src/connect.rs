@@ -52,7 +52,7 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
         return agent(ctx);
     }
     let to = destination();
-    if to.is_loopback() || to.is_unspecified() || to.is_link_local_v6() {
+    if pod.is_passing() || to.is_loopback() || to.is_unspecified() || to.is_link_local_v6() {
         // An earlier connect on this socket may have marked it.
         if mark(ctx).is_some_and(|mark| mark & MARK_MASK != 0) {
             let _ = set_mark(ctx, 0);

@@ -219,8 +219,20 @@ impl ListenerKey {
 pub struct Pod {
     /// Number for log lines; the agent's to choose.
     pub id: u32,
-    /// None defined; zero.
+    /// [`Pod::PASSING`] or zero.
     pub flags: u32,
+}
+
+impl Pod {
+    /// Everything that begins passes by the agent, as if the pod were in no mesh. What the agent has in hand for it goes
+    /// on, and the agent's own sockets are told as ever. The pod is on its way in or out: the hooks of both directions
+    /// see the change at the same moment, and a connection that one of them captured reaches the agent.
+    pub const PASSING: u32 = 1;
+
+    #[inline(always)]
+    pub const fn is_passing(&self) -> bool {
+        self.flags & Self::PASSING != 0
+    }
 }
 
 /// Sysctls of the pod's namespace as they were before enrolment, for withdrawal to restore.

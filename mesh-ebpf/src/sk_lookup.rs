@@ -6,6 +6,7 @@
 //! ```text
 //!   both ends loopback          -> the application
 //!   FLOWS: outbound             -> the agent's outbound listener
+//!   the pod is passing          -> the application
 //!   FLOWS: exempt, not :15008   -> the application
 //!   else                        -> the agent's tunnel listener for :15008, its plaintext listener for the rest
 //!   that listener is missing    -> refused
@@ -15,7 +16,7 @@ use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey, programs};
 
-use crate::state::{FLOWS, LISTENERS, address6, either, field, patched};
+use crate::state::{FLOWS, LISTENERS, PODS, address6, either, field, patched};
 
 #[sk_lookup]
 fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
@@ -46,6 +47,8 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     let kind = unsafe { FLOWS.get(&flow) }.map_or(0, |kind| kind.0);
     let kind = if kind == FlowKind::OUTBOUND.0 {
         ListenerKey::OUTBOUND
+    } else if is_passing(cookie) {
+        return sk_action::SK_PASS;
     } else if port == HBONE_PORT {
         ListenerKey::HBONE
     } else if kind == FlowKind::EXEMPT.0 {
@@ -64,6 +67,13 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
             sk_action::SK_DROP
         }
     }
+}
+
+/// Whether the pod is on its way in or out of the mesh, or is in none.
+#[inline(always)]
+fn is_passing(cookie: u64) -> bool {
+    // SAFETY: no reference into the map is kept.
+    unsafe { PODS.get(&cookie) }.is_none_or(|pod| pod.is_passing())
 }
 
 /// Which worker's listener: always the same one for the same client, because the ACK of a SYN cookie must come to the

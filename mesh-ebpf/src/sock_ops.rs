@@ -34,13 +34,19 @@ fn weft_sock_ops(ctx: SockOpsContext) -> u32 {
 fn connecting(ctx: &SockOpsContext) {
     let netns = netns(ctx);
     // SAFETY: no reference into the map is kept.
-    if unsafe { PODS.get(&netns) }.is_some() {
+    if let Some(pod) = unsafe { PODS.get(&netns) } {
         let (local, remote) = ends(ctx);
         let key = key(ctx, netns, local, remote);
         // SAFETY: the context is the hook's own.
         let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         let kind = if AGENT_SOCKETS.remove(&socket).is_ok() {
             remember(ctx, &key, FlowKind::EXEMPT);
+            return;
+        } else if pod.is_passing() {
+            // Captured a moment before it began: without an entry nobody would know it for the pod's own.
+            if mark(ctx) == Some(MARK_CAPTURE) {
+                remember(ctx, &key, FlowKind::OUTBOUND);
+            }
             return;
         } else if remote.is_loopback() {
             if local.is_loopback() {
@@ -127,6 +133,16 @@ fn key(ctx: &SockOpsContext, cookie: u64, local: Address, remote: Address) -> Fl
 #[inline(always)]
 fn same(a: &Address, b: &Address) -> bool {
     a.0[0] == b.0[0] && a.0[1] == b.0[1] && a.0[2] == b.0[2] && a.0[3] == b.0[3]
+}
+
+/// The socket's mark.
+#[inline(always)]
+fn mark(ctx: &SockOpsContext) -> Option<u32> {
+    // SAFETY: the context is the hook's own; `sk` is a pointer that the verifier knows as a socket or null.
+    unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        if sk.is_null() { None } else { Some((*sk).mark) }
+    }
 }
 
 #[inline(always)]

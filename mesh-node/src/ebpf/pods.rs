@@ -123,9 +123,16 @@ impl State {
         plumb(pod.netns, pod.addresses)?;
         self.listeners(cookie, pod.listeners)?;
         self.addresses(cookie, pod.addresses)?;
+        // One that is captured already, by an agent before this one, stays so.
+        if self.tables.pods.get(&cookie, 0).is_err() {
+            self.pod(cookie, mesh_ebpf::Pod { id: pod.id, flags: mesh_ebpf::Pod::PASSING })?;
+        }
         self.steer(cookie, Some(pod.netns.as_fd()))?;
-        let value = mesh_ebpf::Pod { id: pod.id, flags: 0 };
-        self.tables.pods.insert(cookie, value, 0).map_err(failed("insert", maps::PODS))
+        self.pod(cookie, mesh_ebpf::Pod { id: pod.id, flags: 0 })
+    }
+
+    fn pod(&mut self, cookie: u64, pod: mesh_ebpf::Pod) -> Result<(), KernelError> {
+        self.tables.pods.insert(cookie, pod, 0).map_err(failed("insert", maps::PODS))
     }
 
     pub(super) fn set_listeners(
@@ -140,7 +147,7 @@ impl State {
 
     pub(super) fn release(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
         let _lock = self.own()?;
-        self.stop(cookie.0)
+        self.pass(cookie.0)
     }
 
     pub(super) fn withdraw(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
@@ -202,10 +209,19 @@ impl State {
         first.and(gone(maps::PLUMBED, self.tables.plumbed.remove(&cookie.0)))
     }
 
-    /// Stops capturing, outbound first: while inbound is steered the agent still answers.
+    /// Stops capturing, both directions at one moment.
+    fn pass(&mut self, cookie: u64) -> Result<(), KernelError> {
+        match self.tables.pods.get(&cookie, 0) {
+            Ok(pod) => self.pod(cookie, mesh_ebpf::Pod { flags: mesh_ebpf::Pod::PASSING, ..pod }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Stops capturing and detaches what did.
     fn stop(&mut self, cookie: u64) -> Result<(), KernelError> {
-        let pods = gone(maps::PODS, self.tables.pods.remove(&cookie));
-        pods.and(self.loader.detach_pod(cookie))
+        let passing = self.pass(cookie);
+        let detached = self.loader.detach_pod(cookie);
+        passing.and(detached).and(gone(maps::PODS, self.tables.pods.remove(&cookie)))
     }
 
     /// Puts the listeners into their slots, and counts these.
