@@ -1,6 +1,7 @@
 //! Scenarios: what the mesh promises, each test named as the claim it proves. One file is one subject; every file is listed
 //! here (a tidy test of xtask holds that).
 
+mod opt_in;
 mod carried;
 mod plain_world;
 mod remains;

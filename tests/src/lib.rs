@@ -15,6 +15,8 @@ pub mod demo;
 pub mod mesh;
 pub mod objects;
 pub mod needs;
+pub mod footprint;
+pub mod knock;
 pub mod apps;
 pub mod outcome;
 pub mod capture;
