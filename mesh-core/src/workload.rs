@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::addr::NetworkAddress;
 use crate::identity::SpiffeId;
@@ -28,7 +28,7 @@ impl fmt::Display for Uid {
 }
 
 /// `namespace/hostname`, a service's name on the control stream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
     pub namespace: Arc<str>,
     pub hostname: Arc<str>,
@@ -37,6 +37,13 @@ pub struct ServiceKey {
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+/// As text, because it is the key of a map in [`Workload`], and JSON has no other keys.
+impl Serialize for ServiceKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -116,3 +116,17 @@ impl From<&Live> for ConnectionView {
 pub fn connections(connections: &Connections) -> Vec<ConnectionView> {
     connections.all().iter().map(|live| live.as_ref().into()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mesh_core::workload::ServiceKey;
+
+    #[test]
+    fn what_a_service_is_the_key_of_can_be_shown() {
+        let key = ServiceKey { namespace: "shop".into(), hostname: "db.shop.svc.cluster.local".into() };
+        let shown = serde_json::to_string(&BTreeMap::from([(key, 1)])).unwrap();
+        assert_eq!(shown, r#"{"shop/db.shop.svc.cluster.local":1}"#);
+    }
+}
