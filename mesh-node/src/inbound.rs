@@ -145,7 +145,7 @@ impl Inbound {
                         End::because("client_reset", error)
                     }
                 };
-                open.finish(end);
+                open.finish_in_turn(end).await;
             }
             Err(refusal) => {
                 let status = refusal.status;
@@ -172,7 +172,7 @@ impl Inbound {
                             return open.finish(end);
                         }
                         let end = splice::relay(stream, app, open.live()).await;
-                        open.finish(end);
+                        open.finish_in_turn(end).await;
                     }
                     Err(error) => {
                         self.connections.refuse(facts, at, error.end());
