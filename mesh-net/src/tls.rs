@@ -64,6 +64,7 @@ pub struct ServerTls(Encrypted);
 pub(crate) struct Encrypted {
     stream: Box<TlsStream<ReadAhead<TcpStream>>>,
     peer: SpiffeId,
+    peer_until: SystemTime,
 }
 
 macro_rules! encrypted_end {
@@ -72,6 +73,11 @@ macro_rules! encrypted_end {
             /// The identity that the peer proved.
             pub fn peer(&self) -> &SpiffeId {
                 &self.0.peer
+            }
+
+            /// When the first certificate of the chain runs out by which the peer proved it.
+            pub fn peer_until(&self) -> SystemTime {
+                self.0.peer_until
             }
 
             /// The application protocol that both chose.
@@ -179,11 +185,11 @@ pub async fn connect(
         .await
         .map_err(|_| HandshakeError::Timeout(timeout))?
         .map_err(HandshakeError::from_io)?;
-    let peer = proven_peer(stream.get_ref().1, SystemTime::now())?;
+    let (peer, peer_until) = proven_peer(stream.get_ref().1, SystemTime::now())?;
     if !expected.contains(&peer) {
         return Err(HandshakeError::WrongIdentity { expected: expected.to_vec(), presented: peer });
     }
-    Ok(ClientTls(Encrypted { stream: Box::new(stream.into()), peer }))
+    Ok(ClientTls(Encrypted { stream: Box::new(stream.into()), peer, peer_until }))
 }
 
 /// Handshakes as the accepting side; the peer must prove an identity in one of `trust_domains`.
@@ -205,33 +211,30 @@ pub async fn accept(
         .await
         .map_err(|_| HandshakeError::Timeout(timeout))?
         .map_err(HandshakeError::from_io)?;
-    let peer = proven_peer(stream.get_ref().1, SystemTime::now())?;
+    let (peer, peer_until) = proven_peer(stream.get_ref().1, SystemTime::now())?;
     if !trust_domains.accepts(&peer) {
         return Err(HandshakeError::TrustDomain { peer });
     }
-    Ok(ServerTls(Encrypted { stream: Box::new(stream.into()), peer }))
+    Ok(ServerTls(Encrypted { stream: Box::new(stream.into()), peer, peer_until }))
 }
 
-/// The peer's identity after a handshake, full or resumed.
-fn proven_peer(session: &CommonState, now: SystemTime) -> Result<SpiffeId, HandshakeError> {
+/// The peer's identity after a handshake, full or resumed, and until when its certificates are valid.
+fn proven_peer(session: &CommonState, now: SystemTime) -> Result<(SpiffeId, SystemTime), HandshakeError> {
     if session.alpn_protocol().is_none() {
         return Err(HandshakeError::NoAlpn);
     }
     let chain = session.peer_certificates().unwrap_or_default();
-    if session.handshake_kind() == Some(HandshakeKind::Resumed) {
-        still_valid(chain, now)?;
-    }
-    Ok(svid::spiffe_id_of(chain.first().ok_or(HandshakeError::NoCertificate)?)?)
-}
-
-/// A resumption repeats no check of certificates: what it resumes may have run out in between.
-fn still_valid(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), HandshakeError> {
     let (not_before, not_after) = svid::validity(chain).ok_or(HandshakeError::NoCertificate)?;
-    match () {
-        () if now > not_after => Err(HandshakeError::Expired),
-        () if now < not_before => Err(HandshakeError::NotYetValid),
-        () => Ok(()),
+    // A resumption repeats no check of certificates: what it resumes may have run out in between.
+    if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+        match () {
+            () if now > not_after => return Err(HandshakeError::Expired),
+            () if now < not_before => return Err(HandshakeError::NotYetValid),
+            () => {}
+        }
     }
+    let peer = svid::spiffe_id_of(chain.first().ok_or(HandshakeError::NoCertificate)?)?;
+    Ok((peer, not_after))
 }
 
 fn state<T>(stream: &TlsStream<T>) -> &CommonState {

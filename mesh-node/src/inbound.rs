@@ -3,8 +3,9 @@
 pub mod deliver;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::policy::{Connection, Denial, Evaluated, Permit, evaluate};
 use mesh_core::snapshot::Snapshot;
@@ -64,20 +65,24 @@ impl Inbound {
     /// Serves one tunnel from a peer: TLS, then each connection that the peer opens over it.
     pub async fn serve_tunnel(self, captured: Captured) {
         let Captured { pod, stream, asked, client, hold, .. } = captured;
-        let mut tunnel = match Box::pin(self.handshake(&pod, stream)).await {
-            Ok(tunnel) => tunnel,
+        let (mut tunnel, until) = match Box::pin(self.handshake(&pod, stream)).await {
+            Ok(shaken) => shaken,
             Err((reason, detail)) => {
                 self.telemetry.handshake_failed(Direction::Inbound, reason, &detail, client);
                 return;
             }
         };
         let mut draining = self.draining.clone();
+        let proven = until.duration_since(SystemTime::now()).unwrap_or_default();
+        let mut expired = pin!(tokio::time::sleep(proven));
         let mut told = false;
         loop {
             let request = tokio::select! {
                 biased;
                 () = pod.withdrawn(), if !told => { tunnel.drain(); told = true; continue }
                 _ = draining.wait_for(|d| *d), if !told => { tunnel.drain(); told = true; continue }
+                // Who the peer is has been proven until now: its next connection needs a new proof.
+                () = &mut expired, if !told => { tunnel.drain(); told = true; continue }
                 request = tunnel.accept() => request,
             };
             match request {
@@ -97,7 +102,12 @@ impl Inbound {
         }
     }
 
-    async fn handshake(&self, pod: &Pod, tcp: TcpStream) -> Result<TunnelConnection, (&'static str, String)> {
+    /// A tunnel, and until when the certificates are valid by which both ends proved who they are.
+    async fn handshake(
+        &self,
+        pod: &Pod,
+        tcp: TcpStream,
+    ) -> Result<(TunnelConnection, SystemTime), (&'static str, String)> {
         let timeout = self.config.handshake_timeout;
         let credentials = pod
             .certificate
@@ -107,7 +117,11 @@ impl Inbound {
         let tls = tls::accept(tcp, &credentials, &self.config.trust_domains, &[tls::ALPN_H2], timeout)
             .await
             .map_err(|error| (error.reason(), error.to_string()))?;
-        TunnelConnection::handshake(tls, &self.config.tunnel).await.map_err(|error| (error.reason(), error.to_string()))
+        let until = tls.peer_until().min(credentials.svid().not_after);
+        let tunnel = TunnelConnection::handshake(tls, &self.config.tunnel)
+            .await
+            .map_err(|error| (error.reason(), error.to_string()))?;
+        Ok((tunnel, until))
     }
 
     async fn serve_request(self, pod: Arc<Pod>, request: Request, hbone: SocketAddr, client: SocketAddr, at: Instant) {

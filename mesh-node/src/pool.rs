@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::addr::TunnelAddr;
 use mesh_core::identity::SpiffeId;
@@ -116,6 +116,8 @@ struct Slot {
 
 struct Tunnel {
     connection: Connection,
+    /// When the certificates run out by which both ends proved who they are. What is carried goes on; nothing new begins.
+    until: SystemTime,
     idle_since: Option<Instant>,
 }
 
@@ -150,8 +152,8 @@ impl Pool {
                     match slot.free() {
                         Some(connection) => (connection, false),
                         None => {
-                            let connection = self.dial(pod, to, expected).await?;
-                            slot.lock().push(Tunnel { connection: connection.clone(), idle_since: None });
+                            let (connection, until) = self.dial(pod, to, expected).await?;
+                            slot.lock().push(Tunnel { connection: connection.clone(), until, idle_since: None });
                             (connection, true)
                         }
                     }
@@ -185,7 +187,8 @@ impl Pool {
                     return true;
                 }
                 let since = *tunnel.idle_since.get_or_insert(now);
-                if gone(key.pod) || now.duration_since(since) >= idle_timeout {
+                let over = gone(key.pod) || tunnel.until <= SystemTime::now();
+                if over || now.duration_since(since) >= idle_timeout {
                     tunnel.connection.drain();
                     return false;
                 }
@@ -204,7 +207,12 @@ impl Pool {
         self.len() == 0
     }
 
-    async fn dial(&self, pod: &Arc<Pod>, to: TunnelAddr, expected: &[SpiffeId]) -> Result<Connection, DialError> {
+    async fn dial(
+        &self,
+        pod: &Arc<Pod>,
+        to: TunnelAddr,
+        expected: &[SpiffeId],
+    ) -> Result<(Connection, SystemTime), DialError> {
         let timeout = self.config.connect_timeout;
         let credentials = pod
             .certificate
@@ -217,6 +225,7 @@ impl Pool {
         let tls = tls::connect(tcp, &credentials, expected, &[tls::ALPN_H2], timeout)
             .await
             .map_err(|source| DialError::Handshake { to, source })?;
+        let until = tls.peer_until().min(credentials.svid().not_after);
         let (connection, driver) =
             Connection::handshake(tls, &self.config.tunnel).await.map_err(|source| DialError::Tunnel { to, source })?;
         let peer = connection.peer().clone();
@@ -225,7 +234,7 @@ impl Pool {
                 debug!(%to, %peer, %error, "tunnel ended");
             }
         });
-        Ok(connection)
+        Ok((connection, until))
     }
 
     fn slot(&self, key: Key) -> Arc<Slot> {
@@ -244,7 +253,8 @@ impl Slot {
     fn free(&self) -> Option<Connection> {
         let mut tunnels = self.lock();
         tunnels.retain(|t| !t.connection.is_closed());
-        tunnels.iter().find(|t| t.connection.available() > 0).map(|t| t.connection.clone())
+        let now = SystemTime::now();
+        tunnels.iter().find(|t| t.until > now && t.connection.available() > 0).map(|t| t.connection.clone())
     }
 
     /// Drops tunnels that take no more streams: one that has answered GOAWAY, or has died, says so from then on.
