@@ -6,3 +6,7 @@ mod carried;
 mod plain_world;
 mod remains;
 mod strictness;
+mod authorization;
+mod revocation;
+mod identity;
+mod hostile;

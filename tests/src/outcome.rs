@@ -51,6 +51,6 @@ pub fn prove(mut stream: &TcpStream) -> io::Result<()> {
     if answer == *ASKED { Ok(()) } else { Err(io::Error::other("something else came back")) }
 }
 
-/// Beyond an agent's own patience with a peer that is about to enrol, which is five seconds.
-pub const LIMIT: Duration = Duration::from_secs(8);
+/// Beyond an agent's own patience: five seconds for a peer that is about to enrol, ten for a certificate.
+pub const LIMIT: Duration = Duration::from_secs(15);
 const ASKED: &[u8] = b"are you there?";
