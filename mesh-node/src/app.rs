@@ -248,6 +248,12 @@ fn ready(status: &ControlStatus, view: &PodsView, draining: bool) -> Result<(), 
     if !status.is_synced() {
         return Err("the control stream has not been read once".to_owned());
     }
+    if let Some(manager) = view.unsettled.first() {
+        return Err(match manager {
+            Manager::Zds => "the pod manager has not told of its pods".to_owned(),
+            Manager::Label | Manager::Always => "the pods of the agent before this one have not been read".to_owned(),
+        });
+    }
     match view.pods.iter().find(|pod| pod.state == "waiting") {
         Some(pod) => Err(format!("pod {} waits for {}", pod.uid, pod.waiting_for.as_deref().unwrap_or("its turn"))),
         None => Ok(()),

@@ -101,6 +101,8 @@ pub struct PodView {
 #[derive(Clone, Debug, Default)]
 pub struct PodsView {
     pub superseded: bool,
+    /// Managers that have not told of all their pods yet.
+    pub unsettled: Vec<Manager>,
     pub pods: Vec<PodView>,
 }
 
@@ -162,8 +164,8 @@ impl Pods {
         snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
         keepers: Handle,
     ) -> (Self, watch::Receiver<PodsView>) {
-        let (views, seen) = watch::channel(PodsView::default());
         let unsettled = config.managers.clone();
+        let (views, seen) = watch::channel(PodsView { unsettled: unsettled.clone(), ..PodsView::default() });
         let pods = Self {
             config,
             kernel,
@@ -596,7 +598,11 @@ impl Pods {
             netns_cookie: r.pod.cookie.0,
             waiting_for: Some(format!("{} connections to end", self.connections.of_pod(r.pod.cookie))),
         }));
-        self.views.send_replace(PodsView { superseded: self.superseded, pods: views });
+        self.views.send_replace(PodsView {
+            superseded: self.superseded,
+            unsettled: self.unsettled.clone(),
+            pods: views,
+        });
     }
 }
 
