@@ -93,6 +93,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         cgroup_root: settings.cgroup_root.clone(),
         record: settings.run_dir.join("enrolled.json"),
         commands,
+        views: pod_views.clone(),
         deadline: Duration::from_secs(10),
     };
     tokio::spawn(async move {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::{Command, Description, Manager};
+use super::{Command, Description, Manager, PodsView};
 use crate::netns::Netns;
 
 /// Longest request, in bytes: two paths and two names.
@@ -76,6 +76,8 @@ pub struct Local {
     /// Where registrations are kept.
     pub record: PathBuf,
     pub commands: mpsc::Sender<Command>,
+    /// What is known of the pods, to say why one waits.
+    pub views: watch::Receiver<PodsView>,
     /// How long an answer may take.
     pub deadline: Duration,
 }
@@ -124,6 +126,7 @@ impl Local {
                     return Answer::Failed(why);
                 }
                 let key = key(&registration.namespace, &registration.name);
+                let uid = key.clone();
                 let reply = match self.add(&registration).await {
                     Ok(reply) => reply,
                     Err(why) => return Answer::Failed(why),
@@ -134,7 +137,7 @@ impl Local {
                     Ok(Ok(Ok(()))) => Answer::Done,
                     Ok(Ok(Err(why))) => Answer::Waiting(why),
                     Ok(Err(_)) => Answer::Failed("the agent is stopping".to_owned()),
-                    Err(_) => Answer::Waiting(format!("not enrolled within {:?}; see /config", self.deadline)),
+                    Err(_) => Answer::Waiting(self.waits_for(&uid)),
                 }
             }
             Request::Withdraw { namespace, name } => {
@@ -152,6 +155,12 @@ impl Local {
                 }
             }
         }
+    }
+
+    fn waits_for(&self, uid: &str) -> String {
+        let view = self.views.borrow();
+        let why = view.pods.iter().find(|pod| *pod.uid == *uid).and_then(|pod| pod.waiting_for.clone());
+        why.map_or_else(|| format!("not enrolled within {:?}", self.deadline), |why| format!("it waits for {why}"))
     }
 
     async fn add(&self, r: &Registration) -> Result<oneshot::Receiver<Result<(), String>>, String> {
