@@ -237,7 +237,7 @@ impl Mesh {
     pub fn until_config(&self, node: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
         let mut last = String::new();
         let waited = until(&format!("{what} at node {node}"), PATIENCE, || {
-            last = self.admin(node, "/config").ok()?;
+            last = self.admin(node, "/config").unwrap_or_else(|error| error.to_string());
             holds(&serde_json::from_str(&last).ok()?).then_some(())
         });
         waited.with_context(|| format!("it believes {last}"))
