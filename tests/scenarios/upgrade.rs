@@ -1,0 +1,172 @@
+//! A node's agent is replaced while its pods go on.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use weft_tests::apps;
+use weft_tests::knock::Knocking;
+use weft_tests::mesh::{Agent, Mesh, Setup};
+use weft_tests::needs;
+use weft_tests::place::Place;
+use weft_tests::pod::Pod;
+use weft_tests::wait::{PATIENCE, until};
+
+#[test]
+fn a_successor_takes_every_new_connection_and_the_old_agent_finishes_its_own() -> Result<()> {
+    needs!();
+    let mut mesh = Mesh::with_nodes("upgrade", &["a", "b"])?;
+    let (web, db) = shop(&mesh)?;
+    let _servers = [apps::probe(&web, "echo", 7000, &[])?, apps::probe(&db, "echo", 7000, &[])?];
+    let loops = [
+        Knocking::begin(&web, &db.everywhere(7000)),
+        Knocking::begin(&db, &web.everywhere(7000)),
+        Knocking::begin(mesh.world.outside(), &web.everywhere(7000)),
+    ];
+    let all_go_on = || loops.iter().try_for_each(|knocking| knocking.until_answered(10));
+    let live = [Held::begin(&web, db.at(7000))?, Held::begin(&db, web.at6(7000))?];
+    let all_live = || live.iter().try_for_each(Held::check);
+    all_go_on()?;
+
+    let successor = beside(&mut mesh, "a", AFTER)?;
+    until("the successor to be ready", PATIENCE, || mesh.admin_at("a", AFTER, "/healthz/ready").ok())
+        .with_context(|| successor.program.log())?;
+    all_go_on()?;
+    all_live()?;
+    until("a connection at the successor", PATIENCE, || (successor.accesses().len() > 20).then_some(()))?;
+    let taken_over = format!("{:#}", mesh.admin("a", "/healthz/ready").expect_err("another agent has the pods"));
+    assert!(taken_over.contains("taken over"), "{taken_over}");
+
+    // Nothing new comes to the old one: it has the two live ones, and what it was asked for before has ended.
+    until("the old agent to have two connections", PATIENCE, || (connections(&mesh, OLD).ok()? == 2).then_some(()))?;
+    let old = &mut mesh.agents[0].program;
+    old.signal(Signal::SIGTERM)?;
+    let asked = Instant::now();
+    until("the old agent not to be ready", PATIENCE, || mesh.admin("a", "/healthz/ready").is_err().then_some(()))?;
+    let said = format!("{:#}", mesh.admin("a", "/healthz/ready").expect_err("it drains"));
+    assert!(said.contains("503") && (said.contains("draining") || said.contains("taken over")), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    for _ in 0..3 {
+        all_go_on()?;
+        all_live()?;
+    }
+    drop(live);
+    let status = mesh.agents[0].program.wait_exit(PATIENCE)?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    all_go_on()?;
+    loops.into_iter().try_for_each(|knocking| knocking.none_failed().map(drop))?;
+    let warnings = mesh.agents[0].program.log().lines().filter(|line| line.contains("taken over")).count();
+    assert_eq!(warnings, 1, "it says so once");
+    drop(successor);
+    Ok(())
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_with_status_0() -> Result<()> {
+    needs!();
+    let mut mesh = Mesh::with_setup("upgrade_deadline", &["a", "b"], Setup::default().agent("DRAIN_SECONDS", "2"))?;
+    let (web, db) = shop(&mesh)?;
+    let _echo = apps::probe(&db, "echo", 7000, &[])?;
+    let held = Held::begin(&web, db.at(7000))?;
+    mesh.agents[0].program.signal(Signal::SIGTERM)?;
+    let asked = Instant::now();
+    until("the agent not to be ready", PATIENCE, || mesh.admin("a", "/healthz/ready").is_err().then_some(()))?;
+    held.check()?;
+    let status = mesh.agents[0].program.wait_exit(PATIENCE)?;
+    let took = asked.elapsed();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    assert!(held.check().is_err(), "what is left is cut");
+    assert!(mesh.agents[0].program.log().contains("deadline passed"));
+    mesh.agents[0].until_access(&["agent_stopped"])?;
+    Ok(())
+}
+
+#[test]
+fn an_idle_agent_ends_at_once() -> Result<()> {
+    needs!();
+    let mut mesh = Mesh::with_nodes("upgrade_idle", &["a", "b"])?;
+    let (web, db) = shop(&mesh)?;
+    let _echo = apps::probe(&db, "echo", 7000, &[])?;
+    Held::begin(&web, db.at(7000))?.check()?;
+    until("no connections", PATIENCE, || (connections(&mesh, OLD).ok()? == 0).then_some(()))?;
+    let asked = Instant::now();
+    for agent in &mut mesh.agents {
+        assert_eq!(agent.program.terminate()?.code(), Some(0));
+    }
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    Ok(())
+}
+
+#[test]
+fn sighup_changes_nothing() -> Result<()> {
+    needs!();
+    let mut mesh = Mesh::with_nodes("upgrade_hup", &["a", "b"])?;
+    let (web, db) = shop(&mesh)?;
+    let _echo = apps::probe(&db, "echo", 7000, &[])?;
+    let knocking = Knocking::begin(&web, &db.everywhere(7000));
+    let held = Held::begin(&web, db.at(7000))?;
+    for _ in 0..3 {
+        mesh.agents[0].program.signal(Signal::SIGHUP)?;
+        mesh.agents[1].program.signal(Signal::SIGHUP)?;
+        knocking.until_answered(20)?;
+        held.check()?;
+    }
+    for agent in &mut mesh.agents {
+        assert!(agent.program.ended().is_none());
+    }
+    mesh.admin("a", "/healthz/ready")?;
+    knocking.none_failed().map(drop)
+}
+
+fn shop(mesh: &Mesh) -> Result<(Pod, Pod)> {
+    mesh.namespace("shop", true)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+    mesh.until_captured(&web)?;
+    mesh.until_captured(&db)?;
+    Ok((web, db))
+}
+
+/// A second agent on the node, with its admin endpoint on `port`; all else is as the first one has it.
+fn beside(mesh: &mut Mesh, node: &str, port: u16) -> Result<Agent> {
+    let before = mesh.setup.clone();
+    mesh.setup = before.clone().agent("ADMIN_ADDRESS", &format!("127.0.0.1:{port}"));
+    let successor = mesh.launch_agent(node);
+    mesh.setup = before;
+    successor
+}
+
+/// How many connections the agent of node a shows.
+fn connections(mesh: &Mesh, port: u16) -> Result<usize> {
+    let all: Value = serde_json::from_str(&mesh.admin_at("a", port, "/connections")?)?;
+    Ok(all.as_array().context("a list")?.len())
+}
+
+/// A connection that lives until it is dropped.
+struct Held(TcpStream);
+
+impl Held {
+    fn begin(from: &Place, to: SocketAddr) -> Result<Held> {
+        let stream = from.dial(to)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let held = Held(stream);
+        held.check()?;
+        Ok(held)
+    }
+
+    fn check(&self) -> Result<()> {
+        (&self.0).write_all(b"still there?")?;
+        let mut heard = [0; 12];
+        (&self.0).read_exact(&mut heard)?;
+        assert_eq!(&heard, b"still there?");
+        Ok(())
+    }
+}
+
+/// Admin ports of the agent that is there, and of the one that comes.
+const OLD: u16 = 15000;
+const AFTER: u16 = 15001;
