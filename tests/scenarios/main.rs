@@ -12,7 +12,3 @@ mod identity;
 mod hostile;
 mod endurance;
 mod upgrade;
-mod protocols;
-mod transfers;
-mod closing;
-mod crowds;

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::objects::{self, Source};
 use crate::place::Place;
 use crate::pod::{Pod, PodPlan};
-use crate::program::{Launch, Program, built};
+use crate::program::{Launch, Output, Program, built};
 use crate::topology::Topology;
 use crate::wait::{PATIENCE, until};
 
@@ -192,9 +192,21 @@ impl Mesh {
     /// # Errors
     /// What it said.
     pub fn enrol(&self, pod: &Pod) -> Result<String> {
+        self.enrolment(pod)?.stdout()
+    }
+
+    /// As [`enrol`](Mesh::enrol), with everything that the command said.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn enrol_output(&self, pod: &Pod) -> Result<Output> {
+        self.enrolment(pod)?.output()
+    }
+
+    fn enrolment(&self, pod: &Pod) -> Result<Launch> {
         let command = self.agent_command(pod, "enrol")?;
         let command = command.arg("--netns").arg(pod.netns().path()).arg("--cgroup").arg(pod.cgroup().dir());
-        command.args(["--identity-of", &format!("{}/{}", pod.namespace, pod.name)]).stdout()
+        Ok(command.args(["--identity-of", &format!("{}/{}", pod.namespace, pod.name)]))
     }
 
     /// Runs `mesh-node withdraw` for the pod.
@@ -220,6 +232,14 @@ impl Mesh {
     /// When it does not answer 200.
     pub fn admin(&self, node: &str, path: &str) -> Result<String> {
         get(self.world.node(node), AGENT_ADMIN, path)
+    }
+
+    /// As [`admin`](Mesh::admin), of an agent that serves it on another port.
+    ///
+    /// # Errors
+    /// When it does not answer 200; the text has the status and what it said.
+    pub fn admin_at(&self, node: &str, port: u16, path: &str) -> Result<String> {
+        get(self.world.node(node), port, path)
     }
 
     /// What the controller serves at `path` of its monitoring endpoint.
