@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -171,6 +171,38 @@ fn a_tunnel_leads_to_its_own_pod_and_only_by_connect() -> Result<()> {
     }
     assert_eq!(ask(Method::CONNECT, &format!("{}:7999", world.db.v4))?, "503", "nobody listens there");
     world.unharmed("requests for what is not the pod's")
+}
+
+#[test]
+fn a_peers_word_on_where_it_comes_from_is_not_taken() -> Result<()> {
+    needs!();
+    let world = World::open("forwarded")?;
+    let now = SystemTime::now();
+    let web =
+        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let outside = world.mesh.world.outside();
+    let [outside_ip, _] = world.mesh.world.outside_ips();
+    let claiming = |ip: IpAddr| {
+        let fields = [("forwarded", format!("for=\"{ip}:40000\"")), ("x-forwarded-for", ip.to_string())];
+        block(async {
+            let tls = tls(outside, world.db.at(TUNNEL), Some(&web)).await?;
+            request_with(tls, Method::CONNECT, &world.db.at(ECHO).to_string(), &fields).await
+        })
+    };
+    let allow = |ip: IpAddr| -> Result<()> {
+        let spec = format!("{{rules: [{{from: [{{source: {{ipBlocks: [{ip}]}}}}]}}]}}");
+        world.mesh.apply("policy", &objects::security("AuthorizationPolicy", "shop", "from", &spec))?;
+        world.mesh.settle()
+    };
+    allow(world.web.v4.into())?;
+    assert_eq!(ask(&world.web, world.db.at(ECHO)), Answered, "who is at the address");
+    assert_eq!(claiming(world.web.v4.into())?, "401", "who only says so");
+    allow(outside_ip)?;
+    assert_eq!(claiming(world.web.v4.into())?, "200, echoed", "the control: its own address counts, whatever it says");
+    assert_eq!(ask(&world.web, world.db.at(ECHO)), Reset);
+    world.mesh.source.delete("policy")?;
+    world.mesh.settle()?;
+    world.unharmed("a peer that lies about its address")
 }
 
 #[test]
@@ -467,6 +499,10 @@ async fn tls(from: &Place, to: SocketAddr, who: Option<&Minted>) -> Result<Tls> 
 
 /// Asks for `authority`; yields the status, and whether bytes came back when that is 200.
 async fn request(tls: Tls, method: Method, authority: &str) -> Result<String> {
+    request_with(tls, method, authority, &[]).await
+}
+
+async fn request_with(tls: Tls, method: Method, authority: &str, fields: &[(&'static str, String)]) -> Result<String> {
     let (client, connection) = h2::client::handshake(tls).await?;
     tokio::spawn(async move { connection.await.ok() });
     let uri = http::Uri::builder();
@@ -474,7 +510,8 @@ async fn request(tls: Tls, method: Method, authority: &str) -> Result<String> {
         Method::CONNECT => uri.authority(authority).build()?,
         _ => uri.scheme("https").authority(authority).path_and_query("/").build()?,
     };
-    let request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2).body(())?;
+    let request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, value)).body(())?;
     let (response, mut send) = client.ready().await?.send_request(request, false)?;
     let response = response.await?;
     let status = response.status().as_u16();
