@@ -105,7 +105,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
 
     let router = {
         let mut registry = Registry::default();
-        telemetry.register(&mut registry);
+        // Collectors come before the registries inside this one: the bytes of live connections are counted, then shown.
+        telemetry.register(registry.sub_registry_with_labels(std::iter::empty()));
         registry.register_collector(Box::new(BytesOfLive {
             telemetry: telemetry.clone(),
             connections: connections.clone(),
