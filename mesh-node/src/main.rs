@@ -1,5 +1,6 @@
 //! `mesh-node`: the agent of one node, and the commands that talk to it.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -129,6 +130,13 @@ fn ask(agent: &Agent, request: Request) -> ExitCode {
         }
         Ok(Answer::Failed(why)) => {
             eprintln!("mesh-node: {why}");
+            ExitCode::FAILURE
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            eprintln!(
+                "mesh-node: no agent listens at {}: is it running, with that run directory? ({error})",
+                socket.display()
+            );
             ExitCode::FAILURE
         }
         Err(error) => {

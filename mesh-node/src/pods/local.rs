@@ -164,7 +164,7 @@ impl Local {
     }
 
     async fn add(&self, r: &Registration) -> Result<oneshot::Receiver<Result<(), String>>, String> {
-        let netns = Netns::open(&r.netns).map_err(|e| format!("open the namespace {}: {e}", r.netns.display()))?;
+        let netns = open_netns(&r.netns)?;
         let description = Description {
             uid: key(&r.namespace, &r.name).into(),
             namespace: r.namespace.as_str().into(),
@@ -240,6 +240,19 @@ impl Local {
             warn!(%error, file = %self.record.display(), "keep the registrations; after a restart pods must be enrolled anew");
         }
     }
+}
+
+fn open_netns(path: &Path) -> Result<Netns, String> {
+    let path_text = path.display();
+    let netns = Netns::open(path).map_err(|error| match error.raw_os_error() {
+        // setns(2) on a descriptor of something else.
+        Some(libc::EINVAL) => format!("{path_text} is no network namespace"),
+        _ => format!("open the namespace {path_text}: {error}"),
+    })?;
+    if Netns::current().is_ok_and(|own| own.cookie() == netns.cookie()) {
+        return Err(format!("{path_text} is the node's own network namespace, which cannot be a pod's"));
+    }
+    Ok(netns)
 }
 
 fn key(namespace: &str, name: &str) -> String {
