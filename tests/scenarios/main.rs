@@ -12,3 +12,4 @@ mod identity;
 mod hostile;
 mod endurance;
 mod upgrade;
+mod managers;
