@@ -13,3 +13,4 @@ mod hostile;
 mod endurance;
 mod upgrade;
 mod managers;
+mod admin;
