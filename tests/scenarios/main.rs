@@ -14,3 +14,4 @@ mod endurance;
 mod upgrade;
 mod managers;
 mod admin;
+mod protocols;

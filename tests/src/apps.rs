@@ -61,6 +61,24 @@ pub fn python_http(place: &Place, port: u16) -> Result<Program> {
     listening(launch.arg("--directory").arg(www), port)
 }
 
+/// nghttpd with HTTP/2 in clear text on `port`, serving `<place>/www`.
+///
+/// # Errors
+/// When it is not installed or does not come up.
+pub fn nghttpd(place: &Place, port: u16) -> Result<Program> {
+    let www = place.dir().join("www");
+    fs::create_dir_all(&www)?;
+    listening(place.command("nghttpd").arg("--no-tls").arg("--htdocs").arg(www).arg(port.to_string()), port)
+}
+
+/// Our own gRPC server, see `grpc --help`.
+///
+/// # Errors
+/// When it has not been built or does not come up.
+pub fn grpc(place: &Place, port: u16) -> Result<Program> {
+    listening(place.command(&built("grpc")?).args(["serve", "--port", &port.to_string()]), port)
+}
+
 /// iperf3's server on [`IPERF`]; it serves one client after the other.
 ///
 /// # Errors

@@ -12,6 +12,7 @@
 //! its id and is removed when the [`Run`](run::Run) is dropped; `cargo xtask clean-up` removes what a killed one left.
 
 pub mod demo;
+pub mod pair;
 pub mod mesh;
 pub mod objects;
 pub mod needs;

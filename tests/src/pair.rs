@@ -1,0 +1,72 @@
+//! Two enrolled pods on different nodes, for scenarios about what goes between them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+
+use crate::mesh::{Mesh, Setup};
+use crate::objects;
+use crate::pod::Pod;
+
+/// `web` on node a and `db` on node b, both in the namespace `shop`, which is in the mesh. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Pair {
+    pub web: Pod,
+    pub db: Pod,
+    pub mesh: Mesh,
+}
+
+impl Pair {
+    /// Starts a mesh with the two pods in it, captured.
+    ///
+    /// # Errors
+    /// When a part of it does not come up.
+    pub fn open(name: &str) -> Result<Pair> {
+        Pair::with_setup(name, Setup::default())
+    }
+
+    /// As [`open`](Pair::open), with something not as usual.
+    ///
+    /// # Errors
+    /// When a part of it does not come up.
+    pub fn with_setup(name: &str, setup: Setup) -> Result<Pair> {
+        let mesh = Mesh::with_setup(name, &["a", "b"], setup)?;
+        mesh.namespace("shop", true)?;
+        let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+        let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+        for pod in [&web, &db] {
+            mesh.until_captured(pod)?;
+        }
+        Ok(Pair { web, db, mesh })
+    }
+
+    /// Puts a Service with a ClusterIP of either family before the pods labelled `app: <app>`.
+    ///
+    /// # Errors
+    /// When an agent does not learn of it.
+    pub fn service(&self, name: &str, app: &str, ports: &[(u16, u16)]) -> Result<()> {
+        let service = objects::service("shop", name, &CLUSTER_IPS, app, ports);
+        self.mesh.apply(&format!("service-{name}"), &service)?;
+        self.mesh.settle()
+    }
+
+    /// `port` of `db`'s own addresses and of the ClusterIPs that [`service`](Pair::service) gives.
+    #[must_use]
+    pub fn ways(&self, port: u16) -> [SocketAddr; 4] {
+        let [cluster4, cluster6] = CLUSTER_IPS;
+        let [own4, own6] = self.db.ips();
+        [own4, own6, cluster4, cluster6].map(|ip| SocketAddr::new(ip, port))
+    }
+
+    /// The address of `web` of the family of `to`: what a server shall see.
+    #[must_use]
+    pub fn client_of(&self, to: IpAddr) -> IpAddr {
+        if to.is_ipv4() { self.web.v4.into() } else { self.web.v6.into() }
+    }
+}
+
+/// Of a service's, in this order of families. No interface has them and no route leads to them.
+pub const CLUSTER_IPS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 7)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 7)),
+];
