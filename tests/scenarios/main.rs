@@ -15,3 +15,4 @@ mod upgrade;
 mod managers;
 mod admin;
 mod protocols;
+mod transfers;
