@@ -16,3 +16,4 @@ mod managers;
 mod admin;
 mod protocols;
 mod transfers;
+mod closing;

@@ -1,0 +1,175 @@
+//! Ways to end a connection: both ends see through the mesh what plain TCP shows them.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use weft_tests::dialogue::{self, Seen};
+use weft_tests::mesh::Mesh;
+use weft_tests::needs;
+use weft_tests::outcome::{Outcome, ask};
+use weft_tests::place::Place;
+
+/// What happens; what the client does and what the server does, from connect or accept on; see [`dialogue`].
+///
+/// Each is one of those whose outcome plain TCP leaves to no race: what is sent before a reset has been read, or is small
+/// enough to have arrived. Urgent data is not among them: it is no byte stream, and the agent does not carry it apart.
+const CASES: [(&str, &str, &str); 36] = [
+    ("client closes, nothing said", "close", "read all, close"),
+    ("server closes, nothing said", "read all, close", "close"),
+    ("both close at once, nothing said", "meet, close", "meet, close"),
+    ("both half-close at once", "meet, fin, read all", "meet, fin, read all"),
+    ("both half-close after 50,000 bytes", "send 50000, fin, read all", "send 50000, fin, read all"),
+    ("client closes last", "send 5, read 7, read all, close", "read 5, send 7, close"),
+    ("server closes last", "send 5, read 7, close", "read 5, send 7, read all, close"),
+    ("client half-closes, server answers", "send 5, fin, read all", "read all, send 7, close"),
+    ("server half-closes, client answers", "read all, send 5, close", "send 7, fin, read all, close"),
+    ("client half-closes at once, server speaks", "fin, read all", "read all, send 7, close"),
+    ("server half-closes at once, client speaks", "read all, send 5, close", "fin, read all, close"),
+    ("client half-closes, server streams", "send 5, fin, read all", "read all, send 2000000, close"),
+    ("server half-closes, client streams", "read all, send 2000000, close", "fin, read all, close"),
+    (
+        "client half-closes, server speaks in turns",
+        "fin, read 3, meet, read 4, meet, read all",
+        "send 3, meet, send 4, meet, close",
+    ),
+    (
+        "client half-closes before the server speaks, both wait",
+        "fin, meet, read 1, close",
+        "read all, meet, send 1, close",
+    ),
+    ("client sends and closes at once", "send 7, close", "read all, close"),
+    ("server sends and closes at once", "read all, close", "send 7, close"),
+    ("client sends much and closes at once", "send 2000000, close", "read all, close"),
+    ("server sends much and closes at once", "read all, close", "send 2000000, close"),
+    (
+        "a byte in turns",
+        "send 1, read 1, send 1, read 1, send 1, read 1, close",
+        "read 1, send 1, read 1, send 1, read 1, send 1, read all",
+    ),
+    ("client speaks after its own half-close", "fin, send 5, read all", "read all, send 3, close"),
+    ("server speaks after its own half-close", "read all, send 3, close", "fin, send 5, read all"),
+    ("client resets, nothing said", "reset", "read all"),
+    ("server resets, nothing said", "read all", "reset"),
+    ("client resets after its words were read", "send 5, meet, reset", "read 5, meet, read all"),
+    ("server resets after its words were read", "read 5, meet, read all", "send 5, meet, reset"),
+    ("client sends and resets at once", "send 5, reset", "read all"),
+    ("server sends and resets at once", "read all", "send 7, reset"),
+    ("client closes with bytes unread", "read 1, meet, close", "send 9, meet, read all"),
+    ("server closes with bytes unread", "send 9, meet, read all", "read 1, meet, close"),
+    ("client half-closes, server resets", "send 5, fin, meet, read all", "read all, meet, reset"),
+    ("server half-closes, client resets", "read all, meet, reset", "send 5, fin, meet, read all"),
+    ("client half-closes, then resets", "fin, meet, reset", "read all, meet, send until refused"),
+    ("server half-closes, then resets", "read all, meet, send until refused", "fin, meet, reset"),
+    ("client closes while the server speaks", "read 1000, close", "send until refused"),
+    ("server closes while the client speaks", "send until refused", "read 1000, close"),
+];
+
+/// Plays every case between `client` and `server`, all at once.
+fn play_all(client: &Place, server: &Place, to: SocketAddr) -> Result<Vec<Seen>> {
+    let listener = server.listen(to.port())?;
+    let mut playing = Vec::new();
+    for (what, near, far) in CASES {
+        let (client, server) = connected(client, &listener, to).context(what)?;
+        playing.push(thread::spawn(move || dialogue::play((client, near), (server, far)).context(what)));
+    }
+    playing.into_iter().map(|playing| playing.join().expect("a dialogue does not panic")).collect()
+}
+
+fn connected(
+    client: &Place,
+    listener: &TcpListener,
+    to: SocketAddr,
+) -> Result<(std::net::TcpStream, std::net::TcpStream)> {
+    let near = client.dial(to)?;
+    listener.set_nonblocking(true)?;
+    let far = weft_tests::wait::until("accept", weft_tests::wait::PATIENCE, || match listener.accept() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        accepted => Some(accepted),
+    })??;
+    far.0.set_nonblocking(false)?;
+    Ok((near, far.0))
+}
+
+fn differences(way: &str, plain: &[Seen], mesh: &[Seen]) -> Vec<String> {
+    let both = CASES.iter().zip(plain.iter().zip(mesh));
+    both.filter(|(_, (plain, mesh))| plain != mesh)
+        .map(|((what, ..), (plain, mesh))| {
+            format!("{way}: {what}\n  plain {plain}\n  mesh  {mesh}").replace("\nserver", "\n        server")
+        })
+        .collect()
+}
+
+#[test]
+fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
+    needs!();
+    let mesh = Mesh::with_nodes("closing", &["a", "b"])?;
+    mesh.namespace("shop", false)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let near = mesh.enrolled(mesh.pod("near").namespace("shop"), "a")?;
+    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+    let outside = mesh.world.outside();
+    let [outside4, _] = mesh.world.outside_ips();
+    let ways: [(&str, &Place, &Place, SocketAddr, &str); 5] = [
+        ("between nodes", &web, &db, db.at(7000), "mutual_tls"),
+        ("between nodes, IPv6", &web, &db, db.at6(7000), "mutual_tls"),
+        ("on one node", &web, &near, near.at(7000), "mutual_tls"),
+        ("out of the mesh", &web, outside, (outside4, 7000).into(), "none"),
+        ("into the mesh", outside, &db, db.at(7000), "none"),
+    ];
+
+    let plain = play_all(&web, &db, db.at(7000))?;
+    let again = play_all(&web, &db, db.at(7000))?;
+    assert_eq!(differences("twice", &plain, &again), [""; 0], "plain TCP itself leaves these open");
+    for ((what, ..), seen) in CASES.iter().zip(&plain) {
+        println!("{what}\n  {}", seen.to_string().replace('\n', "\n  "));
+    }
+
+    mesh.namespace("shop", true)?;
+    for pod in [&web, &near, &db] {
+        mesh.until_captured(pod)?;
+    }
+    let mut different = Vec::new();
+    for (way, client, server, to, security) in ways {
+        different.extend(differences(way, &plain, &play_all(client, server, to)?));
+        let node = if way == "into the mesh" { "b" } else { "a" };
+        mesh.agent(node).until_access(&[&format!("\"{to}\""), &format!("\"{security}\"")])?;
+    }
+    ensure!(different.is_empty(), "{}", different.join("\n"));
+    for node in ["a", "b"] {
+        weft_tests::wait::until("no connection left", weft_tests::wait::PATIENCE, || {
+            let left: serde_json::Value = serde_json::from_str(&mesh.admin(node, "/connections").ok()?).ok()?;
+            left.as_array().is_some_and(Vec::is_empty).then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The one difference there is. The agent accepts before it knows whether the other end does: a client that waits for
+/// `connect` alone learns from its first read or write what plain TCP tells it at once.
+#[test]
+fn a_port_where_nobody_listens_is_refused_at_connect_without_the_mesh_and_reset_after_it_with_it() -> Result<()> {
+    needs!();
+    let mesh = Mesh::with_nodes("refused", &["a", "b"])?;
+    mesh.namespace("shop", false)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+    let [outside4, outside6] = mesh.world.outside_ips();
+    let [own4, own6] = db.everywhere(7000);
+    let all = [own4, own6, (outside4, 7000).into(), (outside6, 7000).into()];
+    for to in all {
+        assert_eq!(ask(&web, to), Outcome::Refused, "{to} in plain TCP");
+    }
+    mesh.namespace("shop", true)?;
+    for pod in [&web, &db] {
+        mesh.until_captured(pod)?;
+    }
+    for to in all {
+        assert_eq!(ask(&web, to), Outcome::Reset, "{to} in the mesh");
+    }
+    // The reason is on both sides' record.
+    mesh.agent("b").until_access(&["inbound", "connect_refused", &own4.to_string()])?;
+    mesh.agent("a").until_access(&["outbound", "tunnel_unavailable", &own4.to_string()])?;
+    Ok(())
+}
