@@ -146,13 +146,6 @@ impl Open {
     pub fn finish(mut self, end: End) {
         self.end = Some(end);
     }
-
-    /// As [`Open::finish`], when the worker's other tasks have had their turn: of a thousand connections that a policy ends
-    /// at once, each is cut before the first line is put together, which takes far longer than cutting.
-    pub async fn finish_in_turn(mut self, end: End) {
-        self.end = Some(end);
-        tokio::task::yield_now().await;
-    }
 }
 
 impl Drop for Open {

@@ -159,7 +159,7 @@ impl Inbound {
                         End::because("client_reset", error)
                     }
                 };
-                open.finish_in_turn(end).await;
+                open.finish(end);
             }
             Err(refusal) => {
                 let status = refusal.status;
@@ -186,7 +186,7 @@ impl Inbound {
                             return open.finish(end);
                         }
                         let end = splice::relay(stream, app, open.live()).await;
-                        open.finish_in_turn(end).await;
+                        open.finish(end);
                     }
                     Err(error) => {
                         self.connections.refuse(facts, at, error.end());

@@ -103,7 +103,7 @@ impl Outbound {
                     Reached::Tunnel(stream) => splice::into_tunnel(client, *stream, open.live()).await,
                     Reached::Tcp(app) => splice::relay(client, app, open.live()).await,
                 };
-                open.finish_in_turn(end).await;
+                open.finish(end);
             }
             Err(failure) => {
                 self.connections.refuse(facts, at, failure.end());
