@@ -13,9 +13,9 @@ mod object;
 mod setup;
 mod child;
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::setup::Purpose;
@@ -109,9 +109,8 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&Purpose::ALL)?;
             clean_up()?;
             build(!dev)?;
-            let mut demo = child::cargo(&["run", "--quiet", "-p", "weft-tests", "--bin", "demo"]);
-            demo.args((!dev).then_some("--release")).arg("--").args(keep.then_some("--keep")).args(args);
-            let status = child::foreground(&mut demo)?;
+            let mut demo = built("demo", !dev)?;
+            let status = child::foreground(demo.args(keep.then_some("--keep")).args(args))?;
             if child::interrupted() {
                 clean_up()?;
             }
@@ -122,8 +121,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&Purpose::ALL)?;
             clean_up()?;
             build(true)?;
-            let mut bench = child::cargo(&["run", "--quiet", "--release", "-p", "weft-tests", "--bin", "bench", "--"]);
-            let status = child::foreground(bench.args(args))?;
+            let status = child::foreground(built("bench", true)?.args(args))?;
             clean_up()?;
             Ok(child::code(status))
         }
@@ -137,6 +135,18 @@ fn run(command: Command) -> Result<ExitCode> {
 fn build(release: bool) -> Result<()> {
     let mut build = child::cargo(&["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bins"]);
     child::succeed(build.args(release.then_some("--release")))
+}
+
+/// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them
+/// use, and builds TLS a second time.
+fn built(name: &str, release: bool) -> Result<process::Command> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("this program is in target/<profile>")?;
+    let path = target.join(if release { "release" } else { "debug" }).join(name);
+    if !path.exists() {
+        bail!("{} was not built", path.display());
+    }
+    Ok(process::Command::new(path))
 }
 
 fn clean_up() -> Result<()> {
