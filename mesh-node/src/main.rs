@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
 use mesh_node::{app, logging};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Weft's node agent.
 #[derive(Parser)]
@@ -100,6 +101,7 @@ fn run(flags: Flags) -> ExitCode {
         }
     };
     let log = logging::start(&settings.log_level, settings.log_json);
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -113,6 +115,16 @@ fn run(flags: Flags) -> ExitCode {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A connection takes a descriptor or two, and the usual soft limit, 1,024, is there for programs that use select(2).
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
 }
 
