@@ -13,6 +13,7 @@
 
 pub mod demo;
 pub mod pair;
+pub mod bench;
 pub mod mesh;
 pub mod objects;
 pub mod needs;

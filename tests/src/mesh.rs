@@ -42,6 +42,10 @@ pub struct Setup {
     pub agent: Vec<(String, String)>,
     /// Further arguments of the controller.
     pub controller: Vec<String>,
+    /// A command, with its arguments, that becomes the agent: `setpriv`, say.
+    pub through: Vec<String>,
+    /// Nodes whose agents are kept on one core, and which.
+    pub cores: Vec<(String, usize)>,
 }
 
 impl Setup {
@@ -49,6 +53,13 @@ impl Setup {
     #[must_use]
     pub fn agent(mut self, name: &str, value: &str) -> Setup {
         self.agent.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the agent of `node` kept on one core.
+    #[must_use]
+    pub fn core(mut self, node: &str, core: usize) -> Setup {
+        self.cores.push((node.to_owned(), core));
         self
     }
 
@@ -126,8 +137,11 @@ impl Mesh {
         let address = format!("{controller}:{CONTROL}");
         let pods = self.world.run().cgroup().child(&place.pods_cgroup())?;
         let root = self.world.wire().dir().join("ctrl/root-cert.pem");
-        let launch = place
-            .command(&built("mesh-node")?)
+        let launch = match self.setup.through.split_first() {
+            Some((command, arguments)) => place.command(command).args(arguments).arg(built("mesh-node")?),
+            None => place.command(&built("mesh-node")?),
+        };
+        let launch = launch
             .env("NODE_NAME", node)
             .env("XDS_ADDRESS", &address)
             .env("XDS_ROOT_CA", &root)
@@ -142,6 +156,8 @@ impl Mesh {
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "info,mesh_node=debug");
         let launch = self.setup.agent.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        let core = self.setup.cores.iter().find(|(name, _)| name == node);
+        let launch = core.map(|(_, core)| *core).into_iter().fold(launch, Launch::on_core);
         Ok(Agent { program: launch.start()?, node: node.to_owned(), run_dir })
     }
 

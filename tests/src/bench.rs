@@ -1,0 +1,142 @@
+//! `cargo xtask bench`: plain TCP beside Weft, on the same machine, in the same run, repetition by repetition in turn.
+//!
+//! ```text
+//!            core 0                                core 1
+//!   client, agent a ── node a ── wire ── node b ── agent b, server      across nodes
+//!   client, agent a ──────────── node a ────────── server               on one node
+//! ```
+//!
+//! Ends are pinned, because two processes that share a core share its cache, which two nodes cannot.
+
+mod stage;
+mod idle;
+mod figures;
+mod machine;
+pub mod load;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::bench::figures::Figures;
+use crate::bench::machine::Machine;
+use crate::bench::stage::{Path, Stage, Test};
+use crate::mesh::Setup;
+use crate::needs::lacking;
+use crate::run::take_down_on_signals;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Plan {
+    /// A first impression in half a minute
+    #[arg(long)]
+    quick: bool,
+    /// Write every figure of every repetition there, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Repetitions of everything
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// Only the parts whose name contains this: throughput, round trip, connect, idle
+    #[arg(long)]
+    only: Option<String>,
+    /// NAME=VALUE in the environment of the agents, to compare settings
+    #[arg(long, value_name = "NAME=VALUE")]
+    agent: Vec<String>,
+}
+
+impl Plan {
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
+    }
+
+    fn seconds(&self) -> f64 {
+        if self.quick { 0.5 } else { 2.0 }
+    }
+
+    fn repetitions(&self) -> usize {
+        if self.quick { 3 } else { self.repetitions.max(1) }
+    }
+
+    fn connections(&self) -> usize {
+        if self.quick { 2_000 } else { 10_000 }
+    }
+
+    fn setup(&self) -> Result<Setup> {
+        let mut setup = Setup::default().agent("WORKER_THREADS", "1").agent("LOG_LEVEL", "info");
+        for setting in &self.agent {
+            let (name, value) = setting.split_once('=').with_context(|| format!("{setting} is not NAME=VALUE"))?;
+            setup = setup.agent(name, value);
+        }
+        Ok(setup.core("a", CLIENT_CORE).core("b", SERVER_CORE))
+    }
+}
+
+/// Measures, prints the table and says which of the targets hold.
+///
+/// # Errors
+/// When the machine lacks something, or a part of the mesh does not come up or stops working.
+pub fn run(plan: &Plan) -> Result<ExitCode> {
+    take_down_on_signals();
+    if let Some(lacking) = lacking(&[]) {
+        bail!("{lacking}");
+    }
+    let machine = Machine::here()?;
+    if machine.cores < 2 {
+        bail!("the ends are pinned to a core each: this machine has one");
+    }
+    println!("{machine}");
+    let mut figures = Figures::default();
+    measure_paths(plan, &mut figures)?;
+    if plan.wants("idle") {
+        idle::measure(plan, &mut figures).context("measure idle connections")?;
+    }
+    println!("\nload average after it: {}", machine::load()?);
+
+    println!("\n{figures}");
+    let verdicts = figures.targets();
+    for verdict in &verdicts {
+        println!("{verdict}");
+    }
+    if let Some(file) = &plan.json {
+        let document = json!({
+            "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "load_before": machine.load,
+            "command": std::env::args().skip(1).collect::<Vec<_>>(), "seconds": plan.seconds(),
+            "figures": figures.json(), "targets": verdicts,
+        });
+        fs::write(file, format!("{document:#}\n")).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Throughput, round trips and connections, on every path in turn.
+fn measure_paths(plan: &Plan, figures: &mut Figures) -> Result<()> {
+    let tests: Vec<Test> = Test::ALL.into_iter().filter(|test| plan.wants(test.name())).collect();
+    if tests.is_empty() {
+        return Ok(());
+    }
+    let stage = Stage::set(plan.setup()?)?;
+    for test in tests {
+        for repetition in 1..=plan.repetitions() {
+            for path in Path::ALL {
+                let measured = stage.measure(test, path, Duration::from_secs_f64(plan.seconds()));
+                let measured = measured.with_context(|| format!("{} {}", test.name(), path.name()))?;
+                for (what, unit, value) in measured {
+                    figures.add(path.place(), &what, unit, path.way(), value);
+                }
+            }
+            eprint!("\r{} {repetition}/{}   ", test.name(), plan.repetitions());
+        }
+        eprintln!();
+    }
+    Ok(())
+}
+
+/// Where the client's program and its node's agent run.
+const CLIENT_CORE: usize = 0;
+/// Where the server's program and its node's agent run.
+const SERVER_CORE: usize = 1;

@@ -1,0 +1,209 @@
+//! Pods with and without the mesh on the same two nodes, and one measurement between two of them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::figures::Way;
+use super::load::{ECHO, HOLD, SINK};
+use super::machine::Spent;
+use super::{CLIENT_CORE, SERVER_CORE};
+use crate::mesh::{Mesh, Setup};
+use crate::place::Place;
+use crate::pod::Pod;
+use crate::program::{Launch, Program, built};
+
+/// From where to where, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    PlainAcross,
+    WeftAcross,
+    PlainNear,
+    WeftNear,
+}
+
+impl Path {
+    pub(super) const ALL: [Path; 4] = [Path::PlainAcross, Path::WeftAcross, Path::PlainNear, Path::WeftNear];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Path::PlainAcross => "plain, across nodes",
+            Path::WeftAcross => "Weft, across nodes",
+            Path::PlainNear => "plain, on one node",
+            Path::WeftNear => "Weft, on one node",
+        }
+    }
+
+    pub(super) fn place(self) -> &'static str {
+        match self {
+            Path::PlainAcross | Path::WeftAcross => "across nodes",
+            Path::PlainNear | Path::WeftNear => "on one node",
+        }
+    }
+
+    pub(super) fn way(self) -> Way {
+        match self {
+            Path::PlainAcross | Path::PlainNear => Way::Plain,
+            Path::WeftAcross | Path::WeftNear => Way::Weft,
+        }
+    }
+}
+
+/// One kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Test {
+    Send { streams: usize },
+    Ping,
+    Visit { clients: usize },
+}
+
+impl Test {
+    pub(super) const ALL: [Test; 5] = [
+        Test::Send { streams: 1 },
+        Test::Send { streams: 8 },
+        Test::Ping,
+        Test::Visit { clients: 1 },
+        Test::Visit { clients: 4 },
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Test::Send { streams: 1 } => "throughput, 1 stream",
+            Test::Send { .. } => "throughput, 8 streams",
+            Test::Ping => "round trip of 128 B",
+            Test::Visit { clients: 1 } => "connect-request-close, 1 client",
+            Test::Visit { .. } => "connect-request-close, 4 clients",
+        }
+    }
+}
+
+/// Programs are dropped before the mesh that they run in.
+#[derive(Debug)]
+pub(super) struct Stage {
+    ends: Vec<Ends>,
+    _servers: Vec<Program>,
+    pub(super) mesh: Mesh,
+}
+
+#[derive(Debug)]
+struct Ends {
+    way: Way,
+    client: Pod,
+    across: Pod,
+    near: Pod,
+}
+
+impl Stage {
+    pub(super) fn set(setup: Setup) -> Result<Stage> {
+        let mesh = Mesh::with_setup("bench", &["a", "b"], setup)?;
+        let mut ends = Vec::new();
+        let mut servers = Vec::new();
+        for (way, namespace) in [(Way::Plain, "plain"), (Way::Weft, "meshed")] {
+            mesh.namespace(namespace, way == Way::Weft)?;
+            let pod = |name, node| mesh.enrolled(mesh.pod(name).namespace(namespace), node);
+            let (client, across, near) = (pod("client", "a")?, pod("across", "b")?, pod("near", "a")?);
+            for pod in [&client, &across, &near] {
+                many_ports(pod)?;
+                if way == Way::Weft {
+                    mesh.until_captured(pod)?;
+                }
+            }
+            servers.push(serve(&across)?);
+            servers.push(serve(&near)?);
+            ends.push(Ends { way, client, across, near });
+        }
+        let stage = Stage { ends, _servers: servers, mesh };
+        stage.prove()?;
+        Ok(stage)
+    }
+
+    /// What the mesh is said to carry, it carries; and nothing else.
+    fn prove(&self) -> Result<()> {
+        for path in Path::ALL {
+            self.measure(Test::Visit { clients: 1 }, path, Duration::from_millis(1))?;
+        }
+        let (_, server) = self.ends(Path::WeftAcross);
+        self.mesh.agent("a").until_access(&["outbound", "mutual_tls", &server.at(ECHO).to_string()])?;
+        let plain =
+            self.mesh.agent("a").accesses().iter().filter(|line| line.to_string().contains("/ns/plain/")).count();
+        anyhow::ensure!(plain == 0, "the plain path goes through the agent");
+        Ok(())
+    }
+
+    /// What was measured: name, unit and value of each figure.
+    pub(super) fn measure(
+        &self,
+        test: Test,
+        path: Path,
+        lasting: Duration,
+    ) -> Result<Vec<(String, &'static str, f64)>> {
+        let (client, server) = self.ends(path);
+        let seconds = lasting.as_secs_f64().to_string();
+        let run = self.mesh.world.run().cgroup();
+        let before = Spent::so_far(run)?;
+        let count = |words: &[&str], port| ask(client, words, &server.at(port).to_string(), &seconds, lasting);
+        Ok(match test {
+            Test::Send { streams } => {
+                let said = count(&["send", "--streams", &streams.to_string()], SINK)?;
+                let after = Spent::so_far(run)?;
+                let gigabytes = number(&said, "bytes")? / 1e9;
+                let streams = if streams == 1 { "1 stream".to_owned() } else { format!("{streams} streams") };
+                vec![
+                    (test.name().to_owned(), "MB/s", gigabytes * 1e3 / number(&said, "seconds")?),
+                    (format!("CPU of the machine, {streams}"), "s/GB", (after.machine - before.machine) / gigabytes),
+                    (format!("CPU of the run, {streams}"), "s/GB", (after.run - before.run) / gigabytes),
+                ]
+            }
+            Test::Ping => {
+                let said = count(&["ping"], ECHO)?;
+                vec![
+                    (format!("{}, p50", test.name()), "us", number(&said, "p50_us")?),
+                    (format!("{}, p99", test.name()), "us", number(&said, "p99_us")?),
+                ]
+            }
+            Test::Visit { clients } => {
+                let said = count(&["visit", "--clients", &clients.to_string()], ECHO)?;
+                vec![(test.name().to_owned(), "/s", number(&said, "count")? / number(&said, "seconds")?)]
+            }
+        })
+    }
+
+    fn ends(&self, path: Path) -> (&Pod, &Pod) {
+        let ends = self.ends.iter().find(|ends| ends.way == path.way()).expect("both ways are there");
+        match path {
+            Path::PlainAcross | Path::WeftAcross => (&ends.client, &ends.across),
+            Path::PlainNear | Path::WeftNear => (&ends.client, &ends.near),
+        }
+    }
+}
+
+fn ask(client: &Place, words: &[&str], to: &str, seconds: &str, lasting: Duration) -> Result<Value> {
+    let launch = load(client)?.args(words).args(["--seconds", seconds, to]).on_core(CLIENT_CORE);
+    let output = launch.output_within(lasting + Duration::from_secs(60))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(&said).with_context(|| format!("the client: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn number(said: &Value, field: &str) -> Result<f64> {
+    said[field].as_f64().with_context(|| format!("no {field} in {said}"))
+}
+
+/// The load server, on the servers' core.
+pub(super) fn serve(pod: &Pod) -> Result<Program> {
+    let mut server = load(pod)?.arg("serve").on_core(SERVER_CORE).start()?;
+    for port in [SINK, ECHO, HOLD] {
+        server.wait_listens(port)?;
+    }
+    Ok(server)
+}
+
+/// A process of the load at `place`.
+pub(super) fn load(place: &Place) -> Result<Launch> {
+    Ok(place.command(&built("bench")?).arg("load"))
+}
+
+/// Ports for some ten thousand connections a second: the defaults end at 28,000 within a minute, with or without a mesh.
+pub(super) fn many_ports(pod: &Pod) -> Result<()> {
+    pod.netns().sysctl(&[("ipv4/ip_local_port_range", "1024 60999"), ("ipv4/tcp_tw_reuse", "1")])
+}
