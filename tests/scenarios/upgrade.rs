@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_tests::apps;
-use weft_tests::knock::Knocking;
+use weft_tests::footprint::footprint;
+use weft_tests::knock::{Knocking, ask};
 use weft_tests::mesh::{Agent, Mesh, Setup};
 use weft_tests::needs;
 use weft_tests::place::Place;
 use weft_tests::pod::Pod;
+use weft_tests::program::built;
 use weft_tests::wait::{PATIENCE, until};
 
 #[test]
@@ -120,6 +122,72 @@ fn sighup_changes_nothing() -> Result<()> {
     }
     mesh.admin("a", "/healthz/ready")?;
     knocking.none_failed().map(drop)
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    needs!("setpriv");
+    let unit = include_str!("../../deploy/systemd/weft-node.service");
+    let named = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("capabilities")?;
+    let kept: Vec<String> =
+        named.split(' ').map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase())).collect();
+    let mut setup = Setup::default();
+    setup.through = ["setpriv", "--no-new-privs", "--bounding-set"].map(str::to_owned).to_vec();
+    setup.through.push(format!("-all,{}", kept.join(",")));
+    let mut mesh = Mesh::with_setup("upgrade_capabilities", &["a", "b"], setup)?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", mesh.agents[0].program.pid()))?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).context("its capabilities")?;
+    assert_eq!(u64::from_str_radix(mask, 16)?.count_ones() as usize, kept.len(), "{mask}");
+    let (web, db) = shop(&mesh)?;
+    let _echo = apps::probe(&db, "echo", 7000, &[])?;
+    // In, out, in again; and with an earlier agent's pins.
+    for label in [true, false, true] {
+        mesh.namespace("shop", label)?;
+        let state = if label { "enrolled" } else { "outside" };
+        for pod in [&web, &db] {
+            mesh.until_config(&pod.node, state, |config| {
+                let pods = config["pods"].as_array().into_iter().flatten();
+                pods.into_iter().all(|entry| entry["state"] == state)
+            })?;
+        }
+        for address in db.everywhere(7000) {
+            ask(&web, address, "hello")?;
+        }
+    }
+    mesh.agents[0].program.kill()?;
+    mesh.agents[0] = mesh.start_agent("a")?;
+    ask(&web, db.at(7000), "again")?;
+    mesh.agents[0].until_access(&[&db.identity("cluster.local")])?;
+    let log = mesh.agents[0].program.log();
+    assert!(!log.contains("lacks a facility") && !log.contains("Operation not permitted"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn remove_takes_the_mesh_off_a_node() -> Result<()> {
+    needs!();
+    let mut mesh = Mesh::with_nodes("upgrade_remove", &["a", "b"])?;
+    mesh.namespace("shop", false)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let db = mesh.pod("db").namespace("shop").on(mesh.world.node("b"))?;
+    let _echo = apps::probe(&db, "echo", 7000, &[])?;
+    ask(&web, db.at(7000), "before")?;
+    let before = footprint(&web)?;
+    mesh.namespace("shop", true)?;
+    mesh.until_captured(&web)?;
+    mesh.agents[0].program.kill()?;
+    assert!(ask(&web, db.at(7000), "refused").is_err());
+    let node = mesh.world.node("a");
+    let pins = mesh.world.run().bpffs().join("a");
+    let pods = mesh.world.run().cgroup().child(&node.pods_cgroup())?;
+    let remove = node.command(&built("mesh-node")?).arg("remove").arg("--pin-dir").arg(&pins);
+    remove.arg("--cgroup-root").arg(pods.dir()).stdout()?;
+    assert_eq!(footprint(&web)?, before);
+    assert!(!pins.exists(), "pins are left in {}", pins.display());
+    for address in db.everywhere(7000) {
+        ask(&web, address, "as before")?;
+    }
+    Ok(())
 }
 
 fn shop(mesh: &Mesh) -> Result<(Pod, Pod)> {
