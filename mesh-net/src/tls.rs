@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
 use rustls::{CommonState, HandshakeKind};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;

@@ -4,7 +4,7 @@
 //! that the workers have open for each pod.
 
 use std::net::TcpListener as StdTcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -46,13 +46,14 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async {
-                let mut present: Vec<Arc<Pod>> = Vec::new();
+                // Weak, so that a pod's key is forgotten with its last connection and not with the next sweep.
+                let mut present: Vec<Weak<Pod>> = Vec::new();
                 let mut sweep = tokio::time::interval(SWEEP);
                 loop {
                     tokio::select! {
                         pod = pods.recv() => match pod {
                             Some((pod, listeners)) => {
-                                present.push(pod.clone());
+                                present.push(Arc::downgrade(&pod));
                                 if let Err(error) = serve_pod(&pod, listeners, &outbound, &inbound, &kernel) {
                                     error!(%error, pod = %pod.name, "listeners of a pod cannot be used");
                                 }
@@ -60,8 +61,10 @@ impl Worker {
                             None => return,
                         },
                         _ = sweep.tick() => {
-                            present.retain(|pod| !pod.is_withdrawn());
-                            let gone = |cookie: NetnsCookie| !present.iter().any(|pod| pod.cookie == cookie);
+                            let stays = |pod: &Weak<Pod>| pod.upgrade().is_some_and(|pod| !pod.is_withdrawn());
+                            present.retain(stays);
+                            let cookies: Vec<NetnsCookie> = present.iter().filter_map(Weak::upgrade).map(|pod| pod.cookie).collect();
+                            let gone = |cookie: NetnsCookie| !cookies.contains(&cookie);
                             outbound.pool.sweep(Instant::now(), gone);
                         }
                     }
