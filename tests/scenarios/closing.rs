@@ -1,7 +1,6 @@
 //! Ways to end a connection: both ends see through the mesh what plain TCP shows them.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +9,7 @@ use weft_tests::mesh::Mesh;
 use weft_tests::needs;
 use weft_tests::outcome::{Outcome, ask};
 use weft_tests::place::Place;
+use weft_tests::wait::{PATIENCE, accepted, until};
 
 /// What happens; what the client does and what the server does, from connect or accept on; see [`dialogue`].
 ///
@@ -71,25 +71,11 @@ fn play_all(client: &Place, server: &Place, to: SocketAddr) -> Result<Vec<Seen>>
     let listener = server.listen(to.port())?;
     let mut playing = Vec::new();
     for (what, near, far) in CASES {
-        let (client, server) = connected(client, &listener, to).context(what)?;
+        let client = client.dial(to)?;
+        let (server, _) = accepted(&listener).context(what)?;
         playing.push(thread::spawn(move || dialogue::play((client, near), (server, far)).context(what)));
     }
     playing.into_iter().map(|playing| playing.join().expect("a dialogue does not panic")).collect()
-}
-
-fn connected(
-    client: &Place,
-    listener: &TcpListener,
-    to: SocketAddr,
-) -> Result<(std::net::TcpStream, std::net::TcpStream)> {
-    let near = client.dial(to)?;
-    listener.set_nonblocking(true)?;
-    let far = weft_tests::wait::until("accept", weft_tests::wait::PATIENCE, || match listener.accept() {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-        accepted => Some(accepted),
-    })??;
-    far.0.set_nonblocking(false)?;
-    Ok((near, far.0))
 }
 
 fn differences(way: &str, plain: &[Seen], mesh: &[Seen]) -> Vec<String> {
@@ -138,7 +124,7 @@ fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
     }
     ensure!(different.is_empty(), "{}", different.join("\n"));
     for node in ["a", "b"] {
-        weft_tests::wait::until("no connection left", weft_tests::wait::PATIENCE, || {
+        until("no connection left", PATIENCE, || {
             let left: serde_json::Value = serde_json::from_str(&mesh.admin(node, "/connections").ok()?).ok()?;
             left.as_array().is_some_and(Vec::is_empty).then_some(())
         })?;

@@ -11,6 +11,7 @@ use weft_tests::objects;
 use weft_tests::outcome::{Outcome, ask};
 use weft_tests::pair::Pair;
 use weft_tests::program::built;
+use weft_tests::wait::accepted;
 
 #[test]
 fn redis_works_and_sees_the_clients_own_address() -> Result<()> {
@@ -204,7 +205,7 @@ fn every_kind_of_destination_is_reached_in_its_own_way() -> Result<()> {
     let stranger = outside.listen(7005)?;
     for ip in [outside4, outside6] {
         let near_end = web.dial((ip, 7005).into())?;
-        let (_far_end, peer) = stranger.accept()?;
+        let (_far_end, peer) = accepted(&stranger)?;
         assert_eq!(peer.ip().to_canonical(), pair.client_of(ip));
         drop(near_end);
     }

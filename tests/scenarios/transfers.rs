@@ -11,9 +11,12 @@ use weft_tests::bulk::{Exchanged, exchange};
 use weft_tests::needs;
 use weft_tests::outcome::prove;
 use weft_tests::pair::Pair;
+use weft_tests::wait::{PATIENCE, accepted};
 
 /// Exchanges `bytes` each way over one connection and yields what client and server saw.
 fn both_ways(client: &TcpStream, server: &TcpStream, bytes: u64) -> Result<[Exchanged; 2]> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
     let begun = Instant::now();
     let (near, far) = thread::scope(|scope| {
         let far = scope.spawn(|| exchange(server, bytes, 2, Duration::ZERO));
@@ -36,7 +39,7 @@ fn a_gibibyte_each_way_at_once_arrives_whole() -> Result<()> {
     let pair = Pair::open("gibibyte")?;
     let listener = pair.db.listen(7000)?;
     let client = pair.web.dial(pair.db.at(7000))?;
-    let (server, _) = listener.accept()?;
+    let (server, _) = accepted(&listener)?;
     let seen = both_ways(&client, &server, 1 << 30)?;
     assert_equal(&seen, 1 << 30);
     drop((client, server));
@@ -56,7 +59,7 @@ fn many_bytes_arrive_whole_over_ipv6_and_by_a_service() -> Result<()> {
     let listener = pair.db.listen(7000)?;
     for to in pair.ways(7000) {
         let client = pair.web.dial(to)?;
-        let (server, _) = listener.accept()?;
+        let (server, _) = accepted(&listener)?;
         assert_equal(&both_ways(&client, &server, 64 << 20)?, 64 << 20);
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! Waiting for a condition, with a deadline.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,24 @@ pub fn until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Opt
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+}
+
+/// Accepts a connection, with a deadline: through a mesh, a client may be connected and its server never be. Reading and
+/// writing have [`PATIENCE`] too.
+///
+/// # Errors
+/// What `accept` says, or that none came.
+pub fn accepted(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
+    listener.set_nonblocking(true)?;
+    let accepted = until("a connection", PATIENCE, || match listener.accept() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        accepted => Some(accepted),
+    })?;
+    let (stream, peer) = accepted?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok((stream, peer))
 }
 
 #[cfg(test)]
