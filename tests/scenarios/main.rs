@@ -17,3 +17,4 @@ mod admin;
 mod protocols;
 mod transfers;
 mod closing;
+mod crowds;
