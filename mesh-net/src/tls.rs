@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
 use rustls::{CommonState, HandshakeKind};
-use rustls_pki_types::{ServerName};
+use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -224,17 +224,20 @@ fn proven_peer(session: &CommonState, now: SystemTime) -> Result<(SpiffeId, Syst
         return Err(HandshakeError::NoAlpn);
     }
     let chain = session.peer_certificates().unwrap_or_default();
-    let (not_before, not_after) = svid::validity(chain).ok_or(HandshakeError::NoCertificate)?;
-    // A resumption repeats no check of certificates: what it resumes may have run out in between.
-    if session.handshake_kind() == Some(HandshakeKind::Resumed) {
-        match () {
-            () if now > not_after => return Err(HandshakeError::Expired),
-            () if now < not_before => return Err(HandshakeError::NotYetValid),
-            () => {}
-        }
-    }
+    let until = still_valid(chain, now)?;
     let peer = svid::spiffe_id_of(chain.first().ok_or(HandshakeError::NoCertificate)?)?;
-    Ok((peer, not_after))
+    Ok((peer, until))
+}
+
+/// Until when a chain is valid, if it is. A resumption repeats no check of certificates: what it resumes may have run out
+/// in between.
+fn still_valid(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<SystemTime, HandshakeError> {
+    let (not_before, not_after) = svid::validity(chain).ok_or(HandshakeError::NoCertificate)?;
+    match () {
+        () if now > not_after => Err(HandshakeError::Expired),
+        () if now < not_before => Err(HandshakeError::NotYetValid),
+        () => Ok(not_after),
+    }
 }
 
 fn state<T>(stream: &TlsStream<T>) -> &CommonState {
