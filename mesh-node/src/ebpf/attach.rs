@@ -40,7 +40,8 @@ impl Loader {
         }
         loader.override_global(aya_log::LEVEL, &level, true);
         loader.override_global(programs::SET_RETVAL, &set_retval, true);
-        // Nothing in our programs is relocated by the running kernel's BTF; reading it would take 20 ms.
+        // Nothing in our programs is relocated by the running kernel's BTF. aya 0.14 has read it in `new` all the same,
+        // 200 ms where aya-obj is not optimised (by perf), so a process should have one loader and not one for each pod.
         loader.btf(None);
         loader.load(&self.object).map_err(|error| LoadError::Maps(Box::new(error)))
     }
