@@ -279,7 +279,7 @@ mod tests {
         ]);
         let mistakes = cli.flags.check().expect_err("many mistakes");
         expect![[r#"
-            8 settings are wrong:
+            9 settings are wrong:
               --node-name (NODE_NAME) is missing: the name of this node
               --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
               --xds-address "nowhere" is not host:port
