@@ -125,7 +125,9 @@ fn a_program_that_is_not_there_or_ends_early_is_named() -> Result<()> {
     let node = world.node("a");
     let error = node.command("weft-no-such-program").start().map(drop).unwrap_err();
     assert_eq!(error.to_string(), "weft-no-such-program is not installed");
-    let mut probe = node.command(&built("probe")?).args(["say", "127.0.0.1:1"]).start()?;
+    let probe = node.command(&built("probe")?).args(["say", "127.0.0.1:1"]);
+    // A backtrace would push the error out of the end of the log that is shown.
+    let mut probe = probe.env("RUST_BACKTRACE", "0").start()?;
     let error = format!("{:#}", probe.wait_listens(7000).unwrap_err());
     assert!(error.contains("it ended") && error.contains("Connection refused"), "{error}");
     Ok(())

@@ -33,8 +33,10 @@ impl Capture {
         let file = unused(wire.dir().join(node.port()));
         let mut tcpdump = wire
             .command("tcpdump")
-            // -Z root: dropping privileges would lose the right to write here. -B: KiB, so that a burst is not dropped.
-            .args(["-i", &node.port(), "-n", "-U", "-Z", "root", "-B", "65536", "--immediate-mode", "-w"])
+            // -Z root: dropping privileges would lose the right to write here. -B in KiB and -s in bytes: the ring has a
+            // slot of the largest frame's size for each frame, so 2,000 of them may wait while others are written.
+            .args(["-i", &node.port(), "-n", "-U", "-Z", "root", "-B", "131072", "-s", "65600"])
+            .args(["--immediate-mode", "-w"])
             .arg(&file)
             .start()?;
         tcpdump.wait_logs("listening on")?;
