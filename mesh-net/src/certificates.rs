@@ -132,11 +132,11 @@ pub struct CertificateStatus {
     /// Of the certificate in use (or expired), lower-case hex.
     pub serial: Option<String>,
     /// Seconds since 1970, like the other times.
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::unix_time::seconds")]
     pub not_before: Option<SystemTime>,
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::unix_time::seconds")]
     pub not_after: Option<SystemTime>,
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::unix_time::seconds")]
     pub renew_at: Option<SystemTime>,
     pub last_error: Option<String>,
     pub leases: usize,
@@ -362,8 +362,4 @@ impl Collector for Certificates {
         }
         Ok(())
     }
-}
-
-fn seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).map(|d| d.as_secs()).serialize(serializer)
 }

@@ -18,3 +18,5 @@ pub mod tunnel;
 pub mod testing;
 pub mod tls;
 pub mod svid;
+pub mod causes;
+mod unix_time;

@@ -233,7 +233,10 @@ mod tests {
         ] {
             let line = text.lines().find(|l| l.starts_with(&format!("{name}{{"))).expect(name);
             assert!(line.ends_with(&format!(" {value}")), "{line}");
-            assert!(line.contains("reporter=\"destination\"") && line.contains("source_workload=\"unknown\""), "{line}");
+            assert!(
+                line.contains("reporter=\"destination\"") && line.contains("source_workload=\"unknown\""),
+                "{line}"
+            );
         }
     }
 }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use mesh_core::identity::SpiffeId;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::{Tunnel, Uid, Workload};
+use mesh_net::causes::chain;
 use mesh_net::certificates::{Certificates, Lease};
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -122,6 +123,13 @@ enum Stage {
         failures: u32,
     },
     Enrolled(Arc<Pod>),
+}
+
+impl Stage {
+    /// Nothing has been tried yet.
+    fn waiting() -> Self {
+        Self::Waiting { lease: None, why: String::new(), retry_at: Instant::now(), failures: 0 }
+    }
 }
 
 /// The manager of this node's pods: one task, so that a pod's steps never overlap.
@@ -289,7 +297,7 @@ impl Pods {
             // The same pod in another namespace: it was restarted.
             let _ = self.remove(&uid);
         }
-        let stage = Stage::Waiting { lease: None, why: String::new(), retry_at: Instant::now(), failures: 0 };
+        let stage = Stage::waiting();
         self.known.insert(uid.clone(), Known { description, stage, waiters: vec![reply] });
         self.advance(&uid);
     }
@@ -317,8 +325,7 @@ impl Pods {
             let wanted = wanted(&snapshot, &self.config.cluster_id, &known.description);
             match (&known.stage, wanted) {
                 (Stage::Outside, Some(true)) => {
-                    known.stage =
-                        Stage::Waiting { lease: None, why: String::new(), retry_at: Instant::now(), failures: 0 };
+                    known.stage = Stage::waiting();
                     self.advance(&uid);
                 }
                 (Stage::Enrolled(pod), Some(false)) => {
@@ -392,12 +399,8 @@ impl Pods {
                     answer(&mut known.waiters, Ok(()));
                     // An agent before this one may have left it enrolled.
                     let cookie = description.netns.cookie();
-                    if self.kernel.enrolled().contains(&cookie)
-                        && !self.releasing.contains_key(&cookie.0)
-                        && let Err(error) = self.kernel.withdraw(cookie)
-                        && let Some(error) = self.failed(&error)
-                    {
-                        warn!(pod = %uid, error, "withdraw a pod whose label is gone");
+                    if self.kernel.enrolled().contains(&cookie) && !self.releasing.contains_key(&cookie.0) {
+                        self.withdraw(cookie, uid);
                     }
                     return;
                 }
@@ -532,15 +535,19 @@ impl Pods {
                 (live.facts.pod == Some(pod.cookie))
                     .then(|| End::because("withdrawn", "the pod left the mesh and its deadline has passed"))
             });
-            match self.kernel.withdraw(pod.cookie) {
-                Ok(()) => info!(pod = %pod.uid, "pod withdrawn, nothing left in its namespace"),
-                Err(error) => {
-                    if let Some(error) = self.failed(&error) {
-                        warn!(pod = %pod.uid, error, "withdraw a pod");
-                    }
-                }
+            if self.withdraw(pod.cookie, &pod.uid) {
+                info!(pod = %pod.uid, "pod withdrawn, nothing left in its namespace");
             }
         }
+    }
+
+    /// Takes every trace of a pod out of the kernel and its namespace, and says whether that went well.
+    fn withdraw(&mut self, cookie: NetnsCookie, uid: &str) -> bool {
+        let Err(error) = self.kernel.withdraw(cookie) else { return true };
+        if let Some(error) = self.failed(&error) {
+            warn!(pod = uid, netns_cookie = cookie.0, error, "withdraw a pod");
+        }
+        false
     }
 
     /// Pods that an earlier agent enrolled and no manager has told this one of.
@@ -549,11 +556,7 @@ impl Pods {
         for cookie in self.kernel.enrolled() {
             if !mine.contains(&cookie.0) && !self.releasing.contains_key(&cookie.0) {
                 info!(netns_cookie = cookie.0, "withdraw a pod that no manager knows any more");
-                if let Err(error) = self.kernel.withdraw(cookie)
-                    && let Some(error) = self.failed(&error)
-                {
-                    warn!(netns_cookie = cookie.0, error, "withdraw a pod");
-                }
+                self.withdraw(cookie, "unknown");
             }
         }
     }
@@ -633,16 +636,4 @@ fn identity_of(d: &Description, workload: Option<&Workload>, trust_domain: &str)
         (None, Some(workload)) => Ok(Some(workload.identity.clone())),
         (None, None) => Ok(None),
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

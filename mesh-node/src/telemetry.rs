@@ -146,20 +146,26 @@ impl Telemetry {
 
     /// Brings the byte counters of a connection up to date, while it lives and when it ends.
     pub fn report_bytes(&self, live: &Live) {
-        let (received, sent) = live.take_unreported();
-        if received > 0 || sent > 0 {
-            let labels = labels(live);
-            self.received.get_or_create(&labels).inc_by(received);
-            self.sent.get_or_create(&labels).inc_by(sent);
+        let unreported = live.take_unreported();
+        if unreported != (0, 0) {
+            self.add_bytes(&labels(live), unreported);
         }
     }
 
     pub fn closed(&self, live: &Live, end: &End) {
         self.live.dec();
-        self.report_bytes(live);
-        self.closed.get_or_create(&labels(live)).inc();
+        let labels = labels(live);
+        self.add_bytes(&labels, live.take_unreported());
+        self.closed.get_or_create(&labels).inc();
         self.ends.get_or_create(&EndLabels { direction: live.facts.direction.as_str(), reason: end.reason }).inc();
         access_line(live, end);
+    }
+
+    fn add_bytes(&self, labels: &TcpLabels, (received, sent): (u64, u64)) {
+        if received > 0 || sent > 0 {
+            self.received.get_or_create(labels).inc_by(received);
+            self.sent.get_or_create(labels).inc_by(sent);
+        }
     }
 }
 

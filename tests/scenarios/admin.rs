@@ -107,7 +107,9 @@ fn the_views_show_what_is_believed_and_what_is_live() -> Result<()> {
     assert!(!mesh.agent("a").program.log().contains("\"level\":\"TRACE\""));
     assert!(curl(&["-X", "PUT", &format!("{logging}?level=trace")])?.contains("trace"));
     shop.dial()?;
-    until("a line of that level", PATIENCE, || mesh.agent("a").program.log().contains("\"level\":\"TRACE\"").then_some(()))?;
+    until("a line of that level", PATIENCE, || {
+        mesh.agent("a").program.log().contains("\"level\":\"TRACE\"").then_some(())
+    })?;
     assert!(curl(&["-X", "PUT", &format!("{logging}?level=info")])?.contains("info"));
     assert!(curl(&[logging])?.contains("info"));
     assert!(curl(&["-X", "PUT", &format!("{logging}?level=not%20a%3Dlevel%3D")]).is_err(), "a level that is none");
@@ -202,7 +204,8 @@ fn all_wrong_settings_are_told_at_once() -> Result<()> {
     let said = String::from_utf8_lossy(&agent.stderr).into_owned();
     assert_eq!(agent.status.code(), Some(2), "{said}");
     assert!(said.starts_with("mesh-node: 5 settings are wrong:"), "{said}");
-    for mistake in ["XDS_ADDRESS", "Not A Domain", "soon", "xml", "maybe"].map(|m| m.replace("XDS_ADDRESS", "nowhere")) {
+    for mistake in ["XDS_ADDRESS", "Not A Domain", "soon", "xml", "maybe"].map(|m| m.replace("XDS_ADDRESS", "nowhere"))
+    {
         assert!(said.contains(&mistake), "{mistake} is not in {said}");
     }
     let controller = node

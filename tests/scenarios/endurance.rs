@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use weft_tests::apps;
+use weft_tests::held::Held;
 use weft_tests::knock::{Knocking, ask};
 use weft_tests::mesh::Mesh;
 use weft_tests::needs;
@@ -73,9 +74,10 @@ fn a_dead_controller_is_missed_by_nobody_but_newcomers() -> Result<()> {
     needs!();
     let mut mesh = Mesh::with_nodes("endurance_ctrl", &["a", "b"])?;
     let shop = Shop::open(&mesh)?;
-    let loops = [Knocking::begin(&shop.web, &shop.db.everywhere(7000)), Knocking::begin(&shop.db, &shop.web.everywhere(7000))];
+    let loops =
+        [Knocking::begin(&shop.web, &shop.db.everywhere(7000)), Knocking::begin(&shop.db, &shop.web.everywhere(7000))];
     let all_go_on = || loops.iter().try_for_each(|knocking| knocking.until_answered(10));
-    let live = Live::begin(&shop.web, shop.db.at(7000))?;
+    let live = Held::begin(&shop.web, shop.db.at(7000))?;
     all_go_on()?;
     mesh.controller.kill()?;
     all_go_on()?;
@@ -113,7 +115,10 @@ fn a_controller_that_comes_back_sends_only_what_changed_removals_too() -> Result
     let shop = Shop::open(&mesh)?;
     let gone = mesh.enrolled(mesh.pod("gone").namespace("shop"), "b")?;
     mesh.until_captured(&gone)?;
-    mesh.apply("deny", &objects::deny("shop", "no-near", "db", &[shop.near.identity("cluster.local").trim_start_matches("spiffe://")]))?;
+    mesh.apply(
+        "deny",
+        &objects::deny("shop", "no-near", "db", &[shop.near.identity("cluster.local").trim_start_matches("spiffe://")]),
+    )?;
     for node in ["a", "b"] {
         mesh.until_config(node, "the policy", |config| has_policy(config, "no-near"))?;
     }
@@ -134,9 +139,7 @@ fn a_controller_that_comes_back_sends_only_what_changed_removals_too() -> Result
         mesh.until_config(node, "what changed meanwhile", |config| {
             let names: Vec<&str> =
                 config["workloads"].as_array().into_iter().flatten().filter_map(|w| w["name"].as_str()).collect();
-            names.contains(&"later")
-                && !names.contains(&"gone")
-                && !has_policy(config, "no-near")
+            names.contains(&"later") && !names.contains(&"gone") && !has_policy(config, "no-near")
         })?;
     }
     ask(&shop.near, shop.db.at(7000), "allowed again")?;
@@ -220,28 +223,6 @@ impl Shop {
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// A connection that lives long.
-struct Live(std::net::TcpStream);
-
-impl Live {
-    fn begin(from: &Place, to: std::net::SocketAddr) -> Result<Live> {
-        let stream = from.dial(to)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let live = Live(stream);
-        live.check()?;
-        Ok(live)
-    }
-
-    fn check(&self) -> Result<()> {
-        use std::io::{Read, Write};
-        (&self.0).write_all(b"still there?")?;
-        let mut heard = [0; 12];
-        (&self.0).read_exact(&mut heard)?;
-        assert_eq!(&heard, b"still there?");
         Ok(())
     }
 }

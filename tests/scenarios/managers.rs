@@ -192,7 +192,10 @@ fn the_command_line_says_what_is_wrong() -> Result<()> {
     // One that the control plane does not know waits, and the answer says so.
     let output = run(&run_dir, &["enrol", "--netns", &netns, "--identity-of", "shop/nobody"])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("not in the mesh yet") && said.contains("control plane"), "{said}");
+    assert!(
+        output.status.success() && said.contains("not in the mesh yet") && said.contains("control plane"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -193,7 +193,8 @@ fn a_pod_that_is_in_no_mesh_is_untouched_with_and_without_an_agent() -> Result<(
     let _servers = [&web, &db, &known, &stranger].map(|pod| apps::probe(pod, "echo", 7000, &[]));
     let footprints = || -> Result<_> { Ok([footprint(&known)?, footprint(&stranger)?]) };
     let before = footprints()?;
-    let loops = [Knocking::begin(&known, &stranger.everywhere(7000)), Knocking::begin(&stranger, &known.everywhere(7000))];
+    let loops =
+        [Knocking::begin(&known, &stranger.everywhere(7000)), Knocking::begin(&stranger, &known.everywhere(7000))];
     let all_go_on = || loops.iter().try_for_each(|knocking| knocking.until_answered(20));
     all_go_on()?;
     mesh.namespace("shop", true)?;

@@ -1,7 +1,5 @@
 //! A node's agent is replaced while its pods go on.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,10 +7,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_tests::apps;
 use weft_tests::footprint::footprint;
+use weft_tests::held::Held;
 use weft_tests::knock::{Knocking, ask};
 use weft_tests::mesh::{Agent, Mesh, Setup};
 use weft_tests::needs;
-use weft_tests::place::Place;
 use weft_tests::pod::Pod;
 use weft_tests::program::built;
 use weft_tests::wait::{PATIENCE, until};
@@ -212,27 +210,6 @@ fn beside(mesh: &mut Mesh, node: &str, port: u16) -> Result<Agent> {
 fn connections(mesh: &Mesh, port: u16) -> Result<usize> {
     let all: Value = serde_json::from_str(&mesh.admin_at("a", port, "/connections")?)?;
     Ok(all.as_array().context("a list")?.len())
-}
-
-/// A connection that lives until it is dropped.
-struct Held(TcpStream);
-
-impl Held {
-    fn begin(from: &Place, to: SocketAddr) -> Result<Held> {
-        let stream = from.dial(to)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let held = Held(stream);
-        held.check()?;
-        Ok(held)
-    }
-
-    fn check(&self) -> Result<()> {
-        (&self.0).write_all(b"still there?")?;
-        let mut heard = [0; 12];
-        (&self.0).read_exact(&mut heard)?;
-        assert_eq!(&heard, b"still there?");
-        Ok(())
-    }
 }
 
 /// Admin ports of the agent that is there, and of the one that comes.

@@ -21,6 +21,7 @@ pub mod footprint;
 pub mod knock;
 pub mod apps;
 pub mod outcome;
+pub mod held;
 pub mod capture;
 pub mod topology;
 pub mod pod;

@@ -48,7 +48,7 @@ pub enum InvalidResource {
     Decode(#[from] prost::DecodeError),
     #[error("is named {inside:?} inside")]
     Name { inside: String },
-    #[error("{}", chain(.0))]
+    #[error("{}", crate::causes::chain(.0))]
     Address(#[from] wire::InvalidAddress),
     #[error("{0}")]
     Authorization(#[from] wire::InvalidAuthorization),
@@ -247,15 +247,4 @@ fn body<M: Message + Default>(resource: &Resource, type_url: &str) -> Result<M, 
 pub(super) fn printable(text: &str) -> impl fmt::Display {
     let clean: String = text.chars().take(300).map(|c| if c.is_control() { '?' } else { c }).collect();
     clean
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

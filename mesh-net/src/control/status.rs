@@ -30,9 +30,9 @@ struct Shared {
 pub struct ControlView {
     pub connected: bool,
     /// Since when it is connected, or not; seconds since 1970.
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::unix_time::seconds")]
     pub since: Option<SystemTime>,
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "crate::unix_time::seconds")]
     pub last_update: Option<SystemTime>,
     /// Connections made, the first included.
     pub connects: u64,
@@ -166,8 +166,4 @@ impl Collector for ControlStatus {
         }
         Ok(())
     }
-}
-
-fn seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).map(|d| d.as_secs()).serialize(serializer)
 }
