@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::connection::End;
 use crate::connections::Connections;
 use crate::ebpf::{self, Kernel};
 use crate::inbound::{self, Inbound};
@@ -37,6 +38,9 @@ use crate::worker::Worker;
 
 /// Name of the agent's socket in its run directory.
 pub const SOCKET: &str = "node.sock";
+
+/// How long connections that outlived the drain may take to be reset: 10,000 of them need less than half of it.
+const CUT: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to stop and its connections have ended or may last no longer.
 ///
@@ -166,7 +170,20 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     });
     match emptied.await {
         Ok(()) => info!("drained"),
-        Err(_) => warn!(connections = connections.len(), "deadline passed; what is left is cut"),
+        Err(_) => {
+            warn!(connections = connections.len(), "deadline passed; what is left is cut");
+            let end = || End::because("agent_stopped", "the agent stopped before the connection ended");
+            connections.end_where(|_| Some(end()));
+            // Each resets both its ends and writes its line; that takes milliseconds, or something is stuck.
+            let cut = tokio::time::timeout(CUT, async {
+                while !connections.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            if cut.await.is_err() {
+                warn!(connections = connections.len(), "not cut in time; they end with the process");
+            }
+        }
     }
     Ok(())
 }

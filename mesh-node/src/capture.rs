@@ -47,9 +47,9 @@ pub async fn accept(listener: TcpListener, pod: Arc<Pod>, connections: Connectio
             accepted = listener.accept() => accepted,
         };
         let (at, hold) = (Instant::now(), connections.hold(pod.cookie));
-        match accepted.and_then(|(stream, _)| socket::ends(&stream).map(|ends| (stream, ends))) {
-            Ok((stream, (asked, _))) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
-            Ok((stream, (asked, client))) => {
+        match accepted.and_then(|(stream, peer)| Ok((socket::asked(&stream)?, socket::canonical(peer), stream))) {
+            Ok((asked, _, stream)) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
+            Ok((asked, client, stream)) => {
                 if let Err(error) = socket::tune(&stream, socket::Keepalive::default()) {
                     warn!(%error, %client, "socket options of an accepted connection");
                 }

@@ -149,13 +149,13 @@ impl Inbound {
                 let open = self.connections.open(facts, at);
                 if let Some(end) = self.changed_since(&snapshot, open.live()) {
                     open.finish(end);
-                    socket::reset(app);
+                    socket::reset(app.stream);
                     return request.refuse(Status::Denied);
                 }
                 let end = match request.accept(reply.as_ref()) {
                     Ok(stream) => splice::from_tunnel(stream, app, open.live()).await,
                     Err(error) => {
-                        socket::reset(app);
+                        socket::reset(app.stream);
                         End::because("client_reset", error)
                     }
                 };
@@ -182,7 +182,7 @@ impl Inbound {
                         let open = self.connections.open(facts, at);
                         if let Some(end) = self.changed_since(&snapshot, open.live()) {
                             socket::reset(stream);
-                            socket::reset(app);
+                            socket::reset(app.stream);
                             return open.finish(end);
                         }
                         let end = splice::relay(stream, app, open.live()).await;

@@ -12,7 +12,6 @@ use mesh_core::workload::Workload;
 use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
 use mesh_net::tunnel::stream::Stream;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::capture::Captured;
@@ -20,6 +19,7 @@ use crate::connection::{Direction, End, Facts, Security};
 use crate::connections::Connections;
 use crate::pod::Pod;
 use crate::pool::{DialError, Pool, connect_reason};
+use crate::socket::Dialled;
 use crate::{socket, splice};
 use balance::{Loaded, Loads};
 use route::{Carriage, Endpoint, NoRoute, Origin, Route, UnknownDestinations};
@@ -62,7 +62,7 @@ pub struct Outbound {
 /// The other end, reached.
 enum Reached {
     Tunnel(Box<Stream>),
-    Tcp(TcpStream),
+    Tcp(Dialled),
 }
 
 #[derive(Debug, Error)]

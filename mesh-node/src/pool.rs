@@ -222,7 +222,7 @@ impl Pool {
         let tcp = socket::connect_from_pod(&pod.netns, to.0, timeout)
             .await
             .map_err(|source| DialError::Connect { to, source })?;
-        let tls = tls::connect(tcp, &credentials, expected, &[tls::ALPN_H2], timeout)
+        let tls = tls::connect(tcp.stream, &credentials, expected, &[tls::ALPN_H2], timeout)
             .await
             .map_err(|source| DialError::Handshake { to, source })?;
         let until = tls.peer_until().min(credentials.svid().not_after);

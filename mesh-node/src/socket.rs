@@ -14,7 +14,7 @@ use std::{
 
 use mesh_ebpf::{MARK_AGENT, MARK_CAPTURE, MARK_DELIVER};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::netns::Netns;
 
@@ -37,11 +37,22 @@ impl Default for Keepalive {
     }
 }
 
+/// A connection that the agent opened.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// How it was broken already when we learnt that it was open: by a peer that accepted, perhaps spoke, and reset at
+    /// once. What the peer said can be read; the end that is read behind it is a FIN only if this is a broken pipe
+    /// (Linux: a reset that comes after a FIN is EPIPE, any other ECONNRESET).
+    pub broken: Option<io::Error>,
+}
+
 /// A connection to the application, and whom it shows as the client.
 #[derive(Debug)]
 pub struct Delivery {
     /// The connection.
-    pub stream: TcpStream,
+    pub dialled: Dialled,
     /// Whether the application sees the client's own address; else it sees the pod's.
     pub transparent: bool,
 }
@@ -79,7 +90,7 @@ pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<Tcp
     })?
 }
 
-/// Whether a connection accepted on one of [`listen`]'s sockets, for `asked` as [`ends`] gives it, came by the
+/// Whether a connection accepted on one of [`listen`]'s sockets, for [`asked`], came by the
 /// listener's own `port` and not by eBPF: from a process of the pod's, or, once the pod is released, from anywhere. To
 /// be refused: it was asked of nobody in the mesh, and to carry it to where it was asked for would lead back here.
 ///
@@ -90,18 +101,19 @@ pub fn is_direct(stream: &TcpStream, asked: SocketAddr, port: u16) -> bool {
     asked.port() == port && SockRef::from(stream).mark().ok() != Some(MARK_CAPTURE)
 }
 
-/// The address that the client of an accepted connection dialled, and the client's: IPv4 as IPv4.
+/// The address that the client of an accepted connection dialled: IPv4 as IPv4. Known also when the client has gone; who it
+/// was is then told by accept(2) alone.
 ///
-/// # Errors  `ENOTCONN` when the client has gone already.
-pub fn ends(stream: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
-    Ok((canonical(stream.local_addr()?), canonical(stream.peer_addr()?)))
+/// # Errors  Of the kernel.
+pub fn asked(stream: &TcpStream) -> io::Result<SocketAddr> {
+    Ok(canonical(stream.local_addr()?))
 }
 
 /// Dials `to` from the pod's namespace with the pod's address, past our own capture: tunnels and connections passed
 /// through.
 ///
 /// # Errors  Of the kernel and the peer; `TimedOut` after `timeout`.
-pub async fn connect_from_pod(netns: &Netns, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+pub async fn connect_from_pod(netns: &Netns, to: SocketAddr, timeout: Duration) -> io::Result<Dialled> {
     let to = canonical(to);
     let socket = dialling(netns, to, MARK_AGENT)?;
     within(timeout, connect(socket, to)).await
@@ -123,8 +135,8 @@ pub async fn deliver(netns: &Netns, client: IpAddr, to: SocketAddr, timeout: Dur
         && !client.is_multicast()
         && !matches!(client, IpAddr::V6(v6) if v6.is_unicast_link_local());
     if !shown {
-        let stream = connect_from_pod(netns, to, timeout).await?;
-        return Ok(Delivery { stream, transparent: false });
+        let dialled = connect_from_pod(netns, to, timeout).await?;
+        return Ok(Delivery { dialled, transparent: false });
     }
     let attempts = async {
         for attempt in 0..SOURCE_ATTEMPTS {
@@ -146,8 +158,8 @@ pub async fn deliver(netns: &Netns, client: IpAddr, to: SocketAddr, timeout: Dur
         }
         Err(io::ErrorKind::AddrNotAvailable.into())
     };
-    let stream = within(timeout, attempts).await?;
-    Ok(Delivery { stream, transparent: true })
+    let dialled = within(timeout, attempts).await?;
+    Ok(Delivery { dialled, transparent: true })
 }
 
 /// Ends the connection with a reset, as the other end of a relayed connection ended: what is unsent is dropped.
@@ -195,8 +207,19 @@ fn bind_as(socket: &Socket, client: IpAddr, port: u16) -> io::Result<()> {
     socket.bind(&SocketAddr::new(client, port).into())
 }
 
-async fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
+async fn connect(socket: Socket, to: SocketAddr) -> io::Result<Dialled> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(Dialled { stream, broken: None }),
+        // Neither can come before the connection is open: a refusal is ECONNREFUSED.
+        Some(error) if is_reset(&error) => Ok(Dialled { stream, broken: Some(error) }),
+        Some(error) => Err(error),
+    }
 }
 
 async fn within<T>(timeout: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -221,7 +244,53 @@ const SOURCE_ATTEMPTS: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+
+    /// What is read from a connection whose peer has spoken and gone before we knew that it was open.
+    async fn dialled(leave: impl Fn(std::net::TcpStream)) -> (Option<io::ErrorKind>, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut connecting = Box::pin(connect(socket, to));
+        // The runtime hears of the socket when it is next idle, and all has happened by then.
+        assert!(futures_util::poll!(&mut connecting).is_pending());
+        leave(listener.accept().unwrap().0);
+        let Dialled { stream, broken } = connecting.await.unwrap();
+        let mut stream = stream.into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let mut read = Vec::new();
+        let _ = stream.read_to_end(&mut read);
+        (broken.map(|error| error.kind()), read)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_speaks_and_leaves_at_once_is_heard() {
+        let reset = |stream: &std::net::TcpStream| SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+        let said = |mut stream: &std::net::TcpStream| stream.write_all(b"bye").unwrap();
+        assert_eq!(dialled(|stream| said(&stream)).await, (None, b"bye".to_vec()));
+        let after_reset = dialled(|stream| {
+            said(&stream);
+            reset(&stream);
+        });
+        assert_eq!(after_reset.await, (Some(io::ErrorKind::ConnectionReset), b"bye".to_vec()));
+        let after_fin = dialled(|stream| {
+            said(&stream);
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            reset(&stream);
+        });
+        assert_eq!(after_fin.await, (Some(io::ErrorKind::BrokenPipe), b"bye".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_a_dial_is_refused() {
+        let to = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(connect(socket, to).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn source_ports_come_round_only_after_all_were_used() {

@@ -10,13 +10,14 @@ mod tunnel;
 
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh_net::tunnel::stream::{Stream, StreamError};
 use tokio::net::TcpStream;
 
 use crate::connection::{End, Live};
-use crate::socket;
+use crate::socket::{self, Dialled};
 
 /// How long bytes that a broken end sent before it broke may take to reach the other end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -58,11 +59,32 @@ impl Broken {
     }
 }
 
+/// Which sides have been told of their socket's error, so that an end that is read from them is no FIN.
+#[derive(Debug, Default)]
+struct Cut {
+    client: AtomicBool,
+    app: AtomicBool,
+}
+
+impl Cut {
+    /// A reset after a FIN is a broken pipe on Linux (`tcp_reset`): what is read from such a side ends with the FIN.
+    fn note(&self, side: Side, cause: &Cause) {
+        let Cause::Io(error) = cause else { return };
+        let cut = match side {
+            Side::Client => &self.client,
+            Side::App => &self.app,
+        };
+        cut.store(error.kind() != io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+    }
+}
+
 /// Carries a client's connection to an application that is one more TCP connection away.
-pub async fn relay(client: TcpStream, app: TcpStream, live: &Live) -> End {
-    let up = tcp::copy(&client, Side::Client, &app, Side::App, |n| live.count_received(n));
-    let down = tcp::copy(&app, Side::App, &client, Side::Client, |n| live.count_sent(n));
-    let end = run(up, down, tcp::broken(&client), tcp::broken(&app), live).await;
+pub async fn relay(client: TcpStream, app: Dialled, live: &Live) -> End {
+    let Dialled { stream: app, broken } = app;
+    let cut = Cut::default();
+    let up = tcp::copy(&client, Side::Client, &app, Side::App, &cut.client, |n| live.count_received(n));
+    let down = tcp::copy(&app, Side::App, &client, Side::Client, &cut.app, |n| live.count_sent(n));
+    let end = run(up, down, tcp::broken(&client, None), tcp::broken(&app, broken), &cut, live).await;
     if end.reason != End::COMPLETE {
         socket::reset(client);
         socket::reset(app);
@@ -73,10 +95,11 @@ pub async fn relay(client: TcpStream, app: TcpStream, live: &Live) -> End {
 /// Carries a captured connection of a pod into a tunnel.
 pub async fn into_tunnel(client: TcpStream, stream: Stream, live: &Live) -> End {
     let (mut tx, mut rx) = stream.split();
+    let cut = Cut::default();
     let end = {
-        let up = tunnel::send(&client, Side::Client, &mut tx, Side::App, |n| live.count_received(n));
+        let up = tunnel::send(&client, Side::Client, &mut tx, Side::App, &cut.client, |n| live.count_received(n));
         let down = tunnel::receive(&mut rx, Side::App, &client, Side::Client, |n| live.count_sent(n));
-        run(up, down, tcp::broken(&client), std::future::pending(), live).await
+        run(up, down, tcp::broken(&client, None), std::future::pending(), &cut, live).await
     };
     if end.reason != End::COMPLETE {
         tx.flush(LAST_WORDS).await;
@@ -87,12 +110,14 @@ pub async fn into_tunnel(client: TcpStream, stream: Stream, live: &Live) -> End 
 }
 
 /// Carries what came out of a tunnel to the application.
-pub async fn from_tunnel(stream: Stream, app: TcpStream, live: &Live) -> End {
+pub async fn from_tunnel(stream: Stream, app: Dialled, live: &Live) -> End {
+    let Dialled { stream: app, broken } = app;
     let (mut tx, mut rx) = stream.split();
+    let cut = Cut::default();
     let end = {
         let up = tunnel::receive(&mut rx, Side::Client, &app, Side::App, |n| live.count_received(n));
-        let down = tunnel::send(&app, Side::App, &mut tx, Side::Client, |n| live.count_sent(n));
-        run(up, down, std::future::pending(), tcp::broken(&app), live).await
+        let down = tunnel::send(&app, Side::App, &mut tx, Side::Client, &cut.app, |n| live.count_sent(n));
+        run(up, down, std::future::pending(), tcp::broken(&app, broken), &cut, live).await
     };
     if end.reason != End::COMPLETE {
         tx.flush(LAST_WORDS).await;
@@ -109,6 +134,7 @@ async fn run(
     down: impl Future<Output = Result<(), Broken>>,
     client_broken: impl Future<Output = io::Error>,
     app_broken: impl Future<Output = io::Error>,
+    cut: &Cut,
     live: &Live,
 ) -> End {
     let (mut up, mut down) = (pin!(up), pin!(down));
@@ -134,7 +160,8 @@ async fn run(
         }
     };
     // What the broken side sent before it broke is still owed to the other.
-    if let Broken::Writing(side, _) = broken {
+    if let Broken::Writing(side, cause) = &broken {
+        cut.note(*side, cause);
         match side {
             Side::Client if up_open => drop(tokio::time::timeout(LAST_WORDS, up).await),
             Side::App if down_open => drop(tokio::time::timeout(LAST_WORDS, down).await),

@@ -279,7 +279,7 @@ fn the_application_sees_the_client_that_is_delivered() {
             let mut server = accept(&app).unwrap();
             assert_eq!(canonical(server.peer_addr().unwrap()).ip(), ip(client));
             // Bytes go both ways, so the application's segments find their way back too.
-            let mut agent = delivery.stream.into_std().unwrap();
+            let mut agent = delivery.dialled.stream.into_std().unwrap();
             agent.set_nonblocking(false).unwrap();
             agent.write_all(b"question").unwrap();
             let mut got = [0; 8];
@@ -621,7 +621,7 @@ fn who_comes_by_a_listeners_own_port_is_told_from_who_is_steered() {
         taken.set_nonblocking(true).unwrap();
         world.in_agent(async {
             let stream = tokio::net::TcpStream::from_std(taken).unwrap();
-            let (asked, _) = socket::ends(&stream).unwrap();
+            let asked = socket::asked(&stream).unwrap();
             socket::is_direct(&stream, asked, port)
         })
     };
@@ -640,6 +640,7 @@ fn who_comes_by_a_listeners_own_port_is_told_from_who_is_steered() {
                 socket::deliver(&world.pod, ip(client), at(own, port), timeout)
                     .await
                     .unwrap()
+                    .dialled
                     .stream
                     .into_std()
                     .unwrap()

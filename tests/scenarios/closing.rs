@@ -1,5 +1,6 @@
 //! Ways to end a connection: both ends see through the mesh what plain TCP shows them.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::thread;
 
@@ -131,6 +132,57 @@ fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
     }
     Ok(())
 }
+
+/// A side that speaks and resets in the moment that the connection is open has often gone before its agent knows of the
+/// connection at all.
+#[test]
+fn words_before_a_reset_arrive_however_short_the_connection() -> Result<()> {
+    needs!();
+    let mesh = Mesh::with_nodes("brief", &["a", "b"])?;
+    mesh.namespace("shop", false)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let near = mesh.enrolled(mesh.pod("near").namespace("shop"), "a")?;
+    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+    let outside = mesh.world.outside();
+    let [outside4, _] = mesh.world.outside_ips();
+    let ways: [(&str, &Place, &Place, SocketAddr); 4] = [
+        ("between nodes", &web, &db, db.at(7000)),
+        ("on one node", &web, &near, near.at(7000)),
+        ("out of the mesh", &web, outside, (outside4, 7000).into()),
+        ("into the mesh", outside, &db, db.at(7000)),
+    ];
+    let brief = |(way, client, server, to): (&str, &Place, &Place, SocketAddr)| -> Result<()> {
+        for (by_server, saying, hearing) in [(true, "send 7, reset", "read all"), (false, "send 5, reset", "read all")]
+        {
+            let listener = server.listen(to.port())?;
+            let far = thread::spawn(move || -> Result<Vec<String>> {
+                let script = if by_server { saying } else { hearing };
+                (0..BRIEF).map(|_| dialogue::speak(accepted(&listener)?.0, script)).collect()
+            });
+            let script = if by_server { hearing } else { saying };
+            let near = (0..BRIEF).map(|_| match client.dial(to) {
+                // Reset before even the client's own kernel had told of the connection: plain TCP's to decide.
+                Err(error) if by_server && error.kind() == ErrorKind::ConnectionReset => Ok(None),
+                dialled => dialogue::speak(dialled?, script).map(Some),
+            });
+            let near: Vec<String> = near.filter_map(Result::transpose).collect::<Result<_>>()?;
+            let far = far.join().expect("a dialogue does not panic").with_context(|| way.to_owned())?;
+            let (heard, words) = if by_server { (near, "read 7, then reset") } else { (far, "read 5, then reset") };
+            let wrong: Vec<&String> = heard.iter().filter(|heard| *heard != words).collect();
+            ensure!(wrong.is_empty(), "{way}, server speaks: {by_server}: {} of {BRIEF}: {wrong:?}", wrong.len());
+        }
+        Ok(())
+    };
+    ways.into_iter().try_for_each(brief).context("plain TCP")?;
+    mesh.namespace("shop", true)?;
+    for pod in [&web, &near, &db] {
+        mesh.until_captured(pod)?;
+    }
+    ways.into_iter().try_for_each(brief)
+}
+
+/// How often each.
+const BRIEF: usize = 100;
 
 /// The one difference there is. The agent accepts before it knows whether the other end does: a client that waits for
 /// `connect` alone learns from its first read or write what plain TCP tells it at once.

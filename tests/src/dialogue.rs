@@ -105,6 +105,18 @@ pub fn play(client: (TcpStream, &str), server: (TcpStream, &str)) -> Result<Seen
     Ok(Seen { client: client.join("; "), server: server.join("; ") })
 }
 
+/// Plays one script, of one end, that does not meet the other.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn speak(stream: TcpStream, script: &str) -> Result<String> {
+    let script: Script = script.parse()?;
+    if script.0.contains(&Step::Meet) {
+        bail!("there is nobody to meet");
+    }
+    Ok(act(stream, &script, &Barrier::new(1)).join("; "))
+}
+
 /// Plays one end; a step that fails is seen, and the next ones are tried all the same.
 fn act(stream: TcpStream, script: &Script, meeting: &Barrier) -> Vec<String> {
     let mut open = Some(stream);

@@ -9,7 +9,7 @@ use xtask::leftovers;
 
 use crate::setup::{self, Purpose};
 use crate::tally::Tally;
-use crate::{build, child, clean_up};
+use crate::{child, clean_up};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
@@ -21,30 +21,38 @@ pub(crate) enum Suite {
     All,
 }
 
+impl Suite {
+    /// As cargo's arguments.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Pure => &["--workspace", "--exclude=mesh-node", "--exclude=weft-tests"],
+            // The controller for its program.
+            Self::Mesh => &["-p=mesh-node", "-p=mesh-ctrl", "-p=weft-tests"],
+            Self::All => &["--workspace"],
+        }
+    }
+}
+
 /// Builds what `suite` needs, runs it and prints `N passed, N failed, N skipped` as the last line.
 pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     let mut tally = Tally::default();
-    let filters = filter.as_slice();
-    match suite {
-        Suite::Pure => setup::ensure(&[Purpose::Build])?,
-        Suite::Mesh | Suite::All => setup::ensure(&Purpose::ALL)?,
-    }
-    if suite != Suite::Mesh {
-        cargo_test(PURE, &[], filters, &[], &mut tally)?;
-    }
-    if suite != Suite::Pure && !child::interrupted() {
+    let mesh = suite != Suite::Pure;
+    setup::ensure(if mesh { &Purpose::ALL } else { &[Purpose::Build] })?;
+    if mesh {
         clean_up()?;
-        // Scenarios run the daemons as programs, which `cargo test` alone would not build.
-        match build(false) {
-            Ok(()) => {
-                cargo_test(&["mesh-node"], KERNEL_THREADS, filters, &[], &mut tally)?;
-                cargo_test(&["weft-tests"], SCENARIO_THREADS, filters, &[], &mut tally)?;
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                tally.failed += 1;
-            }
+    }
+    let packages = suite.packages();
+    // Scenarios run the daemons as programs, which `cargo test` alone would not build; and what both build together has one
+    // set of features, so nothing is built twice.
+    let built = child::succeed(child::cargo(&["build", "--all-targets"]).args(packages));
+    match built {
+        Ok(()) => cargo_test(packages, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.failed += 1;
         }
+    }
+    if mesh {
         // A test that was killed had no chance to take its run apart.
         leftovers::sweep()?;
     }
@@ -57,25 +65,16 @@ pub(crate) fn fuzz(cases: u32, filter: Option<&str>) -> Result<ExitCode> {
     let mut tally = Tally::default();
     let cases = cases.to_string();
     let filters = filter.map_or(HOSTILE.to_vec(), |only| vec![only]);
-    cargo_test(FUZZED, &[], &filters, &[("PROPTEST_CASES", &cases)], &mut tally)?;
+    cargo_test(FUZZED, &filters, &[("PROPTEST_CASES", &cases)], &mut tally)?;
     conclude(tally)
 }
 
-fn cargo_test(
-    packages: &[&str],
-    harness: &[&str],
-    filters: &[&str],
-    environment: &[(&str, &str)],
-    tally: &mut Tally,
-) -> Result<()> {
+fn cargo_test(packages: &[&str], filters: &[&str], environment: &[(&str, &str)], tally: &mut Tally) -> Result<()> {
     if child::interrupted() {
         return Ok(());
     }
     let mut cargo = child::cargo(&["test", "--no-fail-fast"]);
-    for package in packages {
-        cargo.args(["-p", package]);
-    }
-    cargo.arg("--").args(filters).arg("--show-output").args(harness).envs(environment.iter().copied());
+    cargo.args(packages).arg("--").args(filters).arg("--show-output").envs(environment.iter().copied());
     println!("> {}", child::line(&cargo));
     let failed_before = tally.failed;
     let mut names = false;
@@ -112,17 +111,11 @@ fn conclude(mut tally: Tally) -> Result<ExitCode> {
     })
 }
 
-/// Crates whose tests need no root, no cluster and no network.
-const PURE: &[&str] = &["mesh-core", "mesh-net", "mesh-ctrl", "xtask"];
-
 /// Crates that read bytes from outside.
-const FUZZED: &[&str] = &["mesh-core", "mesh-net", "mesh-ctrl", "mesh-node"];
+const FUZZED: &[&str] = &["-p=mesh-core", "-p=mesh-net", "-p=mesh-ctrl", "-p=mesh-node"];
 
 /// How the properties of parsers are named: no bytes panic, arbitrary text is an object or a finding, and the like.
 const HOSTILE: &[&str] = &["panic", "arbitrary", "damaged", "any_bytes", "survives_the_wire"];
 
-/// Loading programs is serialised by the kernel anyway.
-const KERNEL_THREADS: &[&str] = &["--test-threads=2"];
-
-/// Each scenario is a world of its own with a dozen processes; two at a time keep a small machine honest.
-const SCENARIO_THREADS: &[&str] = &["--test-threads=2"];
+/// Tests of one binary at a time. Each scenario is a world of its own with a dozen processes: two keep a small machine honest.
+const THREADS: &str = "2";

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use mesh_core::policy::Permit;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use crate::connection::End;
 use crate::pod::Pod;
 use crate::pool::connect_reason;
-use crate::socket;
+use crate::socket::{self, Dialled};
 
 #[derive(Debug, Error)]
 #[error("dial the application at {to}: {source}")]
@@ -36,11 +35,11 @@ pub async fn dial(
     client: IpAddr,
     to: SocketAddr,
     timeout: Duration,
-) -> Result<TcpStream, Undeliverable> {
+) -> Result<Dialled, Undeliverable> {
     drop(permit);
     let delivered = socket::deliver(&pod.netns, client, to, timeout).await;
-    let stream = delivered.map_err(|source| Undeliverable { to, source })?.stream;
+    let app = delivered.map_err(|source| Undeliverable { to, source })?.dialled;
     // Options of a socket that has just connected fail only if it is gone already, which the splice will tell.
-    let _ = socket::tune(&stream, socket::Keepalive::default());
-    Ok(stream)
+    let _ = socket::tune(&app.stream, socket::Keepalive::default());
+    Ok(app)
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -10,12 +11,13 @@ use tokio::net::TcpStream;
 use super::scratch::Scratch;
 use super::{Broken, Cause, Side};
 
-/// Copies until `from` finishes, then finishes `to`.
+/// Copies until `from` finishes, then finishes `to`. See [`is_whole`] for `cut`.
 pub(super) async fn copy(
     from: &TcpStream,
     from_side: Side,
     to: &TcpStream,
     to_side: Side,
+    cut: &AtomicBool,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
     loop {
@@ -23,6 +25,7 @@ pub(super) async fn copy(
         let mut scratch = Scratch::take();
         match from.try_read(scratch.bytes()) {
             Ok(0) => {
+                is_whole(cut, from_side)?;
                 finish(to);
                 return Ok(());
             }
@@ -49,14 +52,26 @@ pub(super) async fn write_all(to: &TcpStream, mut bytes: &[u8], side: Side) -> R
     Ok(())
 }
 
+/// Whether the end that was just read is a FIN. Once somebody has been told of a socket's error, reading from it yields an
+/// end where it would have yielded the error: `cut` is set then.
+pub(super) fn is_whole(cut: &AtomicBool, side: Side) -> Result<(), Broken> {
+    match cut.load(Ordering::Relaxed) {
+        true => Err(Broken::Reading(side, Cause::Io(io::ErrorKind::ConnectionReset.into()))),
+        false => Ok(()),
+    }
+}
+
 /// Half-closes: the other end reads end-of-file and may go on writing.
 pub(super) fn finish(to: &TcpStream) {
     // Fails only when the connection is gone already, which the reader of `to` learns by itself.
     let _ = SockRef::from(to).shutdown(Shutdown::Write);
 }
 
-/// Resolves when the connection was reset or timed out, even while nobody reads from it.
-pub(super) async fn broken(tcp: &TcpStream) -> io::Error {
+/// Resolves when the connection was reset or timed out, even while nobody reads from it; at once with what is `known`.
+pub(super) async fn broken(tcp: &TcpStream, known: Option<io::Error>) -> io::Error {
+    if let Some(error) = known {
+        return error;
+    }
     loop {
         match tcp.ready(Interest::ERROR).await {
             Err(e) => return e,

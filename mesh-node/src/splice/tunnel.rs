@@ -1,6 +1,7 @@
 //! The tunnel ends of a splice.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 
 use mesh_net::tunnel::stream::{RecvHalf, SendHalf};
 use tokio::net::TcpStream;
@@ -8,12 +9,14 @@ use tokio::net::TcpStream;
 use super::scratch::{self, CHUNK};
 use super::{Broken, Cause, Side, tcp};
 
-/// Sends what `from` says, then half-closes the stream. A reset by the peer is heard even while `from` says nothing.
+/// Sends what `from` says, then half-closes the stream. A reset by the peer is heard even while `from` says nothing. See
+/// [`tcp::is_whole`] for `cut`.
 pub(super) async fn send(
     from: &TcpStream,
     from_side: Side,
     tx: &mut SendHalf,
     to_side: Side,
+    cut: &AtomicBool,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
     let reading = |e: io::Error| Broken::Reading(from_side, Cause::Io(e));
@@ -25,6 +28,7 @@ pub(super) async fn send(
         let credit = tx.ready(CHUNK).await.map_err(|e| Broken::Writing(to_side, Cause::Tunnel(e)))?;
         match scratch::fill(credit, |space| from.try_read_buf(space)) {
             Ok(bytes) if bytes.is_empty() => {
+                tcp::is_whole(cut, from_side)?;
                 tx.finish();
                 return Ok(());
             }

@@ -43,7 +43,7 @@ fn connections_from_before_enrolment_are_listed_and_can_be_ended() {
             let delivered = mesh_node::socket::deliver(&world.pod, crate::ip(outside), to, timeout).await.unwrap();
             let to = at(outside, 15_008);
             let tunnel = mesh_node::socket::connect_from_pod(&world.pod, to, timeout).await.unwrap();
-            (delivered.stream.into_std().unwrap(), tunnel.into_std().unwrap())
+            (delivered.dialled.stream.into_std().unwrap(), tunnel.stream.into_std().unwrap())
         });
         ours.extend([delivered, tunnel, accept(&app).unwrap(), accept(&server).unwrap()]);
     }
