@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::ca::{CaClient, CaError};
 use crate::grpc::Backoff;
-use crate::tls::{self, Credentials};
+use crate::tls::Credentials;
 use roots::Roots;
 
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -50,7 +50,6 @@ pub struct Config {
     pub backoff: Backoff,
     /// PEM file with roots to trust besides those that the authority names; re-read every [`POLL`].
     pub extra_roots: Option<PathBuf>,
-    pub tls: tls::Config,
     /// Wall clock, which certificates are written in; it may jump.
     pub clock: Clock,
 }
@@ -65,7 +64,6 @@ impl Default for Config {
             concurrency: 16,
             backoff: Backoff { min: Duration::from_millis(250), max: Duration::from_secs(30) },
             extra_roots: None,
-            tls: tls::Config::default(),
             clock: Arc::new(SystemTime::now),
         }
     }

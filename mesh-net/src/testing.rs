@@ -10,7 +10,7 @@ use rcgen::{
 };
 
 use crate::svid::{KeyPair, Svid, TrustBundle};
-use crate::tls::{Config, Credentials};
+use crate::tls::Credentials;
 
 /// A root with its key.
 pub struct TestCa {
@@ -82,7 +82,7 @@ impl TestCa {
 
     /// An SVID of this root that trusts this root.
     pub fn credentials(&self, identity: &SpiffeId) -> Credentials {
-        Credentials::new(self.issue(identity), self.trust(), Config::default())
+        Credentials::new(self.issue(identity), self.trust())
     }
 
     /// Signs a request of `KeyPair::csr_pem`; yields the chain, PEM, leaf first and root last.

@@ -1,6 +1,6 @@
 //! Mutual TLS between two workloads: who is at the other end, proven.
 //!
-//! TLS 1.3 only unless a setting says otherwise; AES-GCM; X25519MLKEM768, X25519, P-256; no SNI.
+//! TLS 1.3 only; AES-GCM; X25519MLKEM768, X25519, P-256; no SNI.
 //!
 //! The dialling side names the identities that it expects. They differ from dial to dial while the rustls configuration
 //! is shared, so the verifier proves the chain and the name is compared once the handshake is done, before a byte of
@@ -13,29 +13,30 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
 use rustls::{CommonState, HandshakeKind};
 use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::svid::{self, InvalidSan};
 
+mod handshake;
+mod encrypted;
+mod session;
+mod lent;
+mod record;
 mod credentials;
-mod readahead;
 
 pub use credentials::Credentials;
-use readahead::ReadAhead;
+use encrypted::Encrypted;
+use handshake::End;
+use session::Session;
 
 /// ALPN of the HBONE tunnel (RFC 9113, section 3.1).
 pub const ALPN_H2: &[u8] = b"h2";
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// Also speak TLS 1.2, for peers that cannot do better. Off by default.
-    pub allow_tls12: bool,
-}
 
 /// Trust domains whose peers are let in: the mesh's own and its aliases.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,16 +56,24 @@ impl TrustDomains {
 }
 
 /// The dialling end of an encrypted connection to `peer`. Reads and writes plaintext.
-pub struct ClientTls(Encrypted);
+pub struct ClientTls(Peered);
 
 /// The accepting end of an encrypted connection from `peer`. Reads and writes plaintext.
-pub struct ServerTls(Encrypted);
+pub struct ServerTls(Peered);
 
 /// Either end, once the peer is known.
-pub(crate) struct Encrypted {
-    stream: Box<TlsStream<ReadAhead<TcpStream>>>,
+pub(crate) struct Peered {
+    stream: Box<Encrypted<TcpStream>>,
+    facts: Box<Facts>,
+}
+
+/// What the handshake settled.
+struct Facts {
     peer: SpiffeId,
     peer_until: SystemTime,
+    alpn: Vec<u8>,
+    resumed: bool,
+    key_exchange: Option<&'static str>,
 }
 
 macro_rules! encrypted_end {
@@ -72,30 +81,36 @@ macro_rules! encrypted_end {
         impl $end {
             /// The identity that the peer proved.
             pub fn peer(&self) -> &SpiffeId {
-                &self.0.peer
+                &self.0.facts.peer
             }
 
             /// When the first certificate of the chain runs out by which the peer proved it.
             pub fn peer_until(&self) -> SystemTime {
-                self.0.peer_until
+                self.0.facts.peer_until
             }
 
             /// The application protocol that both chose.
             pub fn alpn(&self) -> &[u8] {
-                state(&self.0.stream).alpn_protocol().unwrap_or_default()
+                &self.0.facts.alpn
             }
 
             /// Whether a ticket of an earlier connection spared the certificates.
             pub fn resumed(&self) -> bool {
-                state(&self.0.stream).handshake_kind() == Some(HandshakeKind::Resumed)
+                self.0.facts.resumed
             }
 
             /// The agreed key exchange, by its IANA name.
             pub fn key_exchange(&self) -> Option<&'static str> {
-                state(&self.0.stream).negotiated_key_exchange_group().and_then(|g| g.name().as_str())
+                self.0.facts.key_exchange
             }
 
-            pub(crate) fn into_inner(self) -> Encrypted {
+            /// Replaces this end's key after every so many records.
+            #[cfg(any(test, feature = "testing"))]
+            pub fn limit_keys(&mut self, records: u64) {
+                self.0.stream.session().limit_keys(records);
+            }
+
+            pub(crate) fn into_inner(self) -> Peered {
                 self.0
             }
         }
@@ -125,19 +140,19 @@ macro_rules! encrypted_end {
 encrypted_end!(ClientTls);
 encrypted_end!(ServerTls);
 
-impl Encrypted {
+impl Peered {
     pub(crate) fn peer(&self) -> &SpiffeId {
-        &self.peer
+        &self.facts.peer
     }
 }
 
-impl AsyncRead for Encrypted {
+impl AsyncRead for Peered {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Encrypted {
+impl AsyncWrite for Peered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
@@ -177,19 +192,12 @@ pub async fn connect(
     let config = credentials.client(alpn)?;
     let address = tcp.peer_addr().map_err(HandshakeError::Io)?.ip();
     let name = ServerName::IpAddress(address.into());
-    let handshake = TlsConnector::from(config).connect_with(name, ReadAhead::new(tcp), |session| {
-        session.set_buffer_limit(Some(SEND_BUFFER));
+    let end = UnbufferedClientConnection::new(config, name).map_err(HandshakeError::from_tls)?;
+    let encrypted = set_up(tcp, end, timeout, |peer| match expected.contains(&peer) {
+        true => Ok(peer),
+        false => Err(HandshakeError::WrongIdentity { expected: expected.to_vec(), presented: peer }),
     });
-    // Boxed: the handshake's state is several KiB and would stay in the caller's future for the connection's life.
-    let stream = tokio::time::timeout(timeout, Box::pin(handshake))
-        .await
-        .map_err(|_| HandshakeError::Timeout(timeout))?
-        .map_err(HandshakeError::from_io)?;
-    let (peer, peer_until) = proven_peer(stream.get_ref().1, SystemTime::now())?;
-    if !expected.contains(&peer) {
-        return Err(HandshakeError::WrongIdentity { expected: expected.to_vec(), presented: peer });
-    }
-    Ok(ClientTls(Encrypted { stream: Box::new(stream.into()), peer, peer_until }))
+    Ok(ClientTls(encrypted.await?))
 }
 
 /// Handshakes as the accepting side; the peer must prove an identity in one of `trust_domains`.
@@ -204,18 +212,43 @@ pub async fn accept(
     timeout: Duration,
 ) -> Result<ServerTls, HandshakeError> {
     let config = credentials.server(alpn)?;
-    let handshake = TlsAcceptor::from(config).accept_with(ReadAhead::new(tcp), |session| {
-        session.set_buffer_limit(Some(SEND_BUFFER));
+    let end = UnbufferedServerConnection::new(config).map_err(HandshakeError::from_tls)?;
+    let encrypted = set_up(tcp, end, timeout, |peer| match trust_domains.accepts(&peer) {
+        true => Ok(peer),
+        false => Err(HandshakeError::TrustDomain { peer }),
     });
-    let stream = tokio::time::timeout(timeout, Box::pin(handshake))
+    Ok(ServerTls(encrypted.await?))
+}
+
+/// Handshakes, and asks whether the peer is one to go on with.
+async fn set_up<E: End>(
+    tcp: TcpStream,
+    end: E,
+    timeout: Duration,
+    welcome: impl FnOnce(SpiffeId) -> Result<SpiffeId, HandshakeError>,
+) -> Result<Peered, HandshakeError> {
+    // Boxed: the handshake's state is several KiB and would stay in the caller's future for the connection's life.
+    let handshake = Box::pin(async move {
+        let (mut tcp, mut end) = (tcp, end);
+        let early = handshake::run(&mut tcp, &mut end).await;
+        early.map(|early| (tcp, end, early))
+    });
+    let (tcp, end, early) = tokio::time::timeout(timeout, handshake)
         .await
         .map_err(|_| HandshakeError::Timeout(timeout))?
-        .map_err(HandshakeError::from_io)?;
-    let (peer, peer_until) = proven_peer(stream.get_ref().1, SystemTime::now())?;
-    if !trust_domains.accepts(&peer) {
-        return Err(HandshakeError::TrustDomain { peer });
-    }
-    Ok(ServerTls(Encrypted { stream: Box::new(stream.into()), peer, peer_until }))
+        .map_err(HandshakeError::from_failure)?;
+    let common = end.common();
+    let (peer, peer_until) = proven_peer(common, SystemTime::now())?;
+    let facts = Facts {
+        peer: welcome(peer)?,
+        peer_until,
+        alpn: common.alpn_protocol().unwrap_or_default().to_vec(),
+        resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+        key_exchange: common.negotiated_key_exchange_group().and_then(|g| g.name().as_str()),
+    };
+    let (secrets, origin) = end.into_secrets().map_err(HandshakeError::from_tls)?;
+    let session = Session::new(secrets, origin).map_err(|error| HandshakeError::Protocol(error.to_string()))?;
+    Ok(Peered { stream: Box::new(Encrypted::new(tcp, session, &early)), facts: Box::new(facts) })
 }
 
 /// The peer's identity after a handshake, full or resumed, and until when its certificates are valid.
@@ -238,10 +271,6 @@ fn still_valid(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<SystemTi
         () if now < not_before => Err(HandshakeError::NotYetValid),
         () => Ok(not_after),
     }
-}
-
-fn state<T>(stream: &TlsStream<T>) -> &CommonState {
-    stream.get_ref().1
 }
 
 /// Why there is no encrypted connection.
@@ -296,11 +325,15 @@ impl HandshakeError {
         }
     }
 
-    fn from_io(error: io::Error) -> Self {
-        let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) else {
-            return Self::Io(error);
-        };
-        match tls {
+    fn from_failure(failure: handshake::Failure) -> Self {
+        match failure {
+            handshake::Failure::Io(error) => Self::Io(error),
+            handshake::Failure::Tls(error) => Self::from_tls(error),
+        }
+    }
+
+    fn from_tls(error: rustls::Error) -> Self {
+        match &error {
             rustls::Error::NoCertificatesPresented => Self::NoCertificate,
             rustls::Error::NoApplicationProtocol
             | rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol) => Self::NoAlpn,
@@ -323,9 +356,6 @@ impl HandshakeError {
         }
     }
 }
-
-/// Ciphertext that a connection may hold for its socket, in bytes: sixteen full records, one write.
-const SEND_BUFFER: usize = 16 * (16 << 10);
 
 #[cfg(test)]
 mod tests;

@@ -198,9 +198,7 @@ impl Keeper {
 
     fn publish(&self) {
         let credentials = match (&self.current, &self.trust) {
-            (Some(svid), Some(trust)) => {
-                Some(Arc::new(Credentials::new(svid.clone(), trust.clone(), self.shared.config.tls.clone())))
-            }
+            (Some(svid), Some(trust)) => Some(Arc::new(Credentials::new(svid.clone(), trust.clone()))),
             _ => None,
         };
         self.held.current.send_if_modified(|current| {

@@ -15,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Config, HandshakeError};
+use super::HandshakeError;
 use crate::svid::{Svid, TrustBundle, spiffe_id_of};
 
 /// What one identity shows and whom it trusts.
@@ -30,15 +30,14 @@ pub struct Credentials {
 struct Shared {
     svid: Arc<Svid>,
     trust: Arc<TrustBundle>,
-    config: Config,
     clients: Cache<ClientConfig>,
     servers: Cache<ServerConfig>,
 }
 
 impl Credentials {
-    pub fn new(svid: Arc<Svid>, trust: Arc<TrustBundle>, config: Config) -> Self {
+    pub fn new(svid: Arc<Svid>, trust: Arc<TrustBundle>) -> Self {
         let (clients, servers) = (Cache::default(), Cache::default());
-        Self { shared: Arc::new(Shared { svid, trust, config, clients, servers }) }
+        Self { shared: Arc::new(Shared { svid, trust, clients, servers }) }
     }
 
     pub fn svid(&self) -> &Arc<Svid> {
@@ -62,41 +61,36 @@ impl Credentials {
     }
 
     fn build_client(&self, alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
-        let (provider, versions) = self.provider();
+        let provider = PROVIDER.clone();
         let verifier = AnyPeer { roots: self.shared.trust.store(), provider: provider.clone() };
         let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)?
+            .with_protocol_versions(TLS13)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.shared.svid.certified_key())));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         config.enable_sni = false;
+        config.enable_secret_extraction = true;
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(config)
     }
 
     fn build_server(&self, alpn: &[&[u8]]) -> Result<ServerConfig, Error> {
-        let (provider, versions) = self.provider();
+        let provider = PROVIDER.clone();
         let chain = WebPkiClientVerifier::builder_with_provider(self.shared.trust.store(), provider.clone())
             .clear_root_hint_subjects()
             .build()
             .map_err(|e| Error::General(e.to_string()))?;
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)?
+            .with_protocol_versions(TLS13)?
             .with_client_cert_verifier(Arc::new(AnyWorkload { chain }))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.shared.svid.certified_key())));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        config.enable_secret_extraction = true;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         // A tunnel connection is long: one ticket is what a peer needs to dial again.
         config.send_tls13_tickets = 1;
         Ok(config)
-    }
-
-    fn provider(&self) -> (Arc<CryptoProvider>, &'static [&'static SupportedProtocolVersion]) {
-        match self.shared.config.allow_tls12 {
-            true => (TLS12_TOO.clone(), TLS13_AND_12),
-            false => (TLS13_ONLY.clone(), TLS13),
-        }
     }
 }
 
@@ -155,12 +149,11 @@ impl ServerCertVerifier for AnyPeer {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+        Err(TLS12_IS_NOT_SPOKEN)
     }
 
     fn verify_tls13_signature(
@@ -202,11 +195,11 @@ impl ClientCertVerifier for AnyWorkload {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        Err(TLS12_IS_NOT_SPOKEN)
     }
 
     fn verify_tls13_signature(
@@ -229,22 +222,18 @@ fn names_a_workload(leaf: &CertificateDer<'_>) -> Result<(), Error> {
         .map_err(|e| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(e)))))
 }
 
+const TLS12_IS_NOT_SPOKEN: Error = Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);
 const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
-const TLS13_AND_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
-static TLS13_ONLY: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(provider(false)));
-static TLS12_TOO: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(provider(true)));
 
 /// AES-128 first: 1.3 times as fast as AES-256 and as strong as P-256; a peer may choose either.
-fn provider(tls12: bool) -> CryptoProvider {
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::{cipher_suite as suite, kx_group};
-    let mut cipher_suites = vec![suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384];
-    if tls12 {
-        cipher_suites.push(suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
-        cipher_suites.push(suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384);
-    }
-    let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
-    CryptoProvider { cipher_suites, kx_groups, ..aws_lc_rs::default_provider() }
-}
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    })
+});
 
 /// Peers whose sessions are remembered, per identity and generation; about 2 KiB each.
 const SESSIONS: usize = 1024;

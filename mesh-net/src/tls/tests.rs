@@ -3,6 +3,8 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::testing::{Leaf, TestCa};
 
+mod exchange;
+
 /// A resumed session shows no certificate; the remembered ones are held against the clock again.
 #[test]
 fn remembered_certificates_run_out() {

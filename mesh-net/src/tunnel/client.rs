@@ -18,7 +18,7 @@ use super::head::{self, Baggage, Head};
 use super::keepalive::KeepAlive;
 use super::stream::Stream;
 use super::{Config, ConnectionError};
-use crate::tls::{ClientTls, Encrypted};
+use crate::tls::{ClientTls, Peered};
 
 /// A connection that streams are opened on. A cheap clone; ends when all clones and streams are gone.
 #[derive(Clone)]
@@ -156,10 +156,7 @@ fn connect_request(head: &Head) -> Result<Request<()>, OpenError> {
     Ok(request)
 }
 
-async fn drive(
-    mut connection: h2::client::Connection<Encrypted, Bytes>,
-    config: Config,
-) -> Result<(), ConnectionError> {
+async fn drive(mut connection: h2::client::Connection<Peered, Bytes>, config: Config) -> Result<(), ConnectionError> {
     let mut keepalive = connection.ping_pong().map(|ping| KeepAlive::new(ping, &config));
     let mut connection = pin!(connection);
     poll_fn(|cx| {

@@ -13,7 +13,7 @@ use super::head::{self, Baggage, Head};
 use super::keepalive::KeepAlive;
 use super::stream::{Stream, StreamError};
 use super::{Config, ConnectionError};
-use crate::tls::{Encrypted, ServerTls};
+use crate::tls::{Peered, ServerTls};
 
 /// A connection that a peer opens streams on. Its bytes move only while [`Connection::accept`] is polled.
 pub struct Connection {
@@ -23,7 +23,7 @@ pub struct Connection {
 }
 
 struct Open {
-    connection: h2::server::Connection<Encrypted, Bytes>,
+    connection: h2::server::Connection<Peered, Bytes>,
     keepalive: Option<KeepAlive>,
 }
 

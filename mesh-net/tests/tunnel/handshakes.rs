@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use expect_test::{Expect, expect};
 use mesh_core::identity::SpiffeId;
 use mesh_net::testing::{Leaf, TestCa, self_signed_pem};
-use mesh_net::tls::{self, ALPN_H2, Config as TlsConfig, Credentials, TrustDomains};
+use mesh_net::tls::{self, ALPN_H2, Credentials, TrustDomains};
 use mesh_net::tunnel::{Config, client, server};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -338,22 +338,6 @@ async fn any_of_the_expected_identities_and_aliased_trust_domains_are_met() {
     assert_eq!(server.unwrap().peer().trust_domain(), "old.domain");
 }
 
-#[tokio::test]
-async fn tls_1_2_is_spoken_only_where_it_is_set() {
-    let mesh = Mesh::new();
-    let lenient = Credentials::new(mesh.db.svid().clone(), mesh.ca.trust(), TlsConfig { allow_tls12: true });
-    let hostile = Hostile { versions: TLS12, ..Hostile::showing(mesh.ca.issue_pem(&Leaf::of(&id("web")))) };
-    let (dialled, accepted) = sockets().await;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(hostile.client()));
-    let domains = TrustDomains::only("cluster.local");
-    let (client, server) = tokio::join!(
-        connector.connect(ServerName::try_from("db.example.com").unwrap(), dialled),
-        tls::accept(accepted, &lenient, &domains, &[ALPN_H2], LONG)
-    );
-    assert!(client.is_ok());
-    assert_eq!(server.unwrap().peer(), &id("web"));
-}
-
 /// One exchange, so that tickets arrive; yields whether the handshake was resumed, at both ends.
 async fn exchange(web: &Credentials, db: &Credentials, expected: &[SpiffeId]) -> Result<(bool, bool), &'static str> {
     let (client, server) = handshake(web, db, expected).await;
@@ -389,7 +373,7 @@ async fn resumption_never_outlives_its_credentials_nor_skips_the_identity() {
     assert_eq!(exchange(&mesh.web, &mesh.ca.credentials(&id("db")), &db).await, Ok((false, false)));
     // Another root: db's old ticket does not open the door.
     let other = TestCa::new("other root");
-    let distrusting = Credentials::new(mesh.db.svid().clone(), other.trust(), TlsConfig::default());
+    let distrusting = Credentials::new(mesh.db.svid().clone(), other.trust());
     assert_eq!(exchange(&mesh.web, &mesh.db, &db).await.map(drop), Ok(()));
     assert_eq!(exchange(&mesh.web, &distrusting, &db).await, Err("tls_unknown_issuer"));
 }
@@ -400,7 +384,7 @@ async fn bundles_with_both_roots_bridge_a_rotation() {
     let new = TestCa::new("new root");
     let both = format!("{}{}", mesh.ca.root_pem(), new.root_pem());
     let both = Arc::new(mesh_net::svid::TrustBundle::from_pem(&both).unwrap());
-    let db = Credentials::new(new.issue(&id("db")), both.clone(), TlsConfig::default());
-    let web = Credentials::new(mesh.ca.issue(&id("web")), both, TlsConfig::default());
+    let db = Credentials::new(new.issue(&id("db")), both.clone());
+    let web = Credentials::new(mesh.ca.issue(&id("web")), both);
     assert_eq!(exchange(&web, &db, &[id("db")]).await, Ok((false, false)));
 }
