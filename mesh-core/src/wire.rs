@@ -7,7 +7,7 @@ pub use address::InvalidAddress;
 pub use authorization::{InvalidAuthorization, read_authorization};
 
 /// `istio.workload`
-#[allow(clippy::doc_markdown, unreachable_pub, missing_docs)]
+#[allow(clippy::doc_markdown, clippy::large_enum_variant, unreachable_pub, missing_docs)]
 pub mod workload {
     include!(concat!(env!("OUT_DIR"), "/istio.workload.rs"));
 }

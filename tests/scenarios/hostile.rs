@@ -280,7 +280,9 @@ fn floods_cost_the_flooder_its_connection() -> Result<()> {
     // A header field of 15 KiB, without an index: name `x`, value of zeros.
     let field = [&[0, 1, b'x', 0x7f, 0x99, 0x74][..], &[b'0'; 15_000]].concat();
     let first = frame(HEADERS, 0, 1, &connect);
-    let floods: [(&str, Vec<u8>, Box<dyn Fn(u32) -> Vec<u8>>); 4] = [
+    /// The bytes of a flood, piece by piece.
+    type Piece<'a> = Box<dyn Fn(u32) -> Vec<u8> + 'a>;
+    let floods: [(&str, Vec<u8>, Piece<'_>); 4] = [
         ("headers without end", first.clone(), Box::new(move |_| frame(CONTINUATION, 0, 1, &field))),
         ("empty continuations", first, Box::new(|_| frame(CONTINUATION, 0, 1, &[]).repeat(1000))),
         (

@@ -129,9 +129,9 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     let named = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("capabilities")?;
     let kept: Vec<String> =
         named.split(' ').map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase())).collect();
-    let mut setup = Setup::default();
-    setup.through = ["setpriv", "--no-new-privs", "--bounding-set"].map(str::to_owned).to_vec();
-    setup.through.push(format!("-all,{}", kept.join(",")));
+    let mut through = ["setpriv", "--no-new-privs", "--bounding-set"].map(str::to_owned).to_vec();
+    through.push(format!("-all,{}", kept.join(",")));
+    let setup = Setup { through, ..Setup::default() };
     let mut mesh = Mesh::with_setup("upgrade_capabilities", &["a", "b"], setup)?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", mesh.agents[0].program.pid()))?;
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).context("its capabilities")?;

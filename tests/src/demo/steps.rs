@@ -29,7 +29,7 @@ pub(super) struct Steps<'s> {
 impl<'s> Steps<'s> {
     pub(super) fn new(stage: &'s Stage) -> Result<Steps<'s>> {
         let mut steps = Steps { stage, namespaces: Vec::new(), pins: Vec::new() };
-        (steps.namespaces, steps.pins) = steps.traces()?;
+        [steps.namespaces, steps.pins] = steps.traces()?;
         Ok(steps)
     }
 
@@ -275,16 +275,17 @@ impl<'s> Steps<'s> {
         })
     }
 
-    fn traces(&self) -> Result<(Vec<BTreeSet<String>>, Vec<BTreeSet<String>>)> {
+    /// What is in each pod's namespace, and in each node's folder of pins.
+    fn traces(&self) -> Result<[Vec<BTreeSet<String>>; 2]> {
         let namespaces = self.stage.pods().iter().map(|(pod, _)| traces::in_namespace(pod)).collect::<Result<_>>()?;
         let world = &self.stage.mesh.world;
         let dirs = world.nodes().iter().map(|node| world.run().bpffs().join(&node.name));
-        Ok((namespaces, dirs.map(|dir| traces::pins(&dir)).collect::<Result<_>>()?))
+        Ok([namespaces, dirs.map(|dir| traces::pins(&dir)).collect::<Result<_>>()?])
     }
 
     /// What is there and was not before, or the other way round.
     fn left(&self) -> Result<Vec<String>> {
-        let (namespaces, pins) = self.traces()?;
+        let [namespaces, pins] = self.traces()?;
         let before = self.namespaces.iter().chain(&self.pins);
         Ok(before.zip(namespaces.iter().chain(&pins)).flat_map(|(a, b)| a.symmetric_difference(b)).cloned().collect())
     }
