@@ -67,9 +67,17 @@ struct Cut {
 }
 
 impl Cut {
+    /// With what is known of the application's end from before.
+    fn of_app(broken: Option<&io::Error>) -> Self {
+        let cut = Self::default();
+        if let Some(error) = broken {
+            cut.note(Side::App, error);
+        }
+        cut
+    }
+
     /// A reset after a FIN is a broken pipe on Linux (`tcp_reset`): what is read from such a side ends with the FIN.
-    fn note(&self, side: Side, cause: &Cause) {
-        let Cause::Io(error) = cause else { return };
+    fn note(&self, side: Side, error: &io::Error) {
         let cut = match side {
             Side::Client => &self.client,
             Side::App => &self.app,
@@ -81,7 +89,7 @@ impl Cut {
 /// Carries a client's connection to an application that is one more TCP connection away.
 pub async fn relay(client: TcpStream, app: Dialled, live: &Live) -> End {
     let Dialled { stream: app, broken } = app;
-    let cut = Cut::default();
+    let cut = Cut::of_app(broken.as_ref());
     let up = tcp::copy(&client, Side::Client, &app, Side::App, &cut.client, |n| live.count_received(n));
     let down = tcp::copy(&app, Side::App, &client, Side::Client, &cut.app, |n| live.count_sent(n));
     let end = run(up, down, tcp::broken(&client, None), tcp::broken(&app, broken), &cut, live).await;
@@ -113,7 +121,7 @@ pub async fn into_tunnel(client: TcpStream, stream: Stream, live: &Live) -> End 
 pub async fn from_tunnel(stream: Stream, app: Dialled, live: &Live) -> End {
     let Dialled { stream: app, broken } = app;
     let (mut tx, mut rx) = stream.split();
-    let cut = Cut::default();
+    let cut = Cut::of_app(broken.as_ref());
     let end = {
         let up = tunnel::receive(&mut rx, Side::Client, &app, Side::App, |n| live.count_received(n));
         let down = tunnel::send(&app, Side::App, &mut tx, Side::Client, &cut.app, |n| live.count_sent(n));
@@ -161,7 +169,9 @@ async fn run(
     };
     // What the broken side sent before it broke is still owed to the other.
     if let Broken::Writing(side, cause) = &broken {
-        cut.note(*side, cause);
+        if let Cause::Io(error) = cause {
+            cut.note(*side, error);
+        }
         match side {
             Side::Client if up_open => drop(tokio::time::timeout(LAST_WORDS, up).await),
             Side::App if down_open => drop(tokio::time::timeout(LAST_WORDS, down).await),
