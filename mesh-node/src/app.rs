@@ -28,8 +28,9 @@ use crate::inbound::{self, Inbound};
 use crate::logging::Log;
 use crate::outbound::balance::Loads;
 use crate::outbound::{self, Outbound};
+use crate::outside::Outside;
 use crate::pods::local::Local;
-use crate::pods::{self, Manager, Pods, PodsView};
+use crate::pods::{self, Manager, Pods, PodsView, Told};
 use crate::pool::{self, Pool};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -71,6 +72,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
 
     let parts = Parts { telemetry: &telemetry, connections: &connections, snapshot: &snapshot, draining: &draining };
     let workers = start_workers(&settings, &parts, &kernel)?;
+    let (outside, outside_ended) = Outside::start(kernel.clone(), connections.clone(), snapshot.clone())
+        .context("start the thread for connections from before enrolment")?;
     let (commands, orders) = mpsc::channel(64);
     let mut managers = vec![Manager::Label];
     managers.extend(settings.inpod_uds.is_some().then_some(Manager::Zds));
@@ -84,7 +87,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         kernel.clone(),
         certificates.clone(),
         connections.clone(),
-        workers,
+        Told { workers, outside: outside.clone() },
         snapshot.clone(),
         tokio::runtime::Handle::current(),
     );
@@ -115,6 +118,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             telemetry: telemetry.clone(),
             connections: connections.clone(),
         }));
+        registry.register_collector(Box::new(outside.clone()));
         registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
@@ -128,7 +132,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 move |filter| level.set(filter)
             })
             .ready(move || ready(&ready_status, &ready_pods.borrow(), *stopping.borrow()))
-            .json("/connections", move || views::connections(&shown))
+            .json("/connections", move || views::connections(&shown, &outside))
             .json("/config", move || {
                 ConfigView {
                     version: env!("CARGO_PKG_VERSION"),
@@ -160,6 +164,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         () = stopped() => {}
         // It holds every command's receiver, so it only ends by a defect.
         _ = pods_ended => anyhow::bail!("the thread for the pods has ended"),
+        // Nobody would end what policy forbids of them.
+        _ = outside_ended => anyhow::bail!("the thread for connections from before enrolment has ended"),
     }
     drain.send_replace(true);
     info!(connections = connections.len(), deadline = ?settings.drain, "draining");
@@ -247,7 +253,7 @@ async fn follow(
     loop {
         let snapshot = heard.borrow_and_update().clone();
         publish.send_replace(Some(snapshot.clone()));
-        let ended = connections.end_where(|live| inbound::revoked(&snapshot, live));
+        let ended = connections.end_where(|live| inbound::revoked(&snapshot, &live.facts));
         if ended > 0 {
             info!(ended, "connections that policy no longer allows");
         }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_core::policy::{Connection, Denial, Evaluated, Permit, evaluate};
+use mesh_core::policy::{Connection, Denial, DenialReason, Evaluated, Permit, evaluate};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::Workload;
 use mesh_net::tls::{self, TrustDomains};
@@ -251,7 +251,7 @@ impl Inbound {
     /// The world may have changed while the application was dialled, before the connection was on record.
     fn changed_since(&self, decided_on: &Arc<Snapshot>, live: &Live) -> Option<End> {
         let newest = self.snapshot.borrow().clone()?;
-        if Arc::ptr_eq(&newest, decided_on) { None } else { revoked(&newest, live) }
+        if Arc::ptr_eq(&newest, decided_on) { None } else { revoked(&newest, &live.facts) }
     }
 
     fn record(&self, evaluated: &Evaluated, facts: &Facts) {
@@ -308,21 +308,22 @@ fn decide(
     evaluate(snapshot.policies_for(workload), &connection)
 }
 
-/// Whether a live inbound connection would be refused today; a policy still on its way decides nothing.
-pub fn revoked(snapshot: &Snapshot, live: &Live) -> Option<End> {
-    let facts = &live.facts;
+/// Why an inbound connection that lives would be refused today. A policy still on its way decides nothing: neither what it
+/// would deny, nor that no ALLOW matches.
+pub fn revoked(snapshot: &Snapshot, facts: &Facts) -> Option<End> {
     if facts.direction != Direction::Inbound {
         return None;
     }
     let (destination, target) = (facts.destination.as_ref()?, facts.target?);
-    let Some(workload) = snapshot.workload(&destination.uid) else {
-        return None;
-    };
-    decide(snapshot, workload, facts, facts.client.0, target.0).verdict.err().map(|denial| End::denied(&denial))
+    let workload = snapshot.workload(&destination.uid)?;
+    let denial = decide(snapshot, workload, facts, facts.client.0, target.0).verdict.err()?;
+    let undecided =
+        denial.reason == DenialReason::NoAllowPolicy && snapshot.missing_policies(workload).next().is_some();
+    (!undecided).then(|| End::denied(&denial))
 }
 
 /// The peer's workload: by its address, believed only if it has the identity that the peer proved.
-fn peer_workload(snapshot: &Snapshot, own: &Workload, facts: &Facts, client: SocketAddr) -> Option<Arc<Workload>> {
+pub fn peer_workload(snapshot: &Snapshot, own: &Workload, facts: &Facts, client: SocketAddr) -> Option<Arc<Workload>> {
     let mut at = snapshot.workloads_at(&own.network, client.ip());
     match &facts.source_identity {
         Some(identity) => at.find(|w| w.identity == *identity).cloned(),
@@ -338,3 +339,6 @@ fn claimed_client(request: &Request, peer: SocketAddr) -> SocketAddr {
         _ => peer,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,7 @@ use crate::connection::End;
 use crate::connections::Connections;
 use crate::ebpf::{self, Kernel, KernelError, ListenerKind};
 use crate::netns::{Netns, NetnsCookie};
+use crate::outside::Outside;
 use crate::pod::{Enrolment, Pod};
 use crate::socket;
 use crate::worker::{Listeners, Worker};
@@ -132,13 +133,20 @@ impl Stage {
     }
 }
 
+/// Who is told of a pod once it is enrolled.
+#[derive(Debug)]
+pub struct Told {
+    pub workers: Vec<Worker>,
+    pub outside: Outside,
+}
+
 /// The manager of this node's pods: one task, so that a pod's steps never overlap.
 pub struct Pods {
     config: Config,
     kernel: Arc<Kernel>,
     certificates: Certificates,
     connections: Connections,
-    workers: Vec<Worker>,
+    told: Told,
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     known: BTreeMap<Arc<str>, Known>,
     /// Pods out of the mesh whose connections go on, by namespace: coming back ends the wait.
@@ -168,7 +176,7 @@ impl Pods {
         kernel: Arc<Kernel>,
         certificates: Certificates,
         connections: Connections,
-        workers: Vec<Worker>,
+        told: Told,
         snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
         keepers: Handle,
     ) -> (Self, watch::Receiver<PodsView>) {
@@ -179,7 +187,7 @@ impl Pods {
             kernel,
             certificates,
             connections,
-            workers,
+            told,
             snapshot,
             known: BTreeMap::new(),
             releasing: BTreeMap::new(),
@@ -465,7 +473,7 @@ impl Pods {
         if addresses.is_empty() {
             return Err("the pod has no address yet".to_owned());
         }
-        let count = self.workers.len();
+        let count = self.told.workers.len();
         let listen = |what| socket::listen(netns, count, BACKLOG).map_err(|e| format!("listen for {what}: {e}"));
         let (outbound, plaintext, hbone) = (listen("outbound")?, listen("plaintext")?, listen("tunnels")?);
         let pod = Arc::new(Pod::new(Enrolment {
@@ -491,9 +499,10 @@ impl Pods {
         }
         self.releasing.remove(&pod.cookie.0);
         let sets = outbound.into_iter().zip(plaintext).zip(hbone);
-        for (worker, ((outbound, plaintext), hbone)) in self.workers.iter().zip(sets) {
+        for (worker, ((outbound, plaintext), hbone)) in self.told.workers.iter().zip(sets) {
             worker.serve(pod.clone(), Listeners { outbound, plaintext, hbone });
         }
+        self.told.outside.enrolled(pod.clone());
         Ok(pod)
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::connection::Live;
 use crate::connections::Connections;
 use crate::ebpf::Facility;
+use crate::outside::{self, Outside};
 use crate::pods::PodView;
 
 /// `/config`
@@ -65,9 +66,18 @@ impl From<&Facility> for FacilityView {
     }
 }
 
-/// One row of `/connections`.
+/// `/connections`
 #[derive(Debug, Serialize)]
-pub struct ConnectionView {
+pub struct ConnectionsView {
+    /// By the agent.
+    carried: Vec<ConnectionView>,
+    /// From before their pod's enrolment: the agent neither carries nor counts them.
+    outside: Vec<OutsideView>,
+}
+
+/// A connection that the agent carries.
+#[derive(Debug, Serialize)]
+struct ConnectionView {
     id: u64,
     direction: &'static str,
     security: &'static str,
@@ -108,13 +118,46 @@ impl From<&Live> for ConnectionView {
             bytes_recv: live.received(),
             bytes_sent: live.sent(),
             age_seconds: live.opened.elapsed().as_secs(),
-            opened_unix: live.opened_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            opened_unix: unix(live.opened_at),
         }
     }
 }
 
-pub fn connections(connections: &Connections) -> Vec<ConnectionView> {
-    connections.all().iter().map(|live| live.as_ref().into()).collect()
+/// A connection that is older than its pod's place in the mesh.
+#[derive(Debug, Serialize)]
+struct OutsideView {
+    namespace: Arc<str>,
+    pod: Arc<str>,
+    local: String,
+    remote: String,
+    direction: &'static str,
+    /// Since when the pod is in the mesh.
+    enrolled_unix: u64,
+}
+
+impl From<outside::Row> for OutsideView {
+    fn from(row: outside::Row) -> Self {
+        Self {
+            namespace: row.namespace,
+            pod: row.pod,
+            local: row.local.to_string(),
+            remote: row.remote.to_string(),
+            direction: row.direction.as_str(),
+            enrolled_unix: unix(row.enrolled),
+        }
+    }
+}
+
+/// Blocks while the kernel is asked for what goes on outside.
+pub fn connections(connections: &Connections, outside: &Outside) -> ConnectionsView {
+    ConnectionsView {
+        carried: connections.all().iter().map(|live| live.as_ref().into()).collect(),
+        outside: outside.rows().into_iter().map(Into::into).collect(),
+    }
+}
+
+fn unix(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

@@ -90,8 +90,8 @@ fn the_views_show_what_is_believed_and_what_is_live() -> Result<()> {
 
     let client = shop.dial()?;
     for (node, direction) in [("a", "outbound"), ("b", "inbound")] {
-        let all: Value = serde_json::from_str(&mesh.admin(node, "/connections")?)?;
-        let [one] = all.as_array().context("a list")?.as_slice() else { panic!("one connection lives: {all:#}") };
+        let all = mesh.connections(node, "carried")?;
+        let [one] = all.as_slice() else { panic!("one connection lives: {all:#?}") };
         assert_eq!(one["direction"], direction);
         assert_eq!(one["security"], "mutual_tls");
         assert_eq!(one["source_identity"], "spiffe://cluster.local/ns/shop/sa/web");

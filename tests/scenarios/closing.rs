@@ -125,10 +125,7 @@ fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
     }
     ensure!(different.is_empty(), "{}", different.join("\n"));
     for node in ["a", "b"] {
-        until("no connection left", PATIENCE, || {
-            let left: serde_json::Value = serde_json::from_str(&mesh.admin(node, "/connections").ok()?).ok()?;
-            left.as_array().is_some_and(Vec::is_empty).then_some(())
-        })?;
+        until("no connection left", PATIENCE, || mesh.connections(node, "carried").ok()?.is_empty().then_some(()))?;
     }
     Ok(())
 }

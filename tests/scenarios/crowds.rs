@@ -194,7 +194,7 @@ fn left(mesh: &Mesh, node: &str, count: usize) -> Result<()> {
 }
 
 fn connections(mesh: &Mesh, node: &str) -> Result<Vec<Value>> {
-    Ok(serde_json::from_str(&mesh.admin(node, "/connections")?)?)
+    mesh.connections(node, "carried")
 }
 
 const QUICK: usize = 1_000;

@@ -2,6 +2,7 @@
 //! here (a tidy test of xtask holds that).
 
 mod opt_in;
+mod before;
 mod carried;
 mod plain_world;
 mod remains;

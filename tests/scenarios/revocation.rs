@@ -1,12 +1,9 @@
 //! A connection in progress is watched: when it would no longer be permitted, it ends.
 
-use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use weft_tests::apps;
@@ -14,7 +11,7 @@ use weft_tests::mesh::{Mesh, Setup};
 use weft_tests::needs;
 use weft_tests::objects::{peer_authentication, security};
 use weft_tests::outcome::Outcome::{Answered, Reset};
-use weft_tests::outcome::{ask, prove};
+use weft_tests::outcome::{ask, prove, resets};
 use weft_tests::place::Place;
 use weft_tests::pod::Pod;
 use weft_tests::wait::{PATIENCE, until};
@@ -186,36 +183,6 @@ fn hold(from: &Place, to: &Pod, count: usize) -> Result<Vec<TcpStream>> {
             Ok(stream)
         })
         .collect()
-}
-
-/// Watches the connections until each has been reset, or `within` is over; yields when each was.
-fn resets(streams: Vec<TcpStream>, within: Duration) -> Result<Vec<Instant>> {
-    let begun = Instant::now();
-    let mut alive = streams;
-    let mut ended = Vec::with_capacity(alive.len());
-    while !alive.is_empty() && begun.elapsed() < within {
-        let mut watched: Vec<PollFd<'_>> =
-            alive.iter().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).collect();
-        poll(&mut watched, PollTimeout::from(100_u16))?;
-        let now = Instant::now();
-        let happened: Vec<bool> = watched.iter().map(|fd| fd.any().unwrap_or(true)).collect();
-        let mut happened = happened.into_iter();
-        let mut wrong = None;
-        alive.retain(|stream| {
-            if !happened.next().unwrap_or(false) {
-                return true;
-            }
-            match { stream }.read(&mut [0; 1]) {
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => ended.push(now),
-                other => wrong = Some(other),
-            }
-            false
-        });
-        if let Some(wrong) = wrong {
-            bail!("not a reset: {wrong:?}");
-        }
-    }
-    Ok(ended)
 }
 
 /// How long after `written` the agent of `node` heard of a policy.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use weft_tests::apps;
 use weft_tests::footprint::footprint;
 use weft_tests::held::Held;
@@ -208,8 +207,7 @@ fn beside(mesh: &mut Mesh, node: &str, port: u16) -> Result<Agent> {
 
 /// How many connections the agent of node a shows.
 fn connections(mesh: &Mesh, port: u16) -> Result<usize> {
-    let all: Value = serde_json::from_str(&mesh.admin_at("a", port, "/connections")?)?;
-    Ok(all.as_array().context("a list")?.len())
+    Ok(mesh.connections_at("a", port, "carried")?.len())
 }
 
 /// Admin ports of the agent that is there, and of the one that comes.

@@ -258,6 +258,22 @@ impl Mesh {
         get(self.world.node(node), port, path)
     }
 
+    /// Rows of the agent's `/connections`: those of the list `carried`, or `outside`.
+    ///
+    /// # Errors
+    /// When there is no such list.
+    pub fn connections(&self, node: &str, list: &str) -> Result<Vec<Value>> {
+        rows(&self.admin(node, "/connections")?, list)
+    }
+
+    /// As [`connections`](Mesh::connections), of an agent that serves them on another port.
+    ///
+    /// # Errors
+    /// When there is no such list.
+    pub fn connections_at(&self, node: &str, port: u16, list: &str) -> Result<Vec<Value>> {
+        rows(&self.admin_at(node, port, "/connections")?, list)
+    }
+
     /// What the controller serves at `path` of its monitoring endpoint.
     ///
     /// # Errors
@@ -417,6 +433,11 @@ fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
     })
     .and_then(|ready| ready)
     .with_context(|| program.log())
+}
+
+fn rows(page: &str, list: &str) -> Result<Vec<Value>> {
+    let page: Value = serde_json::from_str(page)?;
+    page[list].as_array().cloned().with_context(|| format!("no list {list} in {page:#}"))
 }
 
 /// One HTTP/1.0 request to the loopback of `place`, so that the answer ends with the connection.

@@ -35,13 +35,23 @@ impl Netns {
     ///
     /// # Errors  Of entering, and of netlink: `ENOENT` on kernels without CONFIG_INET_DIAG.
     pub fn established(&self) -> io::Result<Vec<Established>> {
-        let socket = diagnosis(self)?;
-        let mut all = dump(&socket, AF_INET, SocketId::new_v4())?;
-        all.append(&mut dump(&socket, AF_INET6, SocketId::new_v6())?);
+        let states = StateFlags::ESTABLISHED
+            | StateFlags::SYN_SENT
+            | StateFlags::FIN_WAIT1
+            | StateFlags::FIN_WAIT2
+            | StateFlags::CLOSE_WAIT;
+        let mut all = dump(&diagnosis(self)?, states)?;
         // One that is being opened proves nothing: a process may bind to a foreign address and dial its own end.
         let ends: BTreeSet<_> = all.iter().filter(|one| !one.opening).map(|one| (one.local, one.remote)).collect();
         all.retain(|one| !one.remote.ip().is_loopback() && !ends.contains(&(one.remote, one.local)));
         Ok(all)
+    }
+
+    /// Ports on which a socket in the namespace takes connections, whatever its address.
+    ///
+    /// # Errors  As for [`Netns::established`].
+    pub fn listening(&self) -> io::Result<BTreeSet<u16>> {
+        Ok(dump(&diagnosis(self)?, StateFlags::LISTEN)?.iter().map(|one| one.local.port()).collect())
     }
 
     /// Ends a connection as a reset would: the other end is sent one, the application sees ECONNABORTED. False if it
@@ -68,15 +78,13 @@ fn diagnosis(netns: &Netns) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn dump(socket: &Socket, family: u8, any: SocketId) -> io::Result<Vec<Established>> {
-    let states = StateFlags::ESTABLISHED
-        | StateFlags::SYN_SENT
-        | StateFlags::FIN_WAIT1
-        | StateFlags::FIN_WAIT2
-        | StateFlags::CLOSE_WAIT;
-    send(socket, request(family, states, any), NLM_F_DUMP)?;
+/// Sockets of both families in one of the states.
+fn dump(socket: &Socket, states: StateFlags) -> io::Result<Vec<Established>> {
     let mut found = Vec::new();
-    receive(socket, |response| found.push(established(response)))?;
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        send(socket, request(family, states.clone(), any), NLM_F_DUMP)?;
+        receive(socket, |response| found.push(established(response)))?;
+    }
     Ok(found)
 }
 

@@ -223,4 +223,4 @@ fn carriage(
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -75,6 +75,18 @@ fn connections_from_before_enrolment_are_listed_and_can_be_ended() {
 }
 
 #[test]
+fn ports_on_which_a_namespace_listens_are_told() {
+    let Some(world) = World::new() else { return };
+    let before = world.pod.listening().unwrap();
+    let _servers = [("::", 8080), (POD[0], 8081), ("127.0.0.1", 8082)]
+        .map(|(host, port)| world.in_pod(|| TcpListener::bind(at(host, port)).unwrap()));
+    let _other = world.outside(|| TcpListener::bind(at(OUTSIDE[0], 8083)).unwrap());
+    let _connected = within(&world, POD[1]);
+    let now = world.pod.listening().unwrap();
+    assert_eq!(now.difference(&before).copied().collect::<Vec<_>>(), [8080, 8081, 8082]);
+}
+
+#[test]
 fn another_namespaces_connections_are_not_listed() {
     let Some(world) = World::new() else { return };
     let server = world.outside(|| TcpListener::bind(at(OUTSIDE[0], 8080)).unwrap());

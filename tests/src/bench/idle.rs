@@ -58,7 +58,7 @@ pub(super) fn measure(plan: &Plan, figures: &mut Figures) -> Result<()> {
     // It never closes what it holds, and an agent waits for its connections.
     drop(serving);
     for node in ["a", "b"] {
-        let none = || (mesh.admin(node, "/connections").ok()?.trim() == "[]").then_some(());
+        let none = || mesh.connections(node, "carried").ok()?.is_empty().then_some(());
         until(&format!("the connections of node {node} to end"), PATIENCE, none)?;
     }
     for _ in 0..plan.repetitions() {
