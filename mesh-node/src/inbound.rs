@@ -1,6 +1,7 @@
 //! A connection on its way in: who is it, may it, hand it over.
 
 pub mod deliver;
+pub mod service;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -136,7 +137,8 @@ impl Inbound {
             self.connections.refuse(facts, at, End::because("wrong_authority", detail));
             return request.refuse(Status::BadRequest);
         };
-        match Box::pin(self.admit(&pod, &mut facts, client, target)).await {
+        let named = request.head().forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
+        match Box::pin(self.admit(&pod, &mut facts, client, target, named)).await {
             Ok((permit, snapshot)) => {
                 let app = match deliver::dial(permit, &pod, client.ip(), target, self.config.connect_timeout).await {
                     Ok(app) => app,
@@ -175,7 +177,7 @@ impl Inbound {
         let mut facts = Facts::new(Direction::Inbound, client, asked);
         facts.pod = Some(pod.cookie);
         facts.from_node = from_node;
-        match Box::pin(self.admit(&pod, &mut facts, client, asked)).await {
+        match Box::pin(self.admit(&pod, &mut facts, client, asked, None)).await {
             Ok((permit, snapshot)) => {
                 match deliver::dial(permit, &pod, client.ip(), asked, self.config.connect_timeout).await {
                     Ok(app) => {
@@ -201,13 +203,14 @@ impl Inbound {
         }
     }
 
-    /// Decides on a connection with the newest snapshot.
+    /// Decides on a connection with the newest snapshot; `named` is the service that the peer says it asked for.
     async fn admit(
         &self,
         pod: &Pod,
         facts: &mut Facts,
         client: SocketAddr,
         target: SocketAddr,
+        named: Option<&str>,
     ) -> Result<(Permit, Arc<Snapshot>), Refusal> {
         facts.target = Some(PodAddr::new(target));
         let snapshot = self.settled(pod).await?;
@@ -217,6 +220,7 @@ impl Inbound {
         facts.destination = Some(workload.clone());
         facts.destination_identity = Some(pod.identity.clone());
         facts.source = peer_workload(&snapshot, workload, facts, client);
+        facts.service = service::asked(&snapshot, workload, target.port(), named);
         let evaluated = decide(&snapshot, workload, facts, client, target);
         self.record(&evaluated, facts);
         match evaluated.verdict {

@@ -31,7 +31,7 @@ use crate::capture::LINGER;
 use crate::connection::{Direction, End, Facts};
 use crate::connections::Connections;
 use crate::ebpf::Kernel;
-use crate::inbound::{peer_workload, revoked};
+use crate::inbound::{peer_workload, revoked, service};
 use crate::netns::{Established, Netns};
 use crate::pod::Pod;
 
@@ -286,6 +286,7 @@ fn denied(snapshot: &Snapshot, pod: &Pod, old: &Old) -> Option<(Facts, End)> {
     facts.destination_identity = Some(pod.identity.clone());
     facts.target = Some(PodAddr::new(local));
     facts.source = peer_workload(snapshot, workload, &facts, remote);
+    facts.service = service::asked(snapshot, workload, local.port(), None);
     let mut end = revoked(snapshot, &facts)?;
     end.detail.push_str("; the connection is older than the pod's place in the mesh");
     Some((facts, end))

@@ -199,7 +199,7 @@ pub(crate) fn workload(name: &str, ip: &str) -> Workload {
     }
 }
 
-fn service(namespace: &str, hostname: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service {
+pub(crate) fn service(namespace: &str, hostname: &str, addresses: &[&str], ports: &[(u16, u16)]) -> Service {
     Service {
         key: ServiceKey { namespace: namespace.into(), hostname: hostname.into() },
         name: hostname.split('.').next().unwrap_or_default().into(),
@@ -214,6 +214,6 @@ fn service(namespace: &str, hostname: &str, addresses: &[&str], ports: &[(u16, u
     }
 }
 
-fn port(service_port: u16, target_port: u16) -> Port {
+pub(crate) fn port(service_port: u16, target_port: u16) -> Port {
     Port { service_port, target_port, app_protocol: 0 }
 }
