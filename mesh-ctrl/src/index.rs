@@ -24,7 +24,7 @@ use mesh_core::workload::ServiceKey;
 
 use crate::object::ObjectKey;
 use crate::source::{Code, Event, Finding, Severity};
-use cluster::{Cluster, Name, Touched};
+use cluster::{Cluster, Member, Name, Touched};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -142,14 +142,19 @@ impl Index {
         changes
     }
 
-    /// Identities of the pods that are scheduled to `node` and have not ended: those its agent may ask certificates for.
+    /// Identities of the pods that are scheduled to `node` and have not ended, and of the WorkloadEntries that name it: those
+    /// its agent may ask certificates for.
     pub fn identities_on_node(&self, node: &str) -> BTreeSet<SpiffeId> {
-        let pods = self.cluster.on_node.get(node).filter(|_| !node.is_empty());
-        let pods = pods.into_iter().flatten().filter_map(|name| self.cluster.pods.get(name));
+        let members = self.cluster.on_node.get(node).filter(|_| !node.is_empty());
+        let accounts = members.into_iter().flatten().filter_map(|member| match member {
+            Member::Pod(name) => {
+                let pod = self.cluster.pods.get(name).filter(|pod| !pod.has_ended())?;
+                Some((name, &pod.service_account))
+            }
+            Member::Entry(name) => Some((name, &self.cluster.entries.get(name)?.endpoint.service_account)),
+        });
         let trust_domain = &self.cluster.config.trust_domain;
-        pods.filter(|pod| !pod.has_ended())
-            .filter_map(|pod| SpiffeId::new(trust_domain, &pod.metadata.namespace, &pod.service_account).ok())
-            .collect()
+        accounts.filter_map(|(name, account)| SpiffeId::new(trust_domain, &name.namespace, account).ok()).collect()
     }
 
     /// All that is wrong at present, the source's findings included, worst first.

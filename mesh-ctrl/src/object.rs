@@ -87,8 +87,8 @@ pub struct Metadata {
     pub uid: Arc<str>,
     #[serde(default)]
     pub labels: Labels,
-    /// Only those whose key holds `istio.io/`; others (a whole last-applied object, often) are not kept.
-    #[serde(default, deserialize_with = "scalar::istio_annotations")]
+    /// Only those whose key holds `istio.io/` or starts with `weft.io/`; others (a whole last-applied object, often) are not kept.
+    #[serde(default, deserialize_with = "scalar::known_annotations")]
     pub annotations: Labels,
     /// RFC 3339 in UTC with seconds, as the API server writes it, so that text order is time order.
     #[serde(default)]

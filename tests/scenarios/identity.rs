@@ -16,11 +16,12 @@ use serde_json::Value;
 use weft_tests::apps;
 use weft_tests::mesh::{self, Mesh, Setup};
 use weft_tests::needs;
+use weft_tests::objects;
 use weft_tests::outcome::Outcome::{Answered, Reset};
 use weft_tests::outcome::{ask, prove};
 use weft_tests::pod::Pod;
 use weft_tests::program::Program;
-use weft_tests::wait::until;
+use weft_tests::wait::{PATIENCE, until};
 
 /// `web` on node a and `db` on node b, whose certificates last [`LIFETIME`].
 struct Shop {
@@ -205,29 +206,7 @@ fn a_node_gets_certificates_for_its_own_pods_only() -> Result<()> {
     needs!();
     let shop = Shop::open("residents")?;
     let mesh = &shop.mesh;
-    let sign = |token: Option<&str>, identity: &str| -> Result<Result<Svid, CaError>> {
-        let file = mesh.world.wire().dir().join("asked-with");
-        fs::write(&file, token.unwrap_or_default())?;
-        let [controller, _] = mesh.world.controller_ips();
-        let target = Target {
-            address: format!("{controller}:{}", mesh::CONTROL),
-            server_name: None,
-            roots: mesh.world.wire().dir().join("ctrl/root-cert.pem"),
-            token: token.map(|_| file),
-        };
-        let identity: SpiffeId = identity.parse()?;
-        mesh.world.wire().run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let client = CaClient::new(Config::new(target, "Kubernetes"))?;
-                let pair = KeyPair::generate()?;
-                match client.sign(pair.csr_pem(&identity)?, &identity, Duration::from_secs(60)).await {
-                    Ok(chain) => Ok(Ok(Svid::from_pem(chain.first().context("a chain")?, &pair)?)),
-                    Err(error) => Ok(Err(error)),
-                }
-            })
-        })
-    };
+    let sign = |token: Option<&str>, identity: &str| sign(mesh, token, identity);
     let (web, db) = (shop.web.identity("cluster.local"), shop.db.identity("cluster.local"));
     let (a, b) = (mesh::token("a"), mesh::token("b"));
     for (token, own) in [(&a, &web), (&b, &db)] {
@@ -260,6 +239,48 @@ fn a_node_gets_certificates_for_its_own_pods_only() -> Result<()> {
     let seen: Value = serde_json::from_str(&mesh.controller_admin("/debug/certificates")?)?;
     ensure!(seen["nodes"]["b"]["refused"] == 1 && seen["nodes"]["a"]["refused"] == 4, "{seen}");
     Ok(())
+}
+
+/// A host's process group that no Pod object describes.
+#[test]
+fn a_workload_entry_alone_makes_a_process_group_a_member_of_the_mesh() -> Result<()> {
+    needs!();
+    let mesh = Mesh::with_nodes("entry", &["a", "b"])?;
+    mesh.namespace("shop", true)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let vm = mesh.pod("vm").namespace("shop").on(mesh.world.node("b"))?;
+    let _echoes = [apps::probe(&web, "echo", ECHO, &[])?, apps::probe(&vm, "echo", ECHO, &[])?];
+    mesh.apply("entry", &objects::workload_entry(&vm, "no node"))?;
+    until("the mistake to be told", PATIENCE, || {
+        let findings = mesh.controller_admin("/debug/findings").ok()?;
+        ["\"vm\"", "weft.io/node"].iter().all(|word| findings.contains(word)).then_some(())
+    })?;
+    mesh.apply("entry", &objects::workload_entry(&vm, "b"))?;
+    mesh.settle()?;
+    mesh.enrol(&vm)?;
+    for pod in [&web, &vm] {
+        mesh.until_captured(pod)?;
+    }
+    // Under STRICT, so that neither way is plain.
+    mesh.apply("peers", &objects::peer_authentication("shop", "STRICT"))?;
+    mesh.settle()?;
+    let own = vm.identity("cluster.local");
+    for (client, server) in [(&web, &vm), (&vm, &web)] {
+        // An entry has one address.
+        assert_eq!(ask(client, server.at(ECHO)), Answered, "from {}", client.name);
+        let (from, to) = (client.identity("cluster.local"), server.identity("cluster.local"));
+        for node in ["a", "b"] {
+            mesh.agent(node).until_access(&[&from, &to, "mutual_tls", "\"complete\""])?;
+        }
+    }
+    assert_eq!(ask(mesh.world.outside(), vm.at(ECHO)), Reset);
+    ensure!(certificates(&mesh, "b")?.iter().any(|certificate| certificate["identity"] == *own));
+    let [ours, others] = ["b", "a"].map(|node| sign(&mesh, Some(&mesh::token(node)), &own));
+    assert_eq!(ours?.context("the control: the node that the entry names")?.identity.uri(), own);
+    match others? {
+        Err(CaError::Denied { .. }) => Ok(()),
+        other => bail!("another node's agent: {other:?}"),
+    }
 }
 
 #[test]
@@ -315,6 +336,31 @@ fn no_agent_ever_writes_a_private_key() -> Result<()> {
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(state.join("ca-key.pem"))?.permissions());
     assert_eq!(mode & 0o777, 0o600);
     Ok(())
+}
+
+/// What the authority answers a caller with `token` who asks for `identity`.
+fn sign(mesh: &Mesh, token: Option<&str>, identity: &str) -> Result<Result<Svid, CaError>> {
+    let file = mesh.world.wire().dir().join("asked-with");
+    fs::write(&file, token.unwrap_or_default())?;
+    let [controller, _] = mesh.world.controller_ips();
+    let target = Target {
+        address: format!("{controller}:{}", mesh::CONTROL),
+        server_name: None,
+        roots: mesh.world.wire().dir().join("ctrl/root-cert.pem"),
+        token: token.map(|_| file),
+    };
+    let identity: SpiffeId = identity.parse()?;
+    mesh.world.wire().run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let client = CaClient::new(Config::new(target, "Kubernetes"))?;
+            let pair = KeyPair::generate()?;
+            match client.sign(pair.csr_pem(&identity)?, &identity, Duration::from_secs(60)).await {
+                Ok(chain) => Ok(Ok(Svid::from_pem(chain.first().context("a chain")?, &pair)?)),
+                Err(error) => Ok(Err(error)),
+            }
+        })
+    })
 }
 
 fn certificates(mesh: &Mesh, node: &str) -> Result<Vec<Value>> {

@@ -86,6 +86,18 @@ pub fn pod(pod: &Pod) -> String {
     )
 }
 
+/// The pod as a WorkloadEntry would describe it: a process group on the host `node`.
+#[must_use]
+pub fn workload_entry(pod: &Pod, node: &str) -> String {
+    let Pod { name, namespace, service_account, labels, v4, .. } = pod;
+    let labels: String = labels.iter().map(|(key, value)| format!("\n    {key}: \"{value}\"")).collect();
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  \
+         labels:{labels}\n  annotations:\n    weft.io/node: \"{node}\"\nspec:\n  address: {v4}\n  \
+         serviceAccount: {service_account}\n"
+    )
+}
+
 /// A ClusterIP Service over pods labelled `app: <app>`, with ports given as (port, target).
 #[must_use]
 pub fn service(

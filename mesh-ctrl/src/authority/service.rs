@@ -21,7 +21,7 @@ use crate::access::Access;
 /// A request is a CSR and an identity.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// Whether an identity is of a pod on a node.
+/// Whether an identity is of a workload on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
     Resident,
@@ -119,9 +119,9 @@ impl Refused {
             Self::NoIdentity => Status::permission_denied("the request names no ImpersonatedIdentity"),
             Self::Identity(why) => Status::invalid_argument(why.clone()),
             Self::Elsewhere { identity } => {
-                Status::permission_denied(format!("no pod with identity {identity} runs on node {node}"))
+                Status::permission_denied(format!("no workload with identity {identity} runs on node {node}"))
             }
-            Self::Unknown => Status::unavailable("which pods run where is not known yet"),
+            Self::Unknown => Status::unavailable("which workloads run where is not known yet"),
             Self::Sign(error) => match error {
                 SignError::TrustDomain(_) => Status::permission_denied(error.to_string()),
                 SignError::Over => Status::unavailable(error.to_string()),

@@ -67,7 +67,7 @@ pub(super) struct Cluster {
 
     members: ByLabel<Member>,
     members_in: HashMap<Arc<str>, BTreeSet<Member>>,
-    pub(super) on_node: HashMap<Arc<str>, BTreeSet<Name>>,
+    pub(super) on_node: HashMap<Arc<str>, BTreeSet<Member>>,
     owned_by: HashMap<(Kind, Name), BTreeSet<Name>>,
     pub(super) slices_of_service: HashMap<Name, BTreeSet<Name>>,
     pub(super) slices_of_pod: HashMap<Name, BTreeSet<Name>>,
@@ -140,7 +140,7 @@ impl Cluster {
         let old = set(&mut self.nodes, name.clone(), new);
         // Nodes are written every few seconds by their heartbeats; labels hardly ever change.
         if labels(&old) != after {
-            touched.extend(self.on_node.get(&name).into_iter().flatten().cloned().map(Unit::Pod));
+            touched.extend(self.on_node.get(&name).into_iter().flatten().cloned().map(Unit::from));
         }
     }
 
@@ -162,13 +162,13 @@ impl Cluster {
         let old = set(&mut self.pods, name.clone(), new);
         if let Some(old) = old {
             self.drop_member(&Member::Pod(name.clone()), &old.metadata, kept.as_ref());
-            forget(&mut self.on_node, &old.node, &name);
+            forget(&mut self.on_node, &old.node, &Member::Pod(name.clone()));
             if let Some(owner) = owner(&old) {
                 forget(&mut self.owned_by, &owner, &name);
             }
         }
         if let Some(node) = node {
-            self.on_node.entry(node).or_default().insert(name.clone());
+            self.on_node.entry(node).or_default().insert(Member::Pod(name.clone()));
         }
         if let Some(owner) = new_owner {
             self.owned_by.entry(owner).or_default().insert(name.clone());
@@ -180,10 +180,16 @@ impl Cluster {
         let member = Member::Entry(name.clone());
         if let Some(old) = self.entries.remove(&name) {
             self.drop_member(&member, &entry_metadata(&old), None);
+            if let Ok(Some(node)) = old.node() {
+                forget(&mut self.on_node, &node, &member);
+            }
         }
         if let Some(mut new) = new {
             // Labels stand in both places; those of the object itself win.
             new.endpoint.labels.extend(new.metadata.labels.clone());
+            if let Ok(Some(node)) = new.node() {
+                self.on_node.entry(node).or_default().insert(member.clone());
+            }
             self.add_member(member, &entry_metadata(&new));
             self.entries.insert(name.clone(), new);
         }

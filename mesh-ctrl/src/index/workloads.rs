@@ -10,10 +10,12 @@ use mesh_core::workload::{Health, Locality, PlaintextPorts, Port, ServiceKey, Tu
 
 use super::cluster::{Cluster, Name};
 use super::{Built, policies};
-use crate::object::{EntryEndpoint, Kind, Labels, Metadata, ObjectKey, Pod, PodPhase};
+use crate::object::{EntryEndpoint, Kind, Labels, Metadata, ObjectKey, Pod, PodPhase, WorkloadEntry};
 use crate::source::{Code, Severity};
 
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// On a WorkloadEntry: the node whose agent serves it, and gets its certificates.
+const NODE: &str = "weft.io/node";
 /// Put on what speaks HBONE without being a pod of this cluster.
 const TUNNEL_LABEL: (&str, &str) = ("networking.istio.io/tunnel", "http");
 
@@ -52,17 +54,31 @@ impl Cluster {
         let Some(entry) = self.entries.get(name) else { return };
         let endpoint = &entry.endpoint;
         let Some(identity) = self.identity(Kind::WorkloadEntry, name, &endpoint.service_account, built) else { return };
+        let node = entry.node().unwrap_or_else(|why| {
+            let (namespace, name) = (name.namespace.clone(), name.name.clone());
+            let object = ObjectKey { kind: Kind::WorkloadEntry, namespace, name };
+            built.finding(Severity::Error, Code::NoEffect, object, Some(format!("metadata.annotations[{NODE}]")), why);
+            None
+        });
         let labels = &endpoint.labels;
         let enrolled = self.is_enrolled(labels, Some(&name.namespace)) || has_tunnel_label(labels);
         let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
         let cluster = &self.config.cluster_id;
+        let base = self.workload(&name.name, &name.namespace, labels, name.name.clone(), identity);
+        let mut located = self.located(endpoint, base);
+        if let Some(node) = node {
+            if endpoint.locality.is_empty() {
+                located.locality = self.locality_of_node(&node);
+            }
+            located.node = node;
+        }
         built.address(Address::Workload(Workload {
             uid: Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name).into()),
             tunnel: if enrolled { Tunnel::Hbone } else { Tunnel::None },
             policies,
             services: self.services_of_entry(name, entry),
             plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
-            ..self.located(endpoint, self.workload(&name.name, &name.namespace, labels, name.name.clone(), identity))
+            ..located
         }));
     }
 
@@ -232,6 +248,21 @@ impl Cluster {
 
 fn has_tunnel_label(labels: &Labels) -> bool {
     labels.get(TUNNEL_LABEL.0).is_some_and(|value| **value == *TUNNEL_LABEL.1)
+}
+
+impl WorkloadEntry {
+    /// The node that its annotation names, or why that is none. A name as Kubernetes has them: a DNS subdomain.
+    pub(super) fn node(&self) -> Result<Option<Arc<str>>, String> {
+        let Some(name) = self.metadata.annotations.get(NODE) else { return Ok(None) };
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        let label = |label: &str| {
+            !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        match name.len() <= 253 && name.split('.').all(label) {
+            true => Ok(Some(name.clone())),
+            false => Err(format!("{name:?} is no name of a node; no agent gets certificates for this entry")),
+        }
+    }
 }
 
 impl Pod {

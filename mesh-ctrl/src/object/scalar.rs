@@ -91,9 +91,9 @@ impl TryFrom<String> for MaybeIp {
     }
 }
 
-pub(super) fn istio_annotations<'de, D: Deserializer<'de>>(d: D) -> Result<Labels, D::Error> {
+pub(super) fn known_annotations<'de, D: Deserializer<'de>>(d: D) -> Result<Labels, D::Error> {
     let mut annotations = BTreeMap::<Arc<str>, Arc<str>>::deserialize(d)?;
-    annotations.retain(|key, _| key.contains("istio.io/"));
+    annotations.retain(|key, _| key.contains("istio.io/") || key.starts_with("weft.io/"));
     Ok(annotations)
 }
 

@@ -43,7 +43,10 @@ async fn a_node_gets_certificates_only_for_pods_that_run_on_it() {
     assert_eq!(a.sign(csr(&web), &web, hour).await.unwrap().len(), 2);
     assert_eq!(b.sign(csr(&db), &db, hour).await.unwrap().len(), 2);
     let refused = b.sign(csr(&web), &web, hour).await.unwrap_err();
-    assert_eq!(refused.to_string(), format!("the authority refuses {web}: no pod with identity {web} runs on node b"));
+    assert_eq!(
+        refused.to_string(),
+        format!("the authority refuses {web}: no workload with identity {web} runs on node b")
+    );
     let nobody = identity("nobody");
     assert!(matches!(a.sign(csr(&nobody), &nobody, hour).await, Err(CaError::Denied { .. })));
     let foreign = SpiffeId::new("elsewhere", "shop", "web").unwrap();
@@ -67,6 +70,43 @@ async fn a_node_gets_certificates_only_for_pods_that_run_on_it() {
     place.remove("web");
     ctrl.shows("/debug/resources", |v| !v.to_string().contains("shop/web")).await;
     assert!(matches!(a.sign(csr(&web), &web, hour).await, Err(CaError::Denied { .. })));
+    ctrl.stop().await;
+}
+
+#[tokio::test]
+async fn a_workload_entrys_identity_is_for_the_node_that_it_names() {
+    let place = Place::new();
+    let entry = |node: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm, namespace: shop{node}}}, \
+             spec: {{address: 192.0.2.1, serviceAccount: vm}}}}"
+        )
+    };
+    let on = |node: &str| entry(&format!(", annotations: {{weft.io/node: {node}}}"));
+    place.put("vm", &on("a"));
+    let ctrl = place.start().await;
+    ready(&ctrl).await;
+    let (a, b) = (client(&place, &ctrl, "token-a"), client(&place, &ctrl, "token-b"));
+    let vm = identity("vm");
+    let may = async |client: &CaClient| match client.sign(csr(&vm), &vm, Duration::from_secs(3600)).await {
+        Ok(_) => true,
+        Err(CaError::Denied { .. }) => false,
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!((may(&a).await, may(&b).await), (true, false));
+    let other = identity("default");
+    assert!(matches!(a.sign(csr(&other), &other, Duration::ZERO).await, Err(CaError::Denied { .. })));
+    // It moves, then names nobody, then nothing that can be a node.
+    for (yaml, at_b) in [(on("b"), true), (entry(""), false), (on("b"), true), (on("'b c'"), false)] {
+        place.put("vm", &yaml);
+        let told = async {
+            while (may(&a).await, may(&b).await) != (false, at_b) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("not for b alone, or for nobody: {yaml}"));
+    }
+    ctrl.shows("/debug/findings", |v| v.to_string().contains("\"vm\"")).await;
     ctrl.stop().await;
 }
 

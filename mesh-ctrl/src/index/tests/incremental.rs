@@ -68,8 +68,8 @@ fn any_object() -> impl Strategy<Value = Object> {
             };
             format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{{t}name: {n}, namespace: {ns}}}, spec: {{hosts: [{host}], ports: [{{number: 80, name: web}}], resolution: STATIC, {rest}}}}}")
         }),
-        2 => (name(), namespace(), label()).prop_map(|(n, ns, l)| {
-            format!("{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: {n}, namespace: {ns}}}, spec: {{address: 192.0.2.1, labels: {{{l}}}}}}}")
+        2 => (name(), namespace(), label(), name()).prop_map(|(n, ns, l, node)| {
+            format!("{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: {n}, namespace: {ns}, annotations: {{weft.io/node: {node}}}}}, spec: {{address: 192.0.2.1, labels: {{{l}}}}}}}")
         }),
     ];
     yaml.prop_map(|yaml| objects(&yaml).remove(0))

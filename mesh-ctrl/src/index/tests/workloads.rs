@@ -1,6 +1,6 @@
 use expect_test::expect;
 
-use super::{built, check, pod};
+use super::{Index, built, check, manifest, pod};
 
 #[test]
 fn a_pod_as_kubectl_prints_it_becomes_a_workload() {
@@ -174,6 +174,65 @@ fn a_node_may_ask_for_the_identities_scheduled_to_it() {
         {}
     "#]]
     .assert_debug_eq(&index.identities_on_node(""));
+}
+
+#[test]
+fn a_workload_entrys_annotation_names_its_node() {
+    let entry = |annotations: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm, namespace: shop, annotations: {{{annotations}}}}}, spec: {{address: 192.0.2.1, serviceAccount: vm}}}}\n"
+        )
+    };
+    check(
+        &entry("weft.io/node: host-1.example.org"),
+        expect![[r#"
+            c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1 sa=vm node=host-1.example.org
+        "#]],
+    );
+    for wrong in ["''", "'a b'", "-a", "a..b", "Host-1", "'a/b'"] {
+        let (index, _) = built(&entry(&format!("weft.io/node: {wrong}")));
+        let findings: Vec<String> = index.findings().iter().map(ToString::to_string).collect();
+        let [one] = findings.as_slice() else { panic!("{wrong}: {findings:?}") };
+        let said = "error no_effect: WorkloadEntry shop/vm: metadata.annotations[weft.io/node]: ";
+        assert!(one.starts_with(said), "{one}");
+        for node in [wrong.trim_matches('\''), "a", "", "-a"] {
+            assert!(index.identities_on_node(node).is_empty(), "{wrong} at {node}");
+        }
+    }
+    // Its place is its node's, unless it says.
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: a, labels: {topology.kubernetes.io/zone: z1}}}\n";
+    check(
+        &[node, &entry("weft.io/node: a")].concat(),
+        expect![[r#"
+            c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1 sa=vm node=a at=/z1/
+        "#]],
+    );
+    check(
+        &[node, &entry("weft.io/node: a").replace("serviceAccount: vm", "serviceAccount: vm, locality: eu/z2")]
+            .concat(),
+        expect![[r#"
+            c1/networking.istio.io/WorkloadEntry/shop/vm ip=192.0.2.1 sa=vm node=a at=eu/z2/
+        "#]],
+    );
+}
+
+#[test]
+fn the_agent_of_the_node_that_an_entry_names_may_ask_for_its_identity() {
+    let entry = |node: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm, namespace: shop, annotations: {{weft.io/node: {node}}}}}, spec: {{address: 192.0.2.1, serviceAccount: vm}}}}\n"
+        )
+    };
+    let yaml = [pod("web", "10.0.0.1", "").replace("nodeName: a", "nodeName: a, serviceAccountName: web"), entry("a")];
+    let (mut index, _) = built(&yaml.concat());
+    let on = |index: &Index, node: &str| {
+        index.identities_on_node(node).iter().map(|id| id.service_account().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((on(&index, "a"), on(&index, "b"), on(&index, "")), (vec!["vm".into(), "web".into()], vec![], vec![]));
+    index.apply(manifest("t", &entry("b")));
+    assert_eq!((on(&index, "a"), on(&index, "b")), (vec!["web".to_owned()], vec!["vm".to_owned()]));
+    index.apply(manifest("t", &entry("b").replace("weft.io/node", "example.org/node")));
+    assert_eq!((on(&index, "a"), on(&index, "b")), (vec!["web".to_owned()], vec![]));
 }
 
 #[test]
