@@ -10,7 +10,7 @@ mod tunnel;
 
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use mesh_net::tunnel::stream::{Stream, StreamError};
@@ -59,11 +59,11 @@ impl Broken {
     }
 }
 
-/// Which sides have been told of their socket's error, so that an end that is read from them is no FIN.
+/// Which sides' sockets have told their error, and whether an end that is read from them is no FIN then.
 #[derive(Debug, Default)]
 struct Cut {
-    client: AtomicBool,
-    app: AtomicBool,
+    client: OnceLock<bool>,
+    app: OnceLock<bool>,
 }
 
 impl Cut {
@@ -82,7 +82,8 @@ impl Cut {
             Side::Client => &self.client,
             Side::App => &self.app,
         };
-        cut.store(error.kind() != io::ErrorKind::BrokenPipe, Ordering::Relaxed);
+        // A socket tells its error once; every write after that says broken pipe.
+        cut.get_or_init(|| error.kind() != io::ErrorKind::BrokenPipe);
     }
 }
 

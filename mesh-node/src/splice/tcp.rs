@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -17,7 +17,7 @@ pub(super) async fn copy(
     from_side: Side,
     to: &TcpStream,
     to_side: Side,
-    cut: &AtomicBool,
+    cut: &OnceLock<bool>,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
     loop {
@@ -54,10 +54,10 @@ pub(super) async fn write_all(to: &TcpStream, mut bytes: &[u8], side: Side) -> R
 
 /// Whether the end that was just read is a FIN. Once somebody has been told of a socket's error, reading from it yields an
 /// end where it would have yielded the error: `cut` is set then.
-pub(super) fn is_whole(cut: &AtomicBool, side: Side) -> Result<(), Broken> {
-    match cut.load(Ordering::Relaxed) {
-        true => Err(Broken::Reading(side, Cause::Io(io::ErrorKind::ConnectionReset.into()))),
-        false => Ok(()),
+pub(super) fn is_whole(cut: &OnceLock<bool>, side: Side) -> Result<(), Broken> {
+    match cut.get() {
+        Some(true) => Err(Broken::Reading(side, Cause::Io(io::ErrorKind::ConnectionReset.into()))),
+        Some(false) | None => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tunnel ends of a splice.
 
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::OnceLock;
 
 use mesh_net::tunnel::stream::{RecvHalf, SendHalf};
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ pub(super) async fn send(
     from_side: Side,
     tx: &mut SendHalf,
     to_side: Side,
-    cut: &AtomicBool,
+    cut: &OnceLock<bool>,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
     let reading = |e: io::Error| Broken::Reading(from_side, Cause::Io(e));
