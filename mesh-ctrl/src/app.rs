@@ -63,9 +63,10 @@ impl App {
     pub async fn start(settings: Settings, log_level: LogLevel) -> Result<Self, StartError> {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let Source::Folder(path) = settings.source.clone();
+        let remember = Some(settings.authority.state_dir.join("last-good"));
         let mut app = Self::start_with(settings, events, log_level).await?;
         app.tasks.spawn(async move {
-            match dir::watch(dir::Config::new(path), sender).await {
+            match dir::watch(dir::Config { remember, ..dir::Config::new(path) }, sender).await {
                 Ok(()) => warn!("the source ended"),
                 Err(error) => error!(%error, "the source failed; what was read stays in force"),
             }

@@ -8,6 +8,7 @@
 //! files appear as links under their plain names.
 
 mod scan;
+mod remembered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -38,6 +39,8 @@ pub struct Config {
     /// Safety net under inotify: everything is looked at again (sizes and times, not content).
     pub rescan: Duration,
     pub limits: Limits,
+    /// A folder of the controller's own, in which each file's last good content outlives a restart.
+    pub remember: Option<PathBuf>,
 }
 
 impl Config {
@@ -48,6 +51,7 @@ impl Config {
             writing: Duration::from_millis(500),
             rescan: Duration::from_secs(30),
             limits: Limits::default(),
+            remember: None,
         }
     }
 }
@@ -73,7 +77,7 @@ pub async fn watch(config: Config, events: mpsc::Sender<Vec<Event>>) -> Result<(
     if let Err(source) = std::fs::metadata(&config.path) {
         return Err(WatchError::Read { path: config.path, source });
     }
-    let scanner = Scanner::new(config.path.clone(), config.limits, stream.watches());
+    let scanner = Scanner::new(&config, stream.watches());
     let watcher = Watcher { config, stream, writing: BTreeMap::new(), scanner: Some(scanner) };
     watcher.run(events).await
 }
@@ -188,8 +192,7 @@ impl Watcher {
             }
             Err(error) => {
                 warn!(%error, "reading the folder failed");
-                let config = &self.config;
-                self.scanner = Some(Scanner::new(config.path.clone(), config.limits, self.stream.watches()));
+                self.scanner = Some(Scanner::new(&self.config, self.stream.watches()));
                 Vec::new()
             }
         }

@@ -8,7 +8,7 @@ use super::{Code, Event, Finding, Severity};
 use crate::object::{Object, ObjectKey, Read, read};
 
 /// What was found at a path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Content {
     Bytes(Vec<u8>),
     /// It is there and cannot be read; what it said before stays in force.
@@ -44,6 +44,11 @@ struct Held {
 impl Folder {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// Whether all that the file says could be read.
+    pub(super) fn is_whole(&self, path: &Path) -> bool {
+        self.files.get(path).is_some_and(|file| file.findings.iter().all(|f| f.severity != Severity::Error))
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {

@@ -11,7 +11,8 @@ use inotify::{WatchDescriptor, WatchMask, Watches};
 use super::super::folder::{Content, Folder, is_manifest};
 use super::super::yaml::Limits;
 use super::super::{Code, Event, Finding, Severity};
-use super::Watched;
+use super::remembered::Remembered;
+use super::{Config, Watched};
 
 /// What a scan is to look at.
 #[derive(Debug, Default)]
@@ -55,12 +56,23 @@ pub(super) struct Scanner {
     watched: Watched,
     stamps: BTreeMap<PathBuf, Stamp>,
     folder: Folder,
+    remembered: Remembered,
+    /// Files may hold less than when the controller last ran.
+    first: bool,
 }
 
 impl Scanner {
-    pub(super) fn new(root: PathBuf, limits: Limits, watches: Watches) -> Self {
-        let (watched, stamps) = (Watched::new(), BTreeMap::new());
-        Self { root, limits, watches, watched, stamps, folder: Folder::new(limits) }
+    pub(super) fn new(config: &Config, watches: Watches) -> Self {
+        Self {
+            root: config.path.clone(),
+            limits: config.limits,
+            watches,
+            watched: Watched::new(),
+            stamps: BTreeMap::new(),
+            folder: Folder::new(config.limits),
+            remembered: Remembered::at(config.remember.clone()),
+            first: true,
+        }
     }
 
     /// The directory that an event is about; `None` when it is not told apart (links lead there).
@@ -94,7 +106,41 @@ impl Scanner {
                 found.push((path, content));
             }
         }
-        self.folder.update(found)
+        let mut events = self.folder.update(found.clone());
+        if std::mem::take(&mut self.first) {
+            events.extend(self.recall(&found));
+        }
+        self.remember(&found);
+        events
+    }
+
+    /// What is not good as a whole is read once more, after what it said when the controller last ran.
+    fn recall(&mut self, found: &[(PathBuf, Content)]) -> Vec<Event> {
+        if !self.is_troubled() {
+            self.remembered.forget_all_but(self.folder.paths());
+        }
+        let (mut before, mut again) = (Vec::new(), Vec::new());
+        for (path, content) in found {
+            if !self.folder.is_whole(path)
+                && let Some(bytes) = self.remembered.recall(path)
+            {
+                before.push((path.clone(), Content::Bytes(bytes)));
+                again.push((path.clone(), content.clone()));
+            }
+        }
+        let mut events = self.folder.update(before);
+        events.extend(self.folder.update(again));
+        events
+    }
+
+    fn remember(&self, found: &[(PathBuf, Content)]) {
+        for (path, content) in found {
+            match content {
+                Content::Bytes(bytes) if self.folder.is_whole(path) => self.remembered.keep(path, bytes),
+                Content::Gone => self.remembered.forget(path),
+                Content::Bytes(_) | Content::Unreadable(_) => {}
+            }
+        }
     }
 
     /// What is at `path`, unless it is what was there before.

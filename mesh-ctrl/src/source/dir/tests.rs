@@ -18,9 +18,14 @@ impl Watched {
     async fn with(fill: impl FnOnce(&Path)) -> (Self, String) {
         let dir = TempDir::new().expect("a temporary directory");
         fill(dir.path());
+        Self::over(dir, None).await
+    }
+
+    /// Watches a folder and waits for what was there.
+    async fn over(dir: TempDir, remember: Option<PathBuf>) -> (Self, String) {
         let (sender, events) = mpsc::channel(64);
         // No rescan comes to the rescue of a missed event within a test.
-        let config = Config { rescan: Duration::from_secs(600), ..Config::new(dir.path()) };
+        let config = Config { rescan: Duration::from_secs(600), remember, ..Config::new(dir.path()) };
         tokio::spawn(watch(config, sender));
         let mut watched = Self { dir, events };
         let mut first = String::new();
@@ -188,4 +193,50 @@ async fn a_folder_that_is_not_there_is_an_error_and_one_that_goes_keeps_its_obje
     assert_eq!(watched.next().await, "1 findings; ");
     fs::rename(&aside, &path).expect("renamed back");
     assert_eq!(watched.next().await, "0 findings; ");
+}
+
+/// Somebody's edit is broken at the moment that the controller is restarted.
+#[tokio::test]
+async fn a_restart_beside_a_broken_file_takes_nothing_away() {
+    let state = TempDir::new().expect("a temporary directory");
+    let remember = || Some(state.path().join("last-good"));
+    let in_force = |told: &str| {
+        let mut objects = BTreeSet::new();
+        for event in told.split("; ") {
+            match event.split_once(' ') {
+                Some(("apply", object)) => _ = objects.insert(object.to_owned()),
+                Some(("delete", object)) => _ = objects.remove(object),
+                _ => {}
+            }
+        }
+        objects.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let dir = TempDir::new().expect("a temporary directory");
+    for (name, text) in [("a", namespace("a")), ("b", format!("{}---\n{}", namespace("b"), namespace("c")))] {
+        fs::write(dir.path().join(name).with_extension("yaml"), text).expect("written");
+    }
+    let (watched, first) = Watched::over(dir, remember()).await;
+    assert_eq!(in_force(&first), "Namespace a, Namespace b, Namespace c");
+    let Watched { dir, events } = watched;
+    drop(events);
+
+    // One is no YAML any more, of the other one object is wrong and one is new.
+    fs::write(dir.path().join("a.yaml"), "{apiVersion: v1, kind: Names").expect("written");
+    let wrong = namespace("b").replace("{l: b}", "[]");
+    fs::write(dir.path().join("b.yaml"), format!("{wrong}---\n{}", namespace("d"))).expect("written");
+    let (mut watched, first) = Watched::over(dir, remember()).await;
+    assert_eq!(in_force(&first), "Namespace a, Namespace b, Namespace d");
+    assert!(first.contains("2 findings"), "{first}");
+    // Mended, it says what it says; removed, it says nothing, also to the next start.
+    watched.write("a.yaml", &namespace("e"));
+    let told = format!("apply Namespace a; {}", watched.next().await);
+    assert_eq!(in_force(&told), "Namespace e");
+    let Watched { dir, events } = watched;
+    drop(events);
+    fs::remove_file(dir.path().join("b.yaml")).expect("removed");
+    let (watched, first) = Watched::over(dir, remember()).await;
+    assert_eq!(in_force(&first), "Namespace e");
+    fs::write(watched.dir.path().join("b.yaml"), "{").expect("written");
+    let (_watched, first) = Watched::over(watched.dir, remember()).await;
+    assert_eq!(in_force(&first), "Namespace e", "another file under the same name");
 }
