@@ -10,6 +10,7 @@ use weft_tests::mesh::Mesh;
 use weft_tests::needs;
 use weft_tests::outcome::{Outcome, ask};
 use weft_tests::place::Place;
+use weft_tests::pod::Pod;
 use weft_tests::wait::{PATIENCE, accepted, until};
 
 /// What happens; what the client does and what the server does, from connect or accept on; see [`dialogue`].
@@ -67,6 +68,51 @@ const CASES: [(&str, &str, &str); 36] = [
     ("server closes while the client speaks", "send until refused", "read 1000, close"),
 ];
 
+/// Pods whose connections go every way that there is.
+struct Shop {
+    mesh: Mesh,
+    /// On node a, as is `near`; `db` is on node b.
+    web: Pod,
+    near: Pod,
+    db: Pod,
+}
+
+struct Way<'a> {
+    name: &'static str,
+    client: &'a Place,
+    server: &'a Place,
+    to: SocketAddr,
+    security: &'static str,
+}
+
+impl Shop {
+    /// Out of the mesh.
+    fn open(name: &str) -> Result<Shop> {
+        let mesh = Mesh::with_nodes(name, &["a", "b"])?;
+        mesh.namespace("shop", false)?;
+        let pod = |name, node| mesh.enrolled(mesh.pod(name).namespace("shop"), node);
+        let (web, near, db) = (pod("web", "a")?, pod("near", "a")?, pod("db", "b")?);
+        Ok(Shop { mesh, web, near, db })
+    }
+
+    fn until_in_the_mesh(&self) -> Result<()> {
+        [&self.web, &self.near, &self.db].into_iter().try_for_each(|pod| self.mesh.until_captured(pod))
+    }
+
+    fn ways(&self) -> [Way<'_>; 5] {
+        let Shop { mesh, web, near, db } = self;
+        let (outside, [outside4, _]) = (mesh.world.outside(), mesh.world.outside_ips());
+        let way = |name, client, server, to, security| Way { name, client, server, to, security };
+        [
+            way("between nodes", web, db, db.at(7000), "mutual_tls"),
+            way("between nodes, IPv6", web, db, db.at6(7000), "mutual_tls"),
+            way("on one node", web, near, near.at(7000), "mutual_tls"),
+            way("out of the mesh", web, outside, (outside4, 7000).into(), "none"),
+            way("into the mesh", outside, db, db.at(7000), "none"),
+        ]
+    }
+}
+
 /// Plays every case between `client` and `server`, all at once.
 fn play_all(client: &Place, server: &Place, to: SocketAddr) -> Result<Vec<Seen>> {
     let listener = server.listen(to.port())?;
@@ -91,34 +137,19 @@ fn differences(way: &str, plain: &[Seen], mesh: &[Seen]) -> Vec<String> {
 #[test]
 fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
     needs!();
-    let mesh = Mesh::with_nodes("closing", &["a", "b"])?;
-    mesh.namespace("shop", false)?;
-    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
-    let near = mesh.enrolled(mesh.pod("near").namespace("shop"), "a")?;
-    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
-    let outside = mesh.world.outside();
-    let [outside4, _] = mesh.world.outside_ips();
-    let ways: [(&str, &Place, &Place, SocketAddr, &str); 5] = [
-        ("between nodes", &web, &db, db.at(7000), "mutual_tls"),
-        ("between nodes, IPv6", &web, &db, db.at6(7000), "mutual_tls"),
-        ("on one node", &web, &near, near.at(7000), "mutual_tls"),
-        ("out of the mesh", &web, outside, (outside4, 7000).into(), "none"),
-        ("into the mesh", outside, &db, db.at(7000), "none"),
-    ];
-
-    let plain = play_all(&web, &db, db.at(7000))?;
-    let again = play_all(&web, &db, db.at(7000))?;
+    let shop = Shop::open("closing")?;
+    let Shop { mesh, web, db, .. } = &shop;
+    let plain = play_all(web, db, db.at(7000))?;
+    let again = play_all(web, db, db.at(7000))?;
     assert_eq!(differences("twice", &plain, &again), [""; 0], "plain TCP itself leaves these open");
     for ((what, ..), seen) in CASES.iter().zip(&plain) {
         println!("{what}\n  {}", seen.to_string().replace('\n', "\n  "));
     }
 
     mesh.namespace("shop", true)?;
-    for pod in [&web, &near, &db] {
-        mesh.until_captured(pod)?;
-    }
+    shop.until_in_the_mesh()?;
     let mut different = Vec::new();
-    for (way, client, server, to, security) in ways {
+    for Way { name: way, client, server, to, security } in shop.ways() {
         different.extend(differences(way, &plain, &play_all(client, server, to)?));
         let node = if way == "into the mesh" { "b" } else { "a" };
         mesh.agent(node).until_access(&[&format!("\"{to}\""), &format!("\"{security}\"")])?;
@@ -135,20 +166,9 @@ fn every_way_to_close_looks_as_in_plain_tcp() -> Result<()> {
 #[test]
 fn words_before_a_reset_arrive_however_short_the_connection() -> Result<()> {
     needs!();
-    let mesh = Mesh::with_nodes("brief", &["a", "b"])?;
-    mesh.namespace("shop", false)?;
-    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
-    let near = mesh.enrolled(mesh.pod("near").namespace("shop"), "a")?;
-    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
-    let outside = mesh.world.outside();
-    let [outside4, _] = mesh.world.outside_ips();
-    let ways: [(&str, &Place, &Place, SocketAddr); 4] = [
-        ("between nodes", &web, &db, db.at(7000)),
-        ("on one node", &web, &near, near.at(7000)),
-        ("out of the mesh", &web, outside, (outside4, 7000).into()),
-        ("into the mesh", outside, &db, db.at(7000)),
-    ];
-    let brief = |(way, client, server, to): (&str, &Place, &Place, SocketAddr)| -> Result<()> {
+    let shop = Shop::open("brief")?;
+    let mesh = &shop.mesh;
+    let brief = |Way { name: way, client, server, to, .. }: Way<'_>| -> Result<()> {
         for (by_server, saying, hearing) in [(true, "send 7, reset", "read all"), (false, "send 5, reset", "read all")]
         {
             let listener = server.listen(to.port())?;
@@ -175,12 +195,10 @@ fn words_before_a_reset_arrive_however_short_the_connection() -> Result<()> {
         }
         Ok(())
     };
-    ways.into_iter().try_for_each(brief).context("plain TCP")?;
+    shop.ways().into_iter().try_for_each(brief).context("plain TCP")?;
     mesh.namespace("shop", true)?;
-    for pod in [&web, &near, &db] {
-        mesh.until_captured(pod)?;
-    }
-    ways.into_iter().try_for_each(brief).with_context(|| {
+    shop.until_in_the_mesh()?;
+    shop.ways().into_iter().try_for_each(brief).with_context(|| {
         let lines = ["a", "b"].into_iter().flat_map(|node| mesh.agent(node).accesses());
         let others = lines.map(|line| line.to_string()).filter(|line| !line.contains("_reset\""));
         others.collect::<Vec<_>>().join("\n")

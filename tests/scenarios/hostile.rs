@@ -82,6 +82,12 @@ impl World {
         Ok(series.collect())
     }
 
+    /// What web's own agent would show: good credentials in the wrong hands.
+    fn web_itself(&self) -> Result<Minted> {
+        let now = SystemTime::now();
+        self.ca.mint(&[&self.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))
+    }
+
     fn identity(&self, name: &str) -> String {
         format!("spiffe://cluster.local/ns/shop/sa/{name}")
     }
@@ -141,9 +147,7 @@ fn who_cannot_prove_an_identity_of_this_mesh_gets_no_tunnel() -> Result<()> {
 fn a_tunnel_leads_to_its_own_pod_and_only_by_connect() -> Result<()> {
     needs!();
     let world = World::open("authority")?;
-    let now = SystemTime::now();
-    let web =
-        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let web = world.web_itself()?;
     let outside = world.mesh.world.outside();
     let ask = |method: Method, authority: &str| {
         block(async { request(tls(outside, world.db.at(TUNNEL), Some(&web)).await?, method, authority).await })
@@ -177,9 +181,7 @@ fn a_tunnel_leads_to_its_own_pod_and_only_by_connect() -> Result<()> {
 fn a_peers_word_on_where_it_comes_from_is_not_taken() -> Result<()> {
     needs!();
     let world = World::open("forwarded")?;
-    let now = SystemTime::now();
-    let web =
-        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let web = world.web_itself()?;
     let outside = world.mesh.world.outside();
     let [outside_ip, _] = world.mesh.world.outside_ips();
     let claiming = |ip: IpAddr| {
@@ -209,9 +211,7 @@ fn a_peers_word_on_where_it_comes_from_is_not_taken() -> Result<()> {
 fn bytes_that_are_no_tunnel_end_their_own_connection_only() -> Result<()> {
     needs!();
     let world = World::open("bytes")?;
-    let now = SystemTime::now();
-    let web =
-        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let web = world.web_itself()?;
     let outside = world.mesh.world.outside();
     let noise: Vec<u8> = (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
 
@@ -271,9 +271,7 @@ fn bytes_that_are_no_tunnel_end_their_own_connection_only() -> Result<()> {
 fn floods_cost_the_flooder_its_connection() -> Result<()> {
     needs!();
     let world = World::open("floods")?;
-    let now = SystemTime::now();
-    let web =
-        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let web = world.web_itself()?;
     let outside = world.mesh.world.outside();
     let connect = connect_headers(&world.db.at(ECHO).to_string());
     let start = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -331,9 +329,7 @@ fn floods_cost_the_flooder_its_connection() -> Result<()> {
 fn a_peer_that_keeps_the_agent_busy_harms_nobody_else() -> Result<()> {
     needs!();
     let world = World::open("busy")?;
-    let now = SystemTime::now();
-    let web =
-        world.ca.mint(&[&world.identity("web")], now - Duration::from_secs(60), now + Duration::from_secs(600))?;
+    let web = world.web_itself()?;
     let outside = world.mesh.world.outside();
     for (what, each) in [("SETTINGS", frame(SETTINGS, 0, 0, &[])), ("PING", frame(PING, 0, 0, &[7; 8]))] {
         let stop = AtomicBool::new(false);
