@@ -104,12 +104,6 @@ macro_rules! encrypted_end {
                 self.0.facts.key_exchange
             }
 
-            /// Replaces this end's key after every so many records.
-            #[cfg(any(test, feature = "testing"))]
-            pub fn limit_keys(&mut self, records: u64) {
-                self.0.stream.session().limit_keys(records);
-            }
-
             pub(crate) fn into_inner(self) -> Peered {
                 self.0
             }

@@ -178,8 +178,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         Ok(()) => info!("drained"),
         Err(_) => {
             warn!(connections = connections.len(), "deadline passed; what is left is cut");
-            let end = || End::because("agent_stopped", "the agent stopped before the connection ended");
-            connections.end_where(|_| Some(end()));
+            connections.end_where(|_| Some(End::agent_stopped()));
             // Each resets both its ends and writes its line; that takes milliseconds, or something is stuck.
             let cut = tokio::time::timeout(CUT, async {
                 while !connections.is_empty() {

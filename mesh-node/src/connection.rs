@@ -115,6 +115,11 @@ impl End {
         Self { reason, detail: detail.to_string(), policy: None }
     }
 
+    /// The agent goes while the connection lives.
+    pub fn agent_stopped() -> Self {
+        Self::because("agent_stopped", "the agent stopped while the connection was alive")
+    }
+
     pub fn denied(denial: &mesh_core::policy::Denial) -> Self {
         Self { reason: denial.reason(), detail: denial.to_string(), policy: denial.policy.clone() }
     }

@@ -156,7 +156,7 @@ impl Drop for Open {
                 self.connections.inner.telemetry.panicked();
                 End::because("panic", "the agent failed on this connection")
             } else {
-                End::because("agent_stopped", "the agent stopped while the connection was alive")
+                End::agent_stopped()
             }
         });
         self.connections.inner.telemetry.closed(&self.live, &end);

@@ -65,7 +65,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Encrypted<T> {
         Self { io, session, incoming, outgoing: None, state: State::Open }
     }
 
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(super) fn session(&mut self) -> &mut Session {
         &mut self.session
     }

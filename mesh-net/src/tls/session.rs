@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Takes new keys of our own after `records` records.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(super) fn limit_keys(&mut self, records: u64) {
         self.key_limit = records;
     }
