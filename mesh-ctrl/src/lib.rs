@@ -10,3 +10,4 @@ pub mod store;
 pub mod index;
 pub mod source;
 pub mod object;
+mod durable;

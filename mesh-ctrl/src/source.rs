@@ -92,7 +92,7 @@ impl Code {
 
 /// Reads one manifest (YAML or JSON, any number of documents) on its own; findings name it `path`.
 pub fn manifest(path: impl Into<PathBuf>, text: &str) -> Vec<Event> {
-    Folder::new(yaml::Limits::default()).update(vec![(path.into(), Content::Bytes(text.as_bytes().to_vec()))])
+    Folder::new(yaml::Limits::default()).update(&[(path.into(), Content::Bytes(text.as_bytes().to_vec()))])
 }
 
 /// `error refused: a/b.yaml:12: Pod shop/web: spec.nodeName: message`

@@ -1,8 +1,8 @@
 //! The authority's key and certificates on disk.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::{BACKDATE, Config, PluggedIn};
+use crate::durable;
 
 const KEY: &str = "ca-key.pem";
 const CERT: &str = "ca-cert.pem";
@@ -230,17 +231,5 @@ fn read(path: &Path) -> Result<String, FilesError> {
 
 /// Writes aside and renames, so that a crash leaves the old file or the new one; the mode is right from the first byte.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FilesError> {
-    let aside = path.with_extension("pem.new");
-    let attempt = || -> io::Result<()> {
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    attempt().map_err(|source| FilesError::Write { path: path.to_owned(), source })
+    durable::replace(path, bytes, mode).map_err(|source| FilesError::Write { path: path.to_owned(), source })
 }

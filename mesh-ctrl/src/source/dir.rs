@@ -101,6 +101,7 @@ impl Watcher {
             if !batch.is_empty() && events.send(batch).await.is_err() {
                 return Ok(());
             }
+            self.lend(Scanner::remember).await;
             let wanted = tokio::select! {
                 wanted = self.wanted() => wanted?,
                 () = events.closed() => return Ok(()),
@@ -179,21 +180,26 @@ impl Watcher {
     }
 
     async fn scan(&mut self, wanted: Wanted) -> Vec<Event> {
-        let Some(mut scanner) = self.scanner.take() else { return Vec::new() };
-        let scan = tokio::task::spawn_blocking(move || {
-            let events = scanner.scan(&wanted);
-            (scanner, events)
+        self.lend(move |scanner| scanner.scan(&wanted)).await
+    }
+
+    /// Has the scanner do something on a thread that may wait for the disk.
+    async fn lend<T: Default + Send + 'static>(&mut self, work: impl FnOnce(&mut Scanner) -> T + Send + 'static) -> T {
+        let Some(mut scanner) = self.scanner.take() else { return T::default() };
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work(&mut scanner);
+            (scanner, done)
         });
-        // A scan that panics would be a defect of ours; the files are read anew from nothing then.
-        match scan.await {
-            Ok((scanner, events)) => {
+        // One that panics would be a defect of ours; the files are read anew from nothing then.
+        match work.await {
+            Ok((scanner, done)) => {
                 self.scanner = Some(scanner);
-                events
+                done
             }
             Err(error) => {
                 warn!(%error, "reading the folder failed");
                 self.scanner = Some(Scanner::new(&self.config, self.stream.watches()));
-                Vec::new()
+                T::default()
             }
         }
     }

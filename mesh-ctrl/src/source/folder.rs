@@ -56,15 +56,15 @@ impl Folder {
     }
 
     /// Takes what was found at some paths; returns what differs, findings last.
-    pub(super) fn update(&mut self, found: Vec<(PathBuf, Content)>) -> Vec<Event> {
+    pub(super) fn update(&mut self, found: &[(PathBuf, Content)]) -> Vec<Event> {
         // In force before, by key: compared with what is in force after the whole batch, so that an object which moved
         // from one file to another is no change.
         let mut before: BTreeMap<ObjectKey, Option<Object>> = BTreeMap::new();
         for (path, content) in found {
-            let old = self.files.remove(&path);
+            let old = self.files.remove(path);
             for key in old.iter().flat_map(|file| file.objects.keys()) {
                 if !before.contains_key(key) {
-                    let object = self.in_force_with(key, &path, old.as_ref());
+                    let object = self.in_force_with(key, path, old.as_ref());
                     before.insert(key.clone(), object);
                 }
             }
@@ -72,17 +72,17 @@ impl Folder {
                 Content::Gone => None,
                 Content::Unreadable(message) => {
                     let mut file = old.unwrap_or_default();
-                    file.findings = vec![finding(Severity::Error, Code::Unreadable, &path, None, message)];
-                    self.hold(&path, file, &mut before);
+                    file.findings = vec![finding(Severity::Error, Code::Unreadable, path, None, message.clone())];
+                    self.hold(path, file, &mut before);
                     continue;
                 }
-                Content::Bytes(bytes) => Some(self.parse(&path, &bytes, old.as_ref())),
+                Content::Bytes(bytes) => Some(self.parse(path, bytes, old.as_ref())),
             };
             for key in old.iter().flat_map(|file| file.objects.keys()) {
-                self.release(key, &path);
+                self.release(key, path);
             }
             if let Some(file) = new {
-                self.hold(&path, file, &mut before);
+                self.hold(path, file, &mut before);
             }
         }
         let mut events = Vec::new();

@@ -1,13 +1,14 @@
 //! What each file said when it was last good as a whole, kept across restarts: a controller that starts while somebody's edit
 //! is broken would otherwise take away what the file held, a DENY among it.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use tracing::warn;
+
+use crate::durable;
 
 /// A folder of copies, each under the hash of its file's path; none if the state has no place.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ impl Remembered {
         if fs::read(&copy).is_ok_and(|kept| kept == content) {
             return;
         }
-        if let Err(error) = replace(&copy, content) {
+        if let Err(error) = durable::replace(&copy, content, 0o600) {
             warn!(file = %path.display(), %error, "good content is not kept for the next start");
         }
     }
@@ -65,13 +66,4 @@ impl Remembered {
         let name: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Some(self.0.as_ref()?.join(name))
     }
-}
-
-/// Whole or not at all, also when the process ends meanwhile.
-fn replace(copy: &Path, content: &[u8]) -> io::Result<()> {
-    let new = copy.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    fs::rename(new, copy)
 }

@@ -57,6 +57,8 @@ pub(super) struct Scanner {
     stamps: BTreeMap<PathBuf, Stamp>,
     folder: Folder,
     remembered: Remembered,
+    /// What the last scans found, until it is remembered.
+    found: Vec<(PathBuf, Content)>,
     /// Files may hold less than when the controller last ran.
     first: bool,
 }
@@ -71,6 +73,7 @@ impl Scanner {
             stamps: BTreeMap::new(),
             folder: Folder::new(config.limits),
             remembered: Remembered::at(config.remember.clone()),
+            found: Vec::new(),
             first: true,
         }
     }
@@ -106,11 +109,11 @@ impl Scanner {
                 found.push((path, content));
             }
         }
-        let mut events = self.folder.update(found.clone());
+        let mut events = self.folder.update(&found);
         if std::mem::take(&mut self.first) {
             events.extend(self.recall(&found));
         }
-        self.remember(&found);
+        self.found.extend(found);
         events
     }
 
@@ -128,16 +131,17 @@ impl Scanner {
                 again.push((path.clone(), content.clone()));
             }
         }
-        let mut events = self.folder.update(before);
-        events.extend(self.folder.update(again));
+        let mut events = self.folder.update(&before);
+        events.extend(self.folder.update(&again));
         events
     }
 
-    fn remember(&self, found: &[(PathBuf, Content)]) {
-        for (path, content) in found {
+    /// Keeps what was found for the next start. It waits for the disk: to be called when the events are on their way.
+    pub(super) fn remember(&mut self) {
+        for (path, content) in self.found.drain(..) {
             match content {
-                Content::Bytes(bytes) if self.folder.is_whole(path) => self.remembered.keep(path, bytes),
-                Content::Gone => self.remembered.forget(path),
+                Content::Bytes(bytes) if self.folder.is_whole(&path) => self.remembered.keep(&path, &bytes),
+                Content::Gone => self.remembered.forget(&path),
                 Content::Bytes(_) | Content::Unreadable(_) => {}
             }
         }

@@ -200,6 +200,19 @@ async fn a_folder_that_is_not_there_is_an_error_and_one_that_goes_keeps_its_obje
 async fn a_restart_beside_a_broken_file_takes_nothing_away() {
     let state = TempDir::new().expect("a temporary directory");
     let remember = || Some(state.path().join("last-good"));
+    // What is kept is kept after it has been told.
+    let until_kept = async |texts: &[&str]| {
+        let kept = || -> Vec<String> {
+            let copies = fs::read_dir(state.path().join("last-good")).expect("made at the start");
+            copies.flatten().filter_map(|copy| fs::read_to_string(copy.path()).ok()).collect()
+        };
+        let all = async {
+            while !texts.iter().all(|text| kept().iter().any(|copy| copy.contains(text))) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), all).await.expect("kept");
+    };
     let in_force = |told: &str| {
         let mut objects = BTreeSet::new();
         for event in told.split("; ") {
@@ -217,6 +230,7 @@ async fn a_restart_beside_a_broken_file_takes_nothing_away() {
     }
     let (watched, first) = Watched::over(dir, remember()).await;
     assert_eq!(in_force(&first), "Namespace a, Namespace b, Namespace c");
+    until_kept(&["name: a", "name: c"]).await;
     let Watched { dir, events } = watched;
     drop(events);
 
@@ -231,6 +245,7 @@ async fn a_restart_beside_a_broken_file_takes_nothing_away() {
     watched.write("a.yaml", &namespace("e"));
     let told = format!("apply Namespace a; {}", watched.next().await);
     assert_eq!(in_force(&told), "Namespace e");
+    until_kept(&["name: e"]).await;
     let Watched { dir, events } = watched;
     drop(events);
     fs::remove_file(dir.path().join("b.yaml")).expect("removed");

@@ -18,7 +18,7 @@ fn check(history: &str, expect: Expect) {
             _ => (head.trim(), Content::Bytes(body.as_bytes().to_vec())),
         };
         writeln!(out, "== {head}").unwrap();
-        out.push_str(&events(folder.update(vec![(path.into(), content)])));
+        out.push_str(&events(folder.update(&[(path.into(), content)])));
     }
     expect.assert_eq(&out);
 }
@@ -283,10 +283,10 @@ fn the_first_file_by_path_has_the_object_and_the_next_takes_over() {
 fn an_object_that_moves_between_files_in_one_batch_is_no_change() {
     let mut folder = Folder::new(Limits::default());
     let text = || Content::Bytes(b"{apiVersion: v1, kind: Namespace, metadata: {name: a}}".to_vec());
-    folder.update(vec![("a.yaml".into(), text())]);
-    let moved = folder.update(vec![("a.yaml".into(), Content::Gone), ("b.yaml".into(), text())]);
+    folder.update(&[("a.yaml".into(), text())]);
+    let moved = folder.update(&[("a.yaml".into(), Content::Gone), ("b.yaml".into(), text())]);
     assert_eq!(events(moved), "");
-    let back = folder.update(vec![("a.yaml".into(), text()), ("b.yaml".into(), Content::Gone)]);
+    let back = folder.update(&[("a.yaml".into(), text()), ("b.yaml".into(), Content::Gone)]);
     assert_eq!(events(back), "");
 }
 
@@ -339,7 +339,7 @@ fn only_manifests_are_read() {
 proptest! {
     #[test]
     fn arbitrary_bytes_are_objects_or_findings(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        Folder::new(Limits::default()).update(vec![("a.yaml".into(), Content::Bytes(bytes))]);
+        Folder::new(Limits::default()).update(&[("a.yaml".into(), Content::Bytes(bytes))]);
     }
 
     #[test]
@@ -351,17 +351,17 @@ proptest! {
         ]), 0..60)
     ) {
         let text = parts.concat();
-        Folder::new(Limits::default()).update(vec![("a.yaml".into(), Content::Bytes(text.into_bytes()))]);
+        Folder::new(Limits::default()).update(&[("a.yaml".into(), Content::Bytes(text.into_bytes()))]);
     }
 
     #[test]
     fn half_a_file_takes_nothing_of_what_was_there(cut in 0usize..200) {
         let whole = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - port: 80\n";
         let mut folder = Folder::new(Limits::default());
-        folder.update(vec![("a.yaml".into(), Content::Bytes(whole.as_bytes().to_vec()))]);
+        folder.update(&[("a.yaml".into(), Content::Bytes(whole.as_bytes().to_vec()))]);
         let half = &whole.as_bytes()[..cut.min(whole.len())];
-        folder.update(vec![("a.yaml".into(), Content::Bytes(half.to_vec()))]);
-        folder.update(vec![("a.yaml".into(), Content::Bytes(whole.as_bytes().to_vec()))]);
+        folder.update(&[("a.yaml".into(), Content::Bytes(half.to_vec()))]);
+        folder.update(&[("a.yaml".into(), Content::Bytes(whole.as_bytes().to_vec()))]);
         let key = folder.holders.keys().next().cloned().expect("the object is back");
         prop_assert_eq!(key.to_string(), "Service default/web");
         prop_assert!(folder.reported.is_empty());
