@@ -17,6 +17,7 @@ pub mod tunnel;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tls;
+pub mod http2;
 pub mod svid;
 pub mod causes;
 mod unix_time;

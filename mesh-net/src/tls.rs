@@ -7,9 +7,7 @@
 //! the application is sent: also after a resumption, which shows no certificate.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
@@ -18,25 +16,29 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{CommonState, HandshakeKind};
 use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::svid::{self, InvalidSan};
 
 mod handshake;
-mod encrypted;
+#[cfg(any(test, feature = "testing"))]
+pub mod raw;
+pub(crate) mod link;
+mod block;
 mod session;
 mod lent;
 mod record;
 mod credentials;
 
 pub use credentials::Credentials;
-use encrypted::Encrypted;
 use handshake::End;
+use link::Link;
 use session::Session;
 
-/// ALPN of the HBONE tunnel (RFC 9113, section 3.1).
+/// ALPN of the HBONE tunnel (RFC 9113, section 3.1): what every peer understands.
 pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN of Weft's own tunnel (docs/transport.md).
+pub const ALPN_WEFT: &[u8] = b"weft/1";
 
 /// Trust domains whose peers are let in: the mesh's own and its aliases.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,15 +57,15 @@ impl TrustDomains {
     }
 }
 
-/// The dialling end of an encrypted connection to `peer`. Reads and writes plaintext.
+/// The dialling end of an encrypted connection to `peer`. To be handed to a tunnel.
 pub struct ClientTls(Peered);
 
-/// The accepting end of an encrypted connection from `peer`. Reads and writes plaintext.
+/// The accepting end of an encrypted connection from `peer`. To be handed to a tunnel.
 pub struct ServerTls(Peered);
 
 /// Either end, once the peer is known.
 pub(crate) struct Peered {
-    stream: Box<Encrypted<TcpStream>>,
+    link: Box<Link>,
     facts: Box<Facts>,
 }
 
@@ -108,26 +110,6 @@ macro_rules! encrypted_end {
                 self.0
             }
         }
-
-        impl AsyncRead for $end {
-            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-            }
-        }
-
-        impl AsyncWrite for $end {
-            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.get_mut().0).poll_flush(cx)
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-            }
-        }
     };
 }
 
@@ -138,37 +120,10 @@ impl Peered {
     pub(crate) fn peer(&self) -> &SpiffeId {
         &self.facts.peer
     }
-}
 
-impl AsyncRead for Peered {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Peered {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    /// The connection without what the handshake settled.
+    pub(crate) fn into_link(self) -> Link {
+        *self.link
     }
 }
 
@@ -242,7 +197,7 @@ async fn set_up<E: End>(
     };
     let (secrets, origin) = end.into_secrets().map_err(HandshakeError::from_tls)?;
     let session = Session::new(secrets, origin).map_err(|error| HandshakeError::Protocol(error.to_string()))?;
-    Ok(Peered { stream: Box::new(Encrypted::new(tcp, session, &early)), facts: Box::new(facts) })
+    Ok(Peered { link: Box::new(Link::new(tcp, session, &early)), facts: Box::new(facts) })
 }
 
 /// The peer's identity after a handshake, full or resumed, and until when its certificates are valid.

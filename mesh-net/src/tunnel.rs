@@ -1,22 +1,28 @@
-//! HBONE: many byte streams between two workloads over one mutual-TLS connection (HTTP/2 CONNECT, RFC 9113, section 8.5).
+//! Byte streams between two workloads over mutual TLS, in one of two ways that the handshake agrees on: HBONE, which every peer
+//! understands, or lanes, between agents of Weft (docs/transport.md).
 //!
-//! The codec is an implementation detail: nothing of it shows in this module's types, so that it can be replaced.
+//! Nothing of either shows in this module's types.
 
 use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::http2::connection::Limits;
+
 pub mod client;
 pub mod server;
 pub mod stream;
+mod hbone;
+mod lane;
 pub mod head;
-mod keepalive;
 
 /// Limits and windows of a tunnel connection, either end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes a peer may send on one stream before its reader takes some.
+    /// Bytes that a peer may send on a new stream before its reader takes some.
+    pub first_window: u32,
+    /// Bytes to which that grows with what its reader takes.
     pub stream_window: u32,
     /// Largest DATA frame that a peer may send, in bytes.
     pub max_frame: u32,
@@ -35,6 +41,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            first_window: 256 << 10,
             stream_window: 4 << 20,
             max_frame: 1 << 20,
             max_streams: 200,
@@ -47,20 +54,21 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Bytes that a peer may have on its way over all streams. It exceeds what readers that are stuck can hold, so one
-    /// of them never slows another stream: a connection's window is given back only as its streams' bytes are.
-    ///
-    /// HTTP/2 ends at 2^31 - 1 (RFC 9113, section 6.9.1); with more than 507 streams of 4 MiB the promise is weaker.
-    pub(crate) fn connection_window(&self) -> u32 {
-        self.max_streams.saturating_mul(self.stream_window).saturating_add(SPARE_WINDOW).min((1 << 31) - 1)
+    fn limits(&self) -> Limits {
+        Limits {
+            first_window: self.first_window,
+            stream_window: self.stream_window.max(self.first_window),
+            growth: GROWTH,
+            max_frame: self.max_frame,
+            max_streams: self.max_streams,
+            max_head: self.max_head,
+        }
     }
 }
 
-/// Connection window beyond what streams can fill, in bytes.
-const SPARE_WINDOW: u32 = 16 << 20;
-
-/// Bytes of one stream that wait for the connection's writer.
-const SEND_BUFFER: usize = 1 << 20;
+/// Bytes by which the windows of a connection's streams may have grown together: with 200 streams of 256 KiB, a peer makes us
+/// hold no more than 82 MiB for readers that are stuck.
+const GROWTH: u32 = 32 << 20;
 
 /// Why a tunnel connection ended, or never began.
 #[derive(Debug, Error)]
@@ -84,15 +92,6 @@ impl ConnectionError {
             Self::Protocol(_) => "tunnel_protocol",
             Self::Remote(_) => "tunnel_remote",
             Self::Io(_) => "tunnel_io",
-        }
-    }
-
-    fn from_h2(error: h2::Error) -> Self {
-        let reason = || error.reason().map_or_else(|| error.to_string(), |r| r.description().to_owned());
-        match () {
-            () if error.is_io() => Self::Io(error.into_io().unwrap_or_else(|| io::ErrorKind::Other.into())),
-            () if error.is_remote() => Self::Remote(reason()),
-            () => Self::Protocol(reason()),
         }
     }
 }

@@ -219,13 +219,14 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
     let loads = Loads::default();
     let outbound_config =
         Arc::new(outbound::Config::new(settings.network.as_str().into(), settings.unknown_destinations));
-    let inbound_config = Arc::new(inbound::Config::new(trust_domains));
+    let inbound_config =
+        Arc::new(inbound::Config { transport: settings.transport, ..inbound::Config::new(trust_domains) });
     (0..settings.workers)
         .map(|index| {
             let outbound = Outbound {
                 config: outbound_config.clone(),
                 snapshot: parts.snapshot.clone(),
-                pool: Pool::new(pool::Config::default()),
+                pool: Pool::new(pool::Config { transport: settings.transport, ..pool::Config::default() }),
                 loads: loads.clone(),
                 connections: parts.connections.clone(),
             };

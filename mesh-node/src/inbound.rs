@@ -23,6 +23,7 @@ use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::outbound::baggage;
 use crate::pod::Pod;
+use crate::pool::Transport;
 use crate::telemetry::Telemetry;
 use crate::{socket, splice};
 use mesh_core::addr::{PodAddr, TunnelAddr};
@@ -36,6 +37,7 @@ pub struct Config {
     /// How long a connection waits for a policy that its workload lists and that has not arrived: the two travel as
     /// resources of their own, and deciding without it could let in what it denies.
     pub policy_timeout: Duration,
+    pub transport: Transport,
     pub tunnel: tunnel::Config,
 }
 
@@ -46,6 +48,7 @@ impl Config {
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             policy_timeout: Duration::from_secs(2),
+            transport: Transport::default(),
             tunnel: tunnel::Config::default(),
         }
     }
@@ -73,6 +76,9 @@ impl Inbound {
                 return;
             }
         };
+        if tunnel.is_lane() {
+            return Box::pin(self.serve_lane(pod, tunnel, until, asked, client)).await;
+        }
         let mut draining = self.draining.clone();
         let proven = until.duration_since(SystemTime::now()).unwrap_or_default();
         let mut expired = pin!(tokio::time::sleep(proven));
@@ -103,6 +109,39 @@ impl Inbound {
         }
     }
 
+    /// Serves one stream after the other.
+    async fn serve_lane(
+        self,
+        pod: Arc<Pod>,
+        mut lane: TunnelConnection,
+        until: SystemTime,
+        asked: SocketAddr,
+        client: SocketAddr,
+    ) {
+        let mut draining = self.draining.clone();
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = pod.withdrawn() => None,
+                _ = draining.wait_for(|d| *d) => None,
+                request = lane.accept() => Some(request),
+            };
+            let Some(request) = request else { return close(lane).await };
+            match request {
+                // Who the peer is has been proven until then: its next connection needs a new proof.
+                Some(Ok(request)) if until <= SystemTime::now() => return request.decline(),
+                Some(Ok(request)) => {
+                    self.clone().serve_request(pod.clone(), request, asked, client, Instant::now()).await;
+                }
+                Some(Err(error)) => {
+                    debug!(%client, %error, reason = error.reason(), "tunnel ended");
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
     /// A tunnel, and until when the certificates are valid by which both ends proved who they are.
     async fn handshake(
         &self,
@@ -115,7 +154,7 @@ impl Inbound {
             .ready(tokio::time::Instant::now() + timeout)
             .await
             .map_err(|error| ("no_certificate", error.to_string()))?;
-        let tls = tls::accept(tcp, &credentials, &self.config.trust_domains, &[tls::ALPN_H2], timeout)
+        let tls = tls::accept(tcp, &credentials, &self.config.trust_domains, self.config.transport.alpn(), timeout)
             .await
             .map_err(|error| (error.reason(), error.to_string()))?;
         let until = tls.peer_until().min(credentials.svid().not_after);
@@ -277,6 +316,12 @@ impl Inbound {
             None => {}
         }
     }
+}
+
+/// Tells the peer of a free lane that no further stream is taken.
+async fn close(mut lane: TunnelConnection) {
+    lane.drain();
+    let _ = lane.accept().await;
 }
 
 /// Why a connection was turned away, and what a peer is told.

@@ -118,10 +118,17 @@ fn run(flags: Flags) -> ExitCode {
     }
 }
 
-/// A connection takes a descriptor or two, and the usual soft limit, 1,024, is there for programs that use select(2).
+/// A connection takes two descriptors, and the usual soft limit, 1,024, is there for programs that use select(2). The hard one
+/// is raised too where the agent may.
 fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let above = most.filter(|most| *most > hard);
+        match above.map(|most| setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most)) {
+            Some(Ok(most)) => Ok(most),
+            Some(Err(_)) | None => setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard),
+        }
+    });
     match raised {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),

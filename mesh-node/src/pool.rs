@@ -1,18 +1,19 @@
-//! Tunnels that are up: one TLS handshake for a peer, many connections over it.
+//! Tunnels that are up: HBONE connections that many streams share, and lanes that carry one after the other.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::addr::TunnelAddr;
 use mesh_core::identity::SpiffeId;
 use mesh_net::certificates::CertificateError;
 use mesh_net::tls::{self, HandshakeError};
-use mesh_net::tunnel::client::{Connection, OpenError, ReplyHead};
+use mesh_net::tunnel;
+use mesh_net::tunnel::client::{self, Berth, Connection, Lane, OpenError, ReplyHead, Tunnel};
 use mesh_net::tunnel::head::Head;
 use mesh_net::tunnel::stream::Stream;
-use mesh_net::tunnel::{self, ConnectionError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -29,7 +30,28 @@ pub struct Config {
     pub open_timeout: Duration,
     /// A tunnel without connections is closed after this long.
     pub idle_timeout: Duration,
+    pub transport: Transport,
     pub tunnel: tunnel::Config,
+}
+
+/// Ways to carry streams that peers are offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Lanes where the peer knows them, else HBONE.
+    #[default]
+    Any,
+    /// HBONE alone.
+    Hbone,
+}
+
+impl Transport {
+    /// As ALPN names, best first.
+    pub fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Any => &[tls::ALPN_WEFT, tls::ALPN_H2],
+            Self::Hbone => &[tls::ALPN_H2],
+        }
+    }
 }
 
 impl Default for Config {
@@ -40,6 +62,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             open_timeout: Duration::from_secs(12),
             idle_timeout: Duration::from_secs(90),
+            transport: Transport::default(),
             tunnel: tunnel::Config::default(),
         }
     }
@@ -53,8 +76,6 @@ pub enum DialError {
     Connect { to: TunnelAddr, source: io::Error },
     #[error("handshake with {to}: {source}")]
     Handshake { to: TunnelAddr, source: HandshakeError },
-    #[error("tunnel to {to}: {source}")]
-    Tunnel { to: TunnelAddr, source: ConnectionError },
     #[error("stream to {to}: {source}")]
     Open { to: TunnelAddr, source: OpenError },
 }
@@ -66,7 +87,6 @@ impl DialError {
             Self::Certificate { .. } => "no_certificate",
             Self::Connect { source, .. } => connect_reason(source),
             Self::Handshake { source, .. } => source.reason(),
-            Self::Tunnel { source, .. } => source.reason(),
             Self::Open { source, .. } => source.reason(),
         }
     }
@@ -107,23 +127,26 @@ struct Key {
     expected: Vec<SpiffeId>,
 }
 
-#[derive(Debug)]
 struct Slot {
-    /// One handshake at a time: connections that arrive together share the first tunnel.
-    turn: Semaphore,
-    tunnels: Mutex<Vec<Tunnel>>,
+    /// Handshakes at once. Of the first there is one: those who come meanwhile share its tunnel, or resume its session.
+    turns: Semaphore,
+    /// The peer is known to speak lanes.
+    has_lanes: AtomicBool,
+    tunnels: Mutex<Vec<Shared>>,
+    /// Free lanes, the one used last at the end.
+    lanes: Mutex<Vec<(Lane, Instant)>>,
 }
 
-struct Tunnel {
+struct Shared {
     connection: Connection,
     /// When the certificates run out by which both ends proved who they are. What is carried goes on; nothing new begins.
     until: SystemTime,
     idle_since: Option<Instant>,
 }
 
-impl std::fmt::Debug for Tunnel {
+impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tunnel").field("streams", &self.connection.in_use()).finish_non_exhaustive()
+        f.debug_struct("Slot").field("tunnels", &self.tunnels().len()).field("lanes", &self.lanes().len()).finish()
     }
 }
 
@@ -145,31 +168,43 @@ impl Pool {
     ) -> Result<(ReplyHead, Stream), DialError> {
         let slot = self.slot(Key { pod: pod.cookie, to, expected: expected.to_vec() });
         loop {
-            let (connection, fresh) = match slot.free() {
-                Some(connection) => (connection, false),
+            let opened = match slot.free(slot.is_crowded()) {
+                Some(free) => self.open_on(&slot, free, head).await,
                 None => {
-                    let _turn = slot.turn.acquire().await.expect("the semaphore is never closed");
-                    match slot.free() {
-                        Some(connection) => (connection, false),
+                    let turn = slot.turns.acquire().await.expect("the semaphore is never closed");
+                    let crowded = slot.is_crowded();
+                    match slot.free(crowded) {
+                        Some(free) => {
+                            drop(turn);
+                            self.open_on(&slot, free, head).await
+                        }
                         None => {
-                            let (connection, until) = self.dial(pod, to, expected).await?;
-                            slot.lock().push(Tunnel { connection: connection.clone(), until, idle_since: None });
-                            (connection, true)
+                            let fresh = self.dial(&slot, pod, to, expected, crowded).await?;
+                            let opened = self.open_on(&slot, fresh, head).await;
+                            // The first session of a peer has come by now, for others to resume.
+                            drop(turn);
+                            if opened.is_err() {
+                                slot.forget_spent();
+                            }
+                            return opened.map_err(|source| DialError::Open { to, source });
                         }
                     }
                 }
             };
-            match connection.open(head, self.config.open_timeout).await {
+            match opened {
                 Ok(opened) => return Ok(opened),
                 // The peer was leaving, or this tunnel was dead before we knew: a new one settles which.
-                Err(OpenError::GoAway | OpenError::ConnectionLost) if !fresh => slot.forget_spent(),
-                Err(source) => {
-                    if matches!(source, OpenError::GoAway | OpenError::ConnectionLost) {
-                        slot.forget_spent();
-                    }
-                    return Err(DialError::Open { to, source });
-                }
+                Err(OpenError::GoAway | OpenError::ConnectionLost) => slot.forget_spent(),
+                Err(source) => return Err(DialError::Open { to, source }),
             }
+        }
+    }
+
+    async fn open_on(&self, slot: &Arc<Slot>, free: Free, head: &Head) -> Result<(ReplyHead, Stream), OpenError> {
+        let timeout = self.config.open_timeout;
+        match free {
+            Free::Shared(connection) => connection.open(head, timeout).await,
+            Free::Lane(lane) => lane.open(head, timeout, slot.clone()).await,
         }
     }
 
@@ -177,7 +212,8 @@ impl Pool {
     pub fn sweep(&self, now: Instant, gone: impl Fn(NetnsCookie) -> bool) {
         let idle_timeout = self.config.idle_timeout;
         self.lock().retain(|key, slot| {
-            let mut tunnels = slot.lock();
+            let gone = gone(key.pod);
+            let mut tunnels = slot.tunnels();
             tunnels.retain_mut(|tunnel| {
                 if tunnel.connection.is_closed() {
                     return false;
@@ -187,20 +223,29 @@ impl Pool {
                     return true;
                 }
                 let since = *tunnel.idle_since.get_or_insert(now);
-                let over = gone(key.pod) || tunnel.until <= SystemTime::now();
+                let over = gone || tunnel.until <= SystemTime::now();
                 if over || now.duration_since(since) >= idle_timeout {
                     tunnel.connection.drain();
                     return false;
                 }
                 true
             });
-            !tunnels.is_empty() || Arc::strong_count(slot) > 1
+            let mut lanes = slot.lanes();
+            let over = |lane: &mut Lane, since: Instant| {
+                gone || lane.until <= SystemTime::now()
+                    || now.saturating_duration_since(since) >= idle_timeout
+                    || !lane.is_usable()
+            };
+            for (lane, _) in lanes.extract_if(.., |(lane, since)| over(lane, *since)) {
+                lane.leave();
+            }
+            !tunnels.is_empty() || !lanes.is_empty() || Arc::strong_count(slot) > 1
         });
     }
 
-    /// Tunnels that are up.
+    /// Tunnels that are up, lanes in use not counted.
     pub fn len(&self) -> usize {
-        self.lock().values().map(|slot| slot.lock().len()).sum()
+        self.lock().values().map(|slot| slot.tunnels().len() + slot.lanes().len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -209,10 +254,12 @@ impl Pool {
 
     async fn dial(
         &self,
+        slot: &Slot,
         pod: &Arc<Pod>,
         to: TunnelAddr,
         expected: &[SpiffeId],
-    ) -> Result<(Connection, SystemTime), DialError> {
+        crowded: bool,
+    ) -> Result<Free, DialError> {
         let timeout = self.config.connect_timeout;
         let credentials = pod
             .certificate
@@ -222,47 +269,109 @@ impl Pool {
         let tcp = socket::connect_from_pod(&pod.netns, to.0, timeout)
             .await
             .map_err(|source| DialError::Connect { to, source })?;
-        let tls = tls::connect(tcp.stream, &credentials, expected, &[tls::ALPN_H2], timeout)
+        let transport = if crowded { Transport::Hbone } else { self.config.transport };
+        let tls = tls::connect(tcp.stream, &credentials, expected, transport.alpn(), timeout)
             .await
             .map_err(|source| DialError::Handshake { to, source })?;
         let until = tls.peer_until().min(credentials.svid().not_after);
-        let (connection, driver) =
-            Connection::handshake(tls, &self.config.tunnel).await.map_err(|source| DialError::Tunnel { to, source })?;
-        let peer = connection.peer().clone();
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                debug!(%to, %peer, %error, "tunnel ended");
+        match client::begin(tls, &self.config.tunnel) {
+            Tunnel::Shared(connection, driver) => {
+                let peer = connection.peer().clone();
+                tokio::spawn(async move {
+                    if let Err(error) = driver.await {
+                        debug!(%to, %peer, %error, "tunnel ended");
+                    }
+                });
+                slot.tunnels().push(Shared { connection: connection.clone(), until, idle_since: None });
+                Ok(Free::Shared(connection))
             }
-        });
-        Ok((connection, until))
+            Tunnel::Lane(mut lane) => {
+                lane.until = until;
+                if !slot.has_lanes.swap(true, Ordering::Relaxed) {
+                    slot.turns.add_permits(HANDSHAKES - 1);
+                }
+                Ok(Free::Lane(lane))
+            }
+        }
     }
 
     fn slot(&self, key: Key) -> Arc<Slot> {
         let mut slots = self.lock();
-        let slot =
-            slots.entry(key).or_insert_with(|| Arc::new(Slot { turn: Semaphore::new(1), tunnels: Mutex::default() }));
+        let slot = slots.entry(key).or_insert_with(|| {
+            Arc::new(Slot {
+                turns: Semaphore::new(1),
+                has_lanes: AtomicBool::new(false),
+                tunnels: Mutex::default(),
+                lanes: Mutex::default(),
+            })
+        });
         slot.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Something that a stream can be asked of.
+enum Free {
+    Shared(Connection),
+    Lane(Lane),
+}
+
 impl Slot {
-    fn free(&self) -> Option<Connection> {
-        let mut tunnels = self.lock();
-        tunnels.retain(|t| !t.connection.is_closed());
+    /// Whether so many lanes are in use that further streams are to share a connection: a lane costs a descriptor and a port.
+    fn is_crowded(self: &Arc<Self>) -> bool {
+        // Whoever uses a lane or is about to has the slot in hand.
+        Arc::strong_count(self) > LANES
+    }
+
+    fn free(&self, crowded: bool) -> Option<Free> {
         let now = SystemTime::now();
-        tunnels.iter().find(|t| t.until > now && t.connection.available() > 0).map(|t| t.connection.clone())
+        while let Some((mut lane, _)) = self.lanes().pop() {
+            if lane.until > now && lane.is_usable() {
+                return Some(Free::Lane(lane));
+            }
+            lane.leave();
+        }
+        if self.has_lanes.load(Ordering::Relaxed) && !crowded {
+            return None;
+        }
+        let mut tunnels = self.tunnels();
+        tunnels.retain(|t| !t.connection.is_closed());
+        let free = tunnels.iter().find(|t| t.until > now && t.connection.available() > 0);
+        free.map(|t| Free::Shared(t.connection.clone()))
     }
 
     /// Drops tunnels that take no more streams: one that has answered GOAWAY, or has died, says so from then on.
     fn forget_spent(&self) {
-        self.lock().retain(|t| !t.connection.is_closed() && t.connection.available() > 0);
+        self.tunnels().retain(|t| !t.connection.is_closed() && t.connection.available() > 0);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Tunnel>> {
+    fn tunnels(&self) -> MutexGuard<'_, Vec<Shared>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<(Lane, Instant)>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+impl Berth for Slot {
+    fn back(&self, lane: Lane) {
+        let mut lanes = self.lanes();
+        if lanes.len() < FREE_LANES {
+            lanes.push((lane, Instant::now()));
+        } else {
+            lane.leave();
+        }
+    }
+}
+
+/// Lanes in use with one peer until further streams share a connection. More than streams that move much at once ever are;
+/// many more connections are idle ones.
+const LANES: usize = 512;
+/// Handshakes with one peer at once, for lanes.
+const HANDSHAKES: usize = 8;
+/// Lanes to one peer that are kept for what may come.
+const FREE_LANES: usize = 256;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::outbound::route::UnknownDestinations;
+use crate::pool::Transport;
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
 #[derive(Clone, Debug, Default, Args)]
@@ -68,6 +69,9 @@ pub struct Flags {
     /// What becomes of connections to addresses outside the mesh: allow or refuse.
     #[arg(long, env = "UNKNOWN_DESTINATIONS", default_value = "allow")]
     pub unknown_destinations: String,
+    /// How other agents are spoken to: auto (Weft's own transport where the peer knows it) or hbone.
+    #[arg(long, env = "TRANSPORT", default_value = "auto")]
+    pub transport: String,
     /// How long connections may go on after SIGTERM, in seconds.
     #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
     pub drain_seconds: String,
@@ -110,6 +114,7 @@ pub struct Settings {
     pub workers: usize,
     pub admin_address: SocketAddr,
     pub unknown_destinations: UnknownDestinations,
+    pub transport: Transport,
     pub drain: Duration,
     pub release: Duration,
     pub certificate_ttl: Duration,
@@ -196,6 +201,14 @@ impl Flags {
                 UnknownDestinations::Refuse
             }
         };
+        let transport = match &*self.transport {
+            "auto" => Transport::Any,
+            "hbone" => Transport::Hbone,
+            other => {
+                wrong.push(format!("--transport {other:?} is neither auto nor hbone"));
+                Transport::Any
+            }
+        };
         let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
             Ok(value) if value >= least => Duration::from_secs(value),
             _ => {
@@ -240,6 +253,7 @@ impl Flags {
             workers,
             admin_address,
             unknown_destinations,
+            transport,
             drain,
             release,
             certificate_ttl,
@@ -273,13 +287,14 @@ mod tests {
             "--xds-address=nowhere",
             "--workers=0",
             "--unknown-destinations=maybe",
+            "--transport=quic",
             "--trust-domain=UPPER",
             "--drain-seconds=soon",
             "--log-format=xml",
         ]);
         let mistakes = cli.flags.check().expect_err("many mistakes");
         expect![[r#"
-            9 settings are wrong:
+            10 settings are wrong:
               --node-name (NODE_NAME) is missing: the name of this node
               --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
               --xds-address "nowhere" is not host:port
@@ -287,6 +302,7 @@ mod tests {
               --trust-domain "UPPER": trust domain "UPPER" is empty or has characters outside a-z, 0-9, '.', '-', '_'
               --workers "0" is not a number from 1 to 256
               --unknown-destinations "maybe" is neither allow nor refuse
+              --transport "quic" is neither auto nor hbone
               --drain-seconds "soon" is not a number of seconds from 0 on
               --log-format "xml" is neither text nor json"#]]
         .assert_eq(&mistakes.to_string());

@@ -4,9 +4,10 @@
 //! data that arrived before a reset is delivered before it. No buffer is held while a connection is idle: a task waits for
 //! readiness and borrows its worker's scratch memory only while bytes are in hand.
 
-mod scratch;
-mod tcp;
 mod tunnel;
+mod tcp;
+mod turns;
+mod scratch;
 
 use std::io;
 use std::pin::pin;

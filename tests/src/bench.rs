@@ -44,6 +44,9 @@ pub struct Plan {
     /// Only the parts whose name contains this: throughput, round trip, connect, idle
     #[arg(long)]
     only: Option<String>,
+    /// Only the paths whose name contains this, to profile one: Weft, plain, across, one node
+    #[arg(long)]
+    path: Option<String>,
     /// NAME=VALUE in the environment of the agents, to compare settings
     #[arg(long, value_name = "NAME=VALUE")]
     agent: Vec<String>,
@@ -52,6 +55,10 @@ pub struct Plan {
 impl Plan {
     fn wants(&self, part: &str) -> bool {
         self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
+    }
+
+    fn takes(&self, path: Path) -> bool {
+        self.path.as_ref().is_none_or(|part| path.name().contains(part.as_str()))
     }
 
     fn seconds(&self) -> f64 {
@@ -122,7 +129,7 @@ fn measure_paths(plan: &Plan, figures: &mut Figures) -> Result<()> {
     let stage = Stage::set(plan.setup()?)?;
     for test in tests {
         for repetition in 1..=plan.repetitions() {
-            for path in Path::ALL {
+            for path in Path::ALL.into_iter().filter(|path| plan.takes(*path)) {
                 let measured = stage.measure(test, path, Duration::from_secs_f64(plan.seconds()));
                 let measured = measured.with_context(|| format!("{} {}", test.name(), path.name()))?;
                 for (what, unit, value) in measured {

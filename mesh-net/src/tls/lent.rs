@@ -1,8 +1,9 @@
-//! Memory for records, lent by the thread to a connection for as long as it has bytes in hand.
+//! Memory for records that are to be sent, lent by the thread to a connection for as long as it has bytes in hand.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use super::record::LONGEST;
+use super::link::BATCH;
+use super::record::{CONTENT, OVERHEAD};
 
 /// Filled from the front and emptied from the front; given back on drop.
 pub(super) struct Lent {
@@ -13,28 +14,28 @@ pub(super) struct Lent {
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    /// Large ones that are lent.
+    static LARGE: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Lent {
+    /// Room for a batch of records, or for one when many connections hold a batch that their sockets do not take.
     pub(super) fn take() -> Self {
-        let spare = SPARE.with_borrow_mut(Vec::pop);
-        Self { memory: spare.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice()), start: 0, end: 0 }
-    }
-
-    /// With what an earlier one held.
-    pub(super) fn with(bytes: &[u8]) -> Self {
-        let mut lent = Self::take();
-        lent.space()[..bytes.len()].copy_from_slice(bytes);
-        lent.filled(bytes.len());
-        lent
+        let memory = if LARGE.get() < MANY {
+            LARGE.set(LARGE.get() + 1);
+            SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
+        } else {
+            vec![0; SMALL].into_boxed_slice()
+        };
+        Self { memory, start: 0, end: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.end]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
     }
 
     /// Where more can be put.
@@ -48,37 +49,21 @@ impl Lent {
         debug_assert!(self.end <= self.memory.len());
     }
 
-    /// The first `n` bytes are done with. They stay where they are until [`Lent::make_room`].
+    /// The first `n` bytes are done with.
     pub(super) fn consume(&mut self, n: usize) {
         self.start += n;
         debug_assert!(self.start <= self.end);
-    }
-
-    /// Makes room for a record at least, given that one is not complete yet.
-    pub(super) fn make_room(&mut self) {
-        if self.is_empty() {
-            (self.start, self.end) = (0, 0);
-        } else if self.memory.len() - self.start < LONGEST || self.space().len() < self.memory.len() / 2 {
-            self.memory.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-    }
-
-    /// Where [`Lent::bytes`] begins: stands for itself until [`Lent::make_room`].
-    pub(super) fn start(&self) -> usize {
-        self.start
-    }
-
-    /// Bytes by where they lie, also such as are done with.
-    pub(super) fn at(&self, place: std::ops::Range<usize>) -> &[u8] {
-        &self.memory[place]
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
+        if memory.len() != SIZE {
+            return;
+        }
         // The thread may be ending, and its memory with it.
+        let _ = LARGE.try_with(|large| large.set(large.get().saturating_sub(1)));
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < KEPT {
@@ -88,7 +73,11 @@ impl Drop for Lent {
     }
 }
 
-/// Sixteen records: one system call moves 256 KiB of data.
-pub(super) const SIZE: usize = 16 * LONGEST;
+/// A batch of records, with room for the small things that go before and behind it.
+const SIZE: usize = BATCH * (CONTENT + OVERHEAD) + RESERVE;
+const SMALL: usize = CONTENT + OVERHEAD + RESERVE;
+const RESERVE: usize = 1 << 10;
 /// Most that a thread keeps; more are made when more connections have bytes in hand at once, and freed after.
 const KEPT: usize = 4;
+/// Batches that wait for their sockets, 8 MiB, until further connections get single records.
+const MANY: usize = 64;

@@ -5,7 +5,6 @@
 //!   <---- header ---->  <------ AES-GCM, header authenticated ------->
 //! ```
 
-use std::io::IoSlice;
 use std::ops::Range;
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -85,31 +84,27 @@ impl Key {
         Nonce::assume_unique_for_key(nonce)
     }
 
-    /// Seals the content in `parts`, [`CONTENT`] bytes at most, as one record at the start of `out`; yields its length.
-    /// Content in one piece is not copied before.
+    /// Seals `content`, [`CONTENT`] bytes at most, as one record at the start of `out`; yields its length.
     ///
     /// # Panics
     /// `out` is shorter than the content and [`OVERHEAD`].
-    pub(super) fn seal(&mut self, kind: ContentType, parts: &[&[u8]], out: &mut [u8]) -> usize {
-        let length = parts.iter().map(|part| part.len()).sum::<usize>();
+    pub(super) fn seal(&mut self, kind: ContentType, content: &[u8], out: &mut [u8]) -> usize {
+        out[HEADER..HEADER + content.len()].copy_from_slice(content);
+        self.seal_in_place(kind, out, content.len())
+    }
+
+    /// Seals the `length` bytes of content that lie behind the header's place at the start of `record`, as one record where
+    /// they are; yields its length.
+    ///
+    /// # Panics
+    /// `record` is shorter than the content and [`OVERHEAD`].
+    pub(super) fn seal_in_place(&mut self, kind: ContentType, record: &mut [u8], length: usize) -> usize {
         let header = header(length + 1 + TAG);
         let (nonce, aad) = (self.nonce(), Aad::from(header));
-        let (head, rest) = out.split_at_mut(HEADER);
+        let (head, rest) = record.split_at_mut(HEADER);
         let (content, rest) = rest.split_at_mut(length);
-        let type_and_tag = &mut rest[..1 + TAG];
         head.copy_from_slice(&header);
-        let kind = [u8::from(kind)];
-        let sealed = match parts {
-            [whole] => self.key.seal_out_of_place_scatter(nonce, aad, whole, content, &kind, type_and_tag),
-            _ => {
-                let mut at = 0;
-                for part in parts {
-                    content[at..at + part.len()].copy_from_slice(part);
-                    at += part.len();
-                }
-                self.key.seal_in_place_scatter(nonce, aad, content, &kind, type_and_tag)
-            }
-        };
+        let sealed = self.key.seal_in_place_scatter(nonce, aad, content, &[u8::from(kind)], &mut rest[..1 + TAG]);
         // It fails for wrong lengths only, and these are right.
         sealed.expect("AES-GCM seals what fits a record");
         length + OVERHEAD
@@ -153,34 +148,9 @@ pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, Violation> {
     if length > LONGEST { Err(Violation::Overflow) } else { Ok(Some(length)) }
 }
 
-/// Cuts the first `most` bytes out of `slices`, from `skip` on.
-pub(super) fn parts<'a>(slices: &'a [IoSlice<'_>], skip: usize, most: usize) -> impl Iterator<Item = &'a [u8]> {
-    let (mut skip, mut most) = (skip, most);
-    slices.iter().filter_map(move |slice| {
-        let rest = slice.get(skip..).unwrap_or_default();
-        skip = skip.saturating_sub(slice.len());
-        let part = &rest[..rest.len().min(most)];
-        most -= part.len();
-        (!part.is_empty()).then_some(part)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parts_are_cut_across_slices() {
-        let slices = [&b"abc"[..], b"", b"defgh", b"i"].map(IoSlice::new);
-        let cut =
-            |skip, most| parts(&slices, skip, most).map(|p| String::from_utf8_lossy(p)).collect::<Vec<_>>().join("|");
-        assert_eq!(cut(0, 9), "abc|defgh|i");
-        assert_eq!(cut(0, 4), "abc|d");
-        assert_eq!(cut(2, 3), "c|de");
-        assert_eq!(cut(3, 100), "defgh|i");
-        assert_eq!(cut(8, 1), "i");
-        assert_eq!(cut(9, 5), "");
-    }
 
     #[test]
     fn a_length_is_told_once_the_header_is_there() {

@@ -1,7 +1,6 @@
 //! A TLS 1.3 connection after its handshake: seals what is to be sent, opens what has come, answers what concerns the
 //! connection itself. Keys, their successors and tickets come from rustls. Pure: no sockets.
 
-use std::io::IoSlice;
 use std::ops::Range;
 
 use rustls::client::ClientConnectionData;
@@ -10,7 +9,7 @@ use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ContentType, Error, ExtractedSecrets};
 
 use super::lent::Lent;
-use super::record::{self, CONTENT, Key, OVERHEAD, Violation};
+use super::record::{Key, Violation};
 
 /// What rustls keeps of a connection that it has set up.
 pub(super) enum Origin {
@@ -78,35 +77,29 @@ impl Session {
         self.update_owed && !self.closed
     }
 
-    /// Seals as much of `slices` as `out` has room for; yields how many bytes that were.
+    /// Seals `bytes`, [`CONTENT`] at most, as one record at the end of `out`.
     ///
     /// # Errors
     /// [`Violation::Keys`]
-    pub(super) fn seal(&mut self, slices: &[IoSlice<'_>], out: &mut Lent) -> Result<usize, Violation> {
-        let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
-        let mut sealed = 0;
-        self.seal_owed(out)?;
-        while sealed < total {
-            // Room for new keys too, should this be the last record of the old.
-            let room = out.space().len().saturating_sub(OVERHEAD + KEY_UPDATE_RECORD);
-            let most = room.min(CONTENT).min(total - sealed);
-            if most == 0 {
-                break;
-            }
-            let mut few = [&[][..]; PARTS];
-            let mut count = 0;
-            let mut length = 0;
-            for (place, part) in few.iter_mut().zip(record::parts(slices, sealed, most)) {
-                (*place, count, length) = (part, count + 1, length + part.len());
-            }
-            let written = self.tx.seal(ContentType::ApplicationData, &few[..count], out.space());
-            out.filled(written);
-            sealed += length;
-            if self.tx.sequence >= self.key_limit {
-                self.renew(out)?;
-            }
-        }
-        Ok(sealed)
+    pub(super) fn seal(&mut self, bytes: &[u8], out: &mut Lent) -> Result<(), Violation> {
+        self.ready_for(1, out)?;
+        let written = self.tx.seal(ContentType::ApplicationData, bytes, out.space());
+        out.filled(written);
+        Ok(())
+    }
+
+    /// Seals what we owe the peer, and new keys of our own if these are not good for `records` more.
+    ///
+    /// # Errors
+    /// [`Violation::Keys`]
+    pub(super) fn ready_for(&mut self, records: u64, out: &mut Lent) -> Result<(), Violation> {
+        if self.owes() || self.tx.sequence + records >= self.key_limit { self.renew(out) } else { Ok(()) }
+    }
+
+    /// Seals the `length` bytes behind the header's place at the start of `record` where they are; yields the record's
+    /// length. The key is good for it: see [`Session::ready_for`].
+    pub(super) fn seal_in_place(&mut self, record: &mut [u8], length: usize) -> usize {
+        self.tx.seal_in_place(ContentType::ApplicationData, record, length)
     }
 
     /// Seals what we owe the peer.
@@ -120,14 +113,14 @@ impl Session {
     /// Seals an alert. After it nothing more may be sealed.
     pub(super) fn seal_alert(&mut self, alert: AlertDescription, out: &mut Lent) {
         let level = if alert == AlertDescription::CloseNotify { WARNING } else { FATAL };
-        let written = self.tx.seal(ContentType::Alert, &[&[level, u8::from(alert)]], out.space());
+        let written = self.tx.seal(ContentType::Alert, &[level, u8::from(alert)], out.space());
         out.filled(written);
         self.closed = true;
     }
 
     /// Tells the peer of our next key, and takes it (RFC 8446, section 4.6.3).
     fn renew(&mut self, out: &mut Lent) -> Result<(), Violation> {
-        let written = self.tx.seal(ContentType::Handshake, &[&KEY_UPDATE], out.space());
+        let written = self.tx.seal(ContentType::Handshake, &KEY_UPDATE, out.space());
         out.filled(written);
         let next = match &mut self.origin {
             Origin::Client(origin) => origin.update_tx_secret(),
@@ -231,13 +224,10 @@ const KEY_LIMIT: u64 = 1 << 24;
 const EMPTY_LIMIT: u32 = 32;
 /// Longest message after a handshake, a ticket: its parts are of 16-bit lengths.
 const MESSAGE_LIMIT: usize = 1 << 17;
-/// Pieces of data that go into one record; what is in more goes into the next.
-const PARTS: usize = 16;
 
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE_KIND: u8 = 24;
 /// KeyUpdate, not asking the peer for its own.
 const KEY_UPDATE: [u8; 5] = [KEY_UPDATE_KIND, 0, 0, 1, 0];
-const KEY_UPDATE_RECORD: usize = KEY_UPDATE.len() + OVERHEAD;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;

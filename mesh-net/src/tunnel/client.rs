@@ -1,73 +1,75 @@
-//! The dialling end: opens streams on a connection to one peer.
+//! The dialling end: asks a peer for streams.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use h2::Reason;
-use h2::client::SendRequest;
-use http::{Method, Request, StatusCode, Uri};
 use mesh_core::identity::SpiffeId;
 use thiserror::Error;
 
+use super::hbone::{self, Driven, Hbone, KeepAlive, Unopened};
 use super::head::{self, Baggage, Head};
-use super::keepalive::KeepAlive;
-use super::stream::Stream;
-use super::{Config, ConnectionError};
-use crate::tls::{ClientTls, Peered};
+use super::stream::{Carrier, Stream};
+use super::{Config, ConnectionError, lane};
+use crate::http2::connection::Role;
+use crate::http2::fields::Fields;
+use crate::tls::{ALPN_WEFT, ClientTls};
 
-/// A connection that streams are opened on. A cheap clone; ends when all clones and streams are gone.
+/// What two peers have agreed on.
+pub enum Tunnel<D> {
+    /// HBONE: many streams at once; `D` moves its bytes and must be polled until it ends. Its output says why it ended (`Ok`
+    /// after an orderly end). Dropping it drops the connection.
+    Shared(Connection, D),
+    /// One stream after the other.
+    Lane(Lane),
+}
+
+/// Begins a tunnel of the kind that the handshake agreed on. Nothing is waited for.
+pub fn begin(
+    tls: ClientTls,
+    config: &Config,
+) -> Tunnel<impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<>> {
+    if tls.alpn() == ALPN_WEFT {
+        return Tunnel::Lane(Lane::new(tls));
+    }
+    let (connection, driver) = Connection::new(tls, config);
+    Tunnel::Shared(connection, driver)
+}
+
+/// An HBONE connection that streams are opened on. A cheap clone; ends when all clones and streams are gone.
 #[derive(Clone)]
 pub struct Connection {
-    sender: SendRequest<Bytes>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    hbone: Arc<Hbone>,
     peer: SpiffeId,
     max_streams: usize,
-    in_use: AtomicUsize,
+    in_use: Arc<AtomicUsize>,
     draining: AtomicBool,
 }
 
 impl Connection {
-    /// Starts the tunnel. The returned future moves its bytes: it must be polled until it ends, and its output says why
-    /// it ended (`Ok` after an orderly end). Dropping it drops the connection.
-    ///
-    /// # Errors
-    /// The connection failed while the preface was written, or not even that within `config.handshake_timeout`.
-    pub async fn handshake(
+    /// Starts the tunnel: see [`Tunnel::Shared`] for the future.
+    pub fn new(
         tls: ClientTls,
         config: &Config,
-    ) -> Result<(Self, impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<>), ConnectionError>
-    {
+    ) -> (Self, impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<>) {
         let tls = tls.into_inner();
         let peer = tls.peer().clone();
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(config.stream_window)
-            .initial_connection_window_size(config.connection_window())
-            .max_frame_size(config.max_frame)
-            .max_header_list_size(config.max_head)
-            .max_send_buffer_size(super::SEND_BUFFER)
-            .initial_max_send_streams(INITIAL_STREAMS.min(config.max_streams as usize))
-            .enable_push(false);
-        let (sender, connection) = tokio::time::timeout(config.handshake_timeout, builder.handshake(tls))
-            .await
-            .map_err(|_| ConnectionError::Timeout(config.handshake_timeout))?
-            .map_err(ConnectionError::from_h2)?;
+        let hbone = Hbone::new(tls, Role::Client, config);
         let shared = Shared {
+            hbone: hbone.clone(),
             peer,
             max_streams: config.max_streams as usize,
-            in_use: AtomicUsize::new(0),
+            in_use: Arc::default(),
             draining: AtomicBool::new(false),
         };
-        let driver = drive(connection, config.clone());
-        Ok((Self { sender, shared: Arc::new(shared) }, driver))
+        let driver = drive(Driver(hbone), config);
+        (Self { shared: Arc::new(shared) }, driver)
     }
 
     pub fn peer(&self) -> &SpiffeId {
@@ -80,7 +82,7 @@ impl Connection {
         if self.is_closed() {
             return 0;
         }
-        self.shared.max_streams.min(self.sender.current_max_send_streams()).saturating_sub(self.in_use())
+        self.shared.hbone.available().min(self.shared.max_streams.saturating_sub(self.in_use()))
     }
 
     /// Streams of this connection that someone holds or is opening.
@@ -90,14 +92,13 @@ impl Connection {
 
     /// Whether no stream can be opened any more: it ended, or one side is draining it.
     pub fn is_closed(&self) -> bool {
-        let no_wake_up = &mut Context::from_waker(Waker::noop());
-        self.shared.draining.load(Ordering::Relaxed)
-            || matches!(self.sender.clone().poll_ready(no_wake_up), Poll::Ready(Err(_)))
+        self.shared.draining.load(Ordering::Relaxed) || self.shared.hbone.is_closed()
     }
 
     /// Opens no new stream from here on; those that are open finish.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.hbone.unused();
     }
 
     /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`.
@@ -114,61 +115,157 @@ impl Connection {
         tokio::time::timeout(timeout, exchange).await.map_err(|_| OpenError::Timeout(timeout))?
     }
 
-    async fn exchange(&self, request: Request<()>) -> Result<(ReplyHead, Stream), OpenError> {
-        let slot = Slot::take(self.shared.clone());
-        // What fails before the request is queued was never seen by the peer.
-        let mut sender = self.sender.clone().ready().await.map_err(|_| OpenError::GoAway)?;
-        let (reply, send) = sender.send_request(request, false).map_err(|_| OpenError::GoAway)?;
-        drop(sender);
-        let reply = reply.await.map_err(|e| OpenError::from_h2(&e))?;
-        if reply.status() != StatusCode::OK {
-            return Err(OpenError::Refused { status: reply.status().as_u16() });
+    async fn exchange(&self, request: Fields) -> Result<(ReplyHead, Stream), OpenError> {
+        let slot = hbone::Slot::take(self.shared.in_use.clone());
+        let mut carried = poll_fn(|cx| self.shared.hbone.poll_open(cx, &request)).await?;
+        carried.hold(slot);
+        let fields = poll_fn(|cx| carried.poll_reply(cx)).await?;
+        match status(&fields) {
+            Some(200) => {
+                let baggage = head::reply_baggage(fields.iter());
+                Ok((ReplyHead { baggage }, Stream::new(Carrier::Hbone(Arc::new(carried)))))
+            }
+            Some(status) => Err(OpenError::Refused { status }),
+            None => Err(OpenError::Reset),
         }
-        let (parts, recv) = reply.into_parts();
-        let baggage = head::reply_baggage(&parts.headers);
-        Ok((ReplyHead { baggage }, Stream::new(send, recv, Some(slot))))
     }
 }
 
-/// One stream's place among those in use.
-pub(super) struct Slot(Arc<Shared>);
-
-impl Slot {
-    fn take(shared: Arc<Shared>) -> Self {
-        shared.in_use.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
-    }
-}
-
-impl Drop for Slot {
+impl Drop for Shared {
     fn drop(&mut self) {
-        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.hbone.unused();
     }
 }
 
-fn connect_request(head: &Head) -> Result<Request<()>, OpenError> {
-    let bad = || OpenError::Head(head.authority.clone());
-    head::check_authority(&head.authority).map_err(|_| bad())?;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = Uri::try_from(&*head.authority).map_err(|_| bad())?;
-    head.write_fields(request.headers_mut());
-    Ok(request)
+fn status(fields: &Fields) -> Option<u16> {
+    std::str::from_utf8(fields.get(b":status")?).ok()?.parse().ok()
 }
 
-async fn drive(mut connection: h2::client::Connection<Peered, Bytes>, config: Config) -> Result<(), ConnectionError> {
-    let mut keepalive = connection.ping_pong().map(|ping| KeepAlive::new(ping, &config));
-    let mut connection = pin!(connection);
+fn connect_request(head: &Head) -> Result<Fields, OpenError> {
+    head::check_authority(&head.authority).map_err(|_| OpenError::Head(head.authority.clone()))?;
+    let pseudo = [(&b":method"[..], "CONNECT".to_owned()), (b":authority", head.authority.clone())];
+    Ok(pseudo.into_iter().chain(head.fields()).collect())
+}
+
+/// Ends the connection when nobody drives it any more.
+struct Driver(Arc<Hbone>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+async fn drive_until_over(driver: Driver, mut alive: KeepAlive) -> Result<(), ConnectionError> {
     poll_fn(|cx| {
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended.map_err(ConnectionError::from_h2));
-        }
-        match keepalive.as_mut().map_or(Poll::Pending, |k| k.poll(cx)) {
-            Poll::Ready(waited) => Poll::Ready(Err(ConnectionError::Timeout(waited))),
-            Poll::Pending => Poll::Pending,
+        loop {
+            match driver.0.poll_drive(cx, &mut alive) {
+                Poll::Ready(Ok(Driven::Over)) => return Poll::Ready(Ok(())),
+                // A server asks for nothing; the connection has refused it.
+                Poll::Ready(Ok(Driven::Asked)) => drop(driver.0.next_asked()),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     })
     .await
+}
+
+fn drive(
+    driver: Driver,
+    config: &Config,
+) -> impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<> {
+    let alive = KeepAlive::new(config);
+    drive_until_over(driver, alive)
+}
+
+/// A lane: a connection that carries one stream after the other (docs/transport.md). Free, so that one may be asked for.
+pub struct Lane {
+    lane: Box<lane::Lane>,
+    peer: Arc<SpiffeId>,
+    /// Whoever asks for streams may note here until when it may do so.
+    pub until: SystemTime,
+}
+
+/// Where a lane goes when its stream has ended in good order and it is free again.
+pub trait Berth: Send + Sync + 'static {
+    fn back(&self, lane: Lane);
+}
+
+impl Lane {
+    fn new(tls: ClientTls) -> Self {
+        let until = tls.peer_until();
+        let tls = tls.into_inner();
+        let peer = Arc::new(tls.peer().clone());
+        Self { lane: Box::new(lane::Lane::new(tls)), peer, until }
+    }
+
+    pub fn peer(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    /// Whether the peer still takes streams, as far as is known without waiting.
+    pub fn is_usable(&mut self) -> bool {
+        self.lane.is_usable()
+    }
+
+    /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`. When the stream has ended
+    /// or was refused, the lane goes to `berth`; in any other case it is closed.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. [`OpenError::GoAway`] is safe to repeat elsewhere.
+    pub async fn open(
+        self,
+        head: &Head,
+        timeout: Duration,
+        berth: Arc<dyn Berth>,
+    ) -> Result<(ReplyHead, Stream), OpenError> {
+        let Self { mut lane, peer, until } = self;
+        // Boxed: only the opening needs it, and the caller's future lives as long as the stream.
+        let exchange = Box::pin(async move {
+            lane.ask(head).map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidInput => OpenError::Head(head.authority.clone()),
+                _ => OpenError::ConnectionLost,
+            })?;
+            let answer = poll_fn(|cx| lane.poll_answer(cx)).await.map_err(|_| OpenError::ConnectionLost)?;
+            let (status, baggage) = answer.ok_or(OpenError::GoAway)?;
+            Ok::<_, OpenError>((status, baggage, lane))
+        });
+        let answered = tokio::time::timeout(timeout, exchange).await.map_err(|_| OpenError::Timeout(timeout))?;
+        let (status, baggage, lane) = answered?;
+        let home = Home { berth, peer, until };
+        if status != lane::OK {
+            lane::Berth::back(&home, Some(lane));
+            return Err(OpenError::Refused { status });
+        }
+        let carried = lane::Carried::new(lane, Arc::new(home));
+        Ok((ReplyHead { baggage }, Stream::new(Carrier::Lane(Arc::new(carried)))))
+    }
+
+    /// Tells the peer that no further stream will be asked for, and closes.
+    pub fn leave(self) {
+        self.lane.leave();
+    }
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+struct Home {
+    berth: Arc<dyn Berth>,
+    peer: Arc<SpiffeId>,
+    until: SystemTime,
+}
+
+impl lane::Berth for Home {
+    fn back(&self, lane: Option<Box<lane::Lane>>) {
+        if let Some(lane) = lane {
+            self.berth.back(Lane { lane, peer: self.peer.clone(), until: self.until });
+        }
+    }
 }
 
 /// What the accepting side said of itself.
@@ -210,16 +307,14 @@ impl OpenError {
             Self::Head(_) => "tunnel_head",
         }
     }
+}
 
-    fn from_h2(error: &h2::Error) -> Self {
-        match () {
-            () if error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM) => Self::GoAway,
-            () if error.is_reset() => Self::Reset,
-            () if error.is_go_away() && error.is_remote() => Self::GoAway,
-            () => Self::ConnectionLost,
+impl From<Unopened> for OpenError {
+    fn from(unopened: Unopened) -> Self {
+        match unopened {
+            Unopened::Unseen => Self::GoAway,
+            Unopened::Reset => Self::Reset,
+            Unopened::Lost => Self::ConnectionLost,
         }
     }
 }
-
-/// Streams before the peer's SETTINGS say how many: RFC 9113, section 6.5.2 recommends peers to allow no fewer.
-const INITIAL_STREAMS: usize = 100;

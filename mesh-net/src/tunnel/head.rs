@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::workload::WorkloadKind;
 use thiserror::Error;
 
@@ -26,56 +25,73 @@ impl Head {
         Self { authority: authority.into(), baggage: None, forwarded: None, traceparent: None }
     }
 
-    /// Reads a request's fields; yields the head and how many optional fields were left out as malformed.
-    pub(super) fn from_fields(authority: &str, fields: &HeaderMap) -> Result<(Self, u32), InvalidHead> {
+    /// Reads a request's fields; yields the head and how many optional fields were left out as malformed. Fields of other
+    /// names are passed over.
+    pub(super) fn from_fields<'a>(
+        authority: &str,
+        fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<(Self, u32), InvalidHead> {
         check_authority(authority)?;
-        let mut ignored = 0;
-        let baggage = optional(fields, &BAGGAGE, Baggage::parse, &mut ignored);
-        let forwarded = optional(fields, &FORWARDED, Forwarded::parse, &mut ignored);
-        let traceparent = optional(fields, &TRACEPARENT, |t| check_traceparent(t).map(|()| t.to_owned()), &mut ignored);
+        let (mut baggage, mut forwarded, mut traceparent) = (Seen::Not, Seen::Not, Seen::Not);
+        for (name, value) in fields {
+            match name {
+                BAGGAGE => baggage.see(value, Baggage::parse),
+                FORWARDED => forwarded.see(value, Forwarded::parse),
+                TRACEPARENT => traceparent.see(value, |text| check_traceparent(text).map(|()| text.to_owned())),
+                _ => {}
+            }
+        }
+        let ignored = baggage.is_malformed() + forwarded.is_malformed() + traceparent.is_malformed();
+        let (baggage, forwarded, traceparent) = (baggage.good(), forwarded.good(), traceparent.good());
         Ok((Self { authority: authority.to_owned(), baggage, forwarded, traceparent }, ignored))
     }
 
-    /// Writes the optional fields; one that no header can hold is left out.
-    pub(super) fn write_fields(&self, fields: &mut HeaderMap) {
-        let mut insert = |name: &HeaderName, text: Option<String>| {
-            if let Some(value) = text.and_then(|t| HeaderValue::try_from(t).ok()) {
-                fields.insert(name, value);
-            }
+    /// The optional fields, by name; one that is no text of this protocol is left out.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static [u8], String)> {
+        let traceparent = self.traceparent.clone().filter(|text| check_traceparent(text).is_ok());
+        let fields = [
+            (BAGGAGE, self.baggage.as_ref().map(Baggage::encode)),
+            (FORWARDED, self.forwarded.as_ref().map(Forwarded::encode)),
+            (TRACEPARENT, traceparent),
+        ];
+        fields.into_iter().filter_map(|(name, text)| Some((name, text?)))
+    }
+}
+
+/// A field that is to appear once and parse.
+enum Seen<T> {
+    Not,
+    Good(T),
+    Malformed,
+}
+
+impl<T> Seen<T> {
+    fn see(&mut self, value: &[u8], parse: impl Fn(&str) -> Result<T, InvalidHead>) {
+        let visible = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+        let text = std::str::from_utf8(value).ok().filter(|_| visible);
+        *self = match (&self, text.and_then(|text| parse(text).ok())) {
+            (Self::Not, Some(good)) => Self::Good(good),
+            _ => Self::Malformed,
         };
-        insert(&BAGGAGE, self.baggage.as_ref().map(Baggage::encode));
-        insert(&FORWARDED, self.forwarded.as_ref().map(Forwarded::encode));
-        insert(&TRACEPARENT, self.traceparent.clone().filter(|t| check_traceparent(t).is_ok()));
+    }
+
+    fn is_malformed(&self) -> u32 {
+        u32::from(matches!(self, Self::Malformed))
+    }
+
+    fn good(self) -> Option<T> {
+        match self {
+            Self::Good(good) => Some(good),
+            Self::Not | Self::Malformed => None,
+        }
     }
 }
 
 /// Baggage of a reply; a malformed one is none.
-pub(super) fn reply_baggage(fields: &HeaderMap) -> Option<Baggage> {
-    optional(fields, &BAGGAGE, Baggage::parse, &mut 0)
-}
-
-/// The field of a reply that carries `baggage`.
-pub(super) fn write_reply_baggage(baggage: &Baggage, fields: &mut HeaderMap) {
-    if let Ok(value) = HeaderValue::try_from(baggage.encode()) {
-        fields.insert(&BAGGAGE, value);
-    }
-}
-
-/// A field that appears once and parses; anything else counts as ignored. An empty baggage is none.
-fn optional<T>(
-    fields: &HeaderMap,
-    name: &HeaderName,
-    parse: impl Fn(&str) -> Result<T, InvalidHead>,
-    ignored: &mut u32,
-) -> Option<T> {
-    let mut values = fields.get_all(name).iter();
-    let value = values.next()?;
-    let parsed = match (value.to_str(), values.next()) {
-        (Ok(text), None) => parse(text).ok(),
-        _ => None,
-    };
-    *ignored += u32::from(parsed.is_none());
-    parsed
+pub(super) fn reply_baggage<'a>(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Option<Baggage> {
+    let mut baggage = Seen::Not;
+    fields.into_iter().filter(|(name, _)| *name == BAGGAGE).for_each(|(_, value)| baggage.see(value, Baggage::parse));
+    baggage.good()
 }
 
 /// Why a field is not understood. The text is the peer's and may be anything, so it is not repeated.
@@ -362,9 +378,9 @@ pub const MAX_NAME_BYTES: usize = 253;
 /// Longest forwarded field that is read, in bytes: a host name, an address and room for `by` and `proto`.
 pub const MAX_FORWARDED_BYTES: usize = 1024;
 
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-const FORWARDED: HeaderName = http::header::FORWARDED;
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const BAGGAGE: &[u8] = b"baggage";
+const FORWARDED: &[u8] = b"forwarded";
+const TRACEPARENT: &[u8] = b"traceparent";
 
 #[cfg(test)]
 mod tests;

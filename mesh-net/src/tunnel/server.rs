@@ -1,60 +1,107 @@
 //! The accepting end: yields the streams that one peer asks for.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
-use http::{Method, Response, StatusCode};
 use mesh_core::identity::SpiffeId;
 
+use super::hbone::{self, Driven, Hbone, KeepAlive};
 use super::head::{self, Baggage, Head};
-use super::keepalive::KeepAlive;
-use super::stream::{Stream, StreamError};
+use super::lane::{self, Berth as _, Lane};
+use super::stream::{Carrier, Stream, StreamError};
 use super::{Config, ConnectionError};
-use crate::tls::{Peered, ServerTls};
+use crate::http2::connection::Role;
+use crate::http2::fields::Fields;
+use crate::tls::{ALPN_WEFT, ServerTls};
 
-/// A connection that a peer opens streams on. Its bytes move only while [`Connection::accept`] is polled.
+/// A connection that a peer opens streams on. An HBONE connection's bytes move only while [`Connection::accept`] is polled.
 pub struct Connection {
-    peer: SpiffeId,
-    /// `None` once it ended.
-    open: Option<Box<Open>>,
+    peer: Arc<SpiffeId>,
+    kind: Kind,
 }
 
-struct Open {
-    connection: h2::server::Connection<Peered, Bytes>,
-    keepalive: Option<KeepAlive>,
+enum Kind {
+    Shared(Box<Shared>),
+    Lane(Arc<Quay>),
+    Over,
+}
+
+struct Shared {
+    hbone: Arc<Hbone>,
+    alive: KeepAlive,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hbone.close();
+    }
+}
+
+/// Where the lane is while it is free.
+#[derive(Default)]
+struct Quay(Mutex<Mooring>);
+
+#[derive(Default)]
+struct Mooring {
+    lane: Option<Box<Lane>>,
+    /// It will not come back.
+    lost: bool,
+    draining: bool,
+    waker: Option<Waker>,
+}
+
+impl Quay {
+    fn lock(&self) -> MutexGuard<'_, Mooring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl lane::Berth for Quay {
+    fn back(&self, lane: Option<Box<Lane>>) {
+        let mut mooring = self.lock();
+        mooring.lost = lane.is_none();
+        mooring.lane = lane;
+        mooring.waker.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Connection {
     /// # Errors
-    /// No valid HTTP/2 preface within `config.handshake_timeout`.
+    /// No valid HTTP/2 preface within `config.handshake_timeout`. A lane needs no further handshake.
     pub async fn handshake(tls: ServerTls, config: &Config) -> Result<Self, ConnectionError> {
+        let is_lane = tls.alpn() == ALPN_WEFT;
         let tls = tls.into_inner();
-        let peer = tls.peer().clone();
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(config.stream_window)
-            .initial_connection_window_size(config.connection_window())
-            .max_frame_size(config.max_frame)
-            .max_header_list_size(config.max_head)
-            .max_concurrent_streams(config.max_streams)
-            .max_send_buffer_size(super::SEND_BUFFER)
-            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
-            .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
-        let handshake = Box::pin(builder.handshake(tls));
-        let mut connection = tokio::time::timeout(config.handshake_timeout, handshake)
+        let peer = Arc::new(tls.peer().clone());
+        if is_lane {
+            let quay = Quay::default();
+            quay.lock().lane = Some(Box::new(Lane::new(tls)));
+            return Ok(Self { peer, kind: Kind::Lane(Arc::new(quay)) });
+        }
+        let mut shared =
+            Box::new(Shared { hbone: Hbone::new(tls, Role::Server, config), alive: KeepAlive::new(config) });
+        let greeted = poll_fn(|cx| {
+            let driven = shared.hbone.poll_drive(cx, &mut shared.alive);
+            match driven {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ if shared.hbone.is_greeted() => Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => Poll::Ready(Err(ConnectionError::Protocol("no HTTP/2 preface".to_owned()))),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        tokio::time::timeout(config.handshake_timeout, greeted)
             .await
-            .map_err(|_| ConnectionError::Timeout(config.handshake_timeout))?
-            .map_err(ConnectionError::from_h2)?;
-        let keepalive = connection.ping_pong().map(|ping| KeepAlive::new(ping, config));
-        Ok(Self { peer, open: Some(Box::new(Open { connection, keepalive })) })
+            .map_err(|_| ConnectionError::Timeout(config.handshake_timeout))??;
+        Ok(Self { peer, kind: Kind::Shared(shared) })
     }
 
     pub fn peer(&self) -> &SpiffeId {
         &self.peer
+    }
+
+    /// Whether it carries one stream at a time: [`Connection::accept`] yields the next when that has ended.
+    pub fn is_lane(&self) -> bool {
+        matches!(self.kind, Kind::Lane(_))
     }
 
     /// The next stream that the peer asks for; `None` after an orderly end, or after an error was yielded. Cancel-safe.
@@ -64,68 +111,131 @@ impl Connection {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Request, ConnectionError>>> {
-        let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        let next = ready!(open.poll_next(cx, &self.peer));
+        let next = match &mut self.kind {
+            Kind::Shared(shared) => ready!(shared.poll_next(cx, &self.peer)),
+            Kind::Lane(quay) => ready!(poll_next(quay, cx, &self.peer)),
+            Kind::Over => None,
+        };
         if !matches!(next, Some(Ok(_))) {
-            self.open = None;
+            self.kind = Kind::Over;
         }
         Poll::Ready(next)
     }
 
-    /// Says GOAWAY: the peer opens no more streams, those that are open finish, and [`Connection::accept`], which must
-    /// still be called, then yields `None`.
+    /// Says that no further stream is taken; those that are open finish, and [`Connection::accept`], which must still be
+    /// called, then yields `None`.
     pub fn drain(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.connection.graceful_shutdown();
+        match &self.kind {
+            Kind::Shared(shared) => shared.hbone.drain(),
+            Kind::Lane(quay) => {
+                let mut mooring = quay.lock();
+                mooring.draining = true;
+                mooring.waker.take().into_iter().for_each(Waker::wake);
+            }
+            Kind::Over => {}
         }
     }
 }
 
-impl Open {
-    fn poll_next(&mut self, cx: &mut Context<'_>, peer: &SpiffeId) -> Poll<Option<Result<Request, ConnectionError>>> {
+impl Shared {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &Arc<SpiffeId>,
+    ) -> Poll<Option<Result<Request, ConnectionError>>> {
         loop {
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    if let Some(request) = Request::read(request, respond, peer) {
-                        return Poll::Ready(Some(Ok(request)));
-                    }
+            while let Some((carried, fields)) = self.hbone.next_asked() {
+                if let Some(request) = asked(carried, &fields, peer) {
+                    return Poll::Ready(Some(Ok(request)));
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(ConnectionError::from_h2(error)))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    let silence = ready!(self.keepalive.as_mut().map_or(Poll::Pending, |k| k.poll(cx)));
-                    return Poll::Ready(Some(Err(ConnectionError::Timeout(silence))));
-                }
+            }
+            match ready!(self.hbone.poll_drive(cx, &mut self.alive)) {
+                Ok(Driven::Asked) => {}
+                Ok(Driven::Over) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
     }
 }
 
-/// A stream that the peer asks for and nobody has answered. Dropped, it is reset.
+/// `None` for what is no valid CONNECT, which is answered then.
+fn asked(carried: hbone::Carried, fields: &Fields, peer: &Arc<SpiffeId>) -> Option<Request> {
+    let none = [&b":scheme"[..], b":path", b":protocol"].iter().all(|name| fields.iter().all(|(own, _)| own != *name));
+    let head = match fields.get(b":method") {
+        Some(b"CONNECT") if none => fields
+            .get(b":authority")
+            .and_then(|authority| std::str::from_utf8(authority).ok())
+            .and_then(|authority| Head::from_fields(authority, fields.iter()).ok()),
+        _ => None,
+    };
+    let Some((head, ignored_headers)) = head else {
+        // A peer that gave the stream up needs no answer.
+        let _ = carried.reply(&reply(Status::BadRequest.code(), None), true);
+        return None;
+    };
+    let answer = Some(Answer::Hbone(carried));
+    Some(Request { head, peer: peer.clone(), ignored_headers, answer })
+}
+
+fn poll_next(
+    quay: &Arc<Quay>,
+    cx: &mut Context<'_>,
+    peer: &Arc<SpiffeId>,
+) -> Poll<Option<Result<Request, ConnectionError>>> {
+    let mut mooring = quay.lock();
+    loop {
+        let Some(mut lane) = mooring.lane.take() else {
+            if mooring.lost {
+                return Poll::Ready(None);
+            }
+            mooring.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        if mooring.draining {
+            lane.leave();
+            return Poll::Ready(None);
+        }
+        let bytes = match lane.poll_asked(cx) {
+            Poll::Ready(Ok(Some(bytes))) => bytes,
+            Poll::Ready(Ok(None)) => return Poll::Ready(None),
+            Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Poll::Pending => {
+                mooring.lane = Some(lane);
+                mooring.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        match Lane::read_head(bytes) {
+            Ok(Some((head, ignored_headers))) => {
+                let answer = Some(Answer::Lane(lane, quay.clone()));
+                return Poll::Ready(Some(Ok(Request { head, peer: peer.clone(), ignored_headers, answer })));
+            }
+            Ok(None) => {
+                if let Err(error) = lane.answer(Status::BadRequest.code(), None) {
+                    return Poll::Ready(Some(Err(ConnectionError::Io(error))));
+                }
+                mooring.lane = Some(lane);
+            }
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        }
+    }
+}
+
+/// A stream that the peer asks for and nobody has answered. Dropped, it is given up.
 pub struct Request {
     head: Head,
-    peer: SpiffeId,
+    peer: Arc<SpiffeId>,
     ignored_headers: u32,
-    respond: SendResponse<Bytes>,
-    recv: RecvStream,
+    /// Taken by whoever answers.
+    answer: Option<Answer>,
+}
+
+enum Answer {
+    Hbone(hbone::Carried),
+    Lane(Box<Lane>, Arc<Quay>),
 }
 
 impl Request {
-    /// `None` for what is no valid CONNECT, which is answered then.
-    fn read(request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>, peer: &SpiffeId) -> Option<Self> {
-        let (parts, recv) = request.into_parts();
-        let authority = parts.uri.authority().map_or("", |a| a.as_str());
-        let head = match parts.method {
-            Method::CONNECT => Head::from_fields(authority, &parts.headers).ok(),
-            _ => None,
-        };
-        let Some((head, ignored_headers)) = head else {
-            answer(&mut respond, Status::BadRequest);
-            return None;
-        };
-        Some(Self { head, peer: peer.clone(), ignored_headers, respond, recv })
-    }
-
     pub fn head(&self) -> &Head {
         &self.head
     }
@@ -142,34 +252,58 @@ impl Request {
     /// Answers 200, with the destination's baggage.
     ///
     /// # Errors
-    /// The peer reset the stream or the connection is gone.
+    /// The peer gave the stream up or the connection is gone.
     pub fn accept(mut self, baggage: Option<&Baggage>) -> Result<Stream, StreamError> {
-        let mut reply = Response::new(());
-        if let Some(baggage) = baggage {
-            head::write_reply_baggage(baggage, reply.headers_mut());
+        let carrier = match self.answer.take().expect("answered once, by value") {
+            Answer::Hbone(carried) => {
+                carried.reply(&reply(lane::OK, baggage), false)?;
+                Carrier::Hbone(Arc::new(carried))
+            }
+            Answer::Lane(lane, quay) => {
+                let carried = lane::Carried::new(lane, quay);
+                carried.answer(lane::OK, baggage)?;
+                Carrier::Lane(Arc::new(carried))
+            }
+        };
+        Ok(Stream::new(carrier))
+    }
+
+    /// Leaves the request to another connection: the peer may ask again there at once. A lane is closed with it.
+    pub fn decline(mut self) {
+        match self.answer.take().expect("answered once, by value") {
+            Answer::Hbone(carried) => carried.decline(),
+            Answer::Lane(lane, quay) => {
+                lane.leave();
+                quay.back(None);
+            }
         }
-        let send = self.respond.send_response(reply, false).map_err(|e| match e.is_go_away() || e.is_io() {
-            true => StreamError::ConnectionLost,
-            false => StreamError::Reset,
-        })?;
-        Ok(Stream::new(send, self.recv, None))
     }
 
     /// Answers with an error status and ends the stream. Why is said in our log, never to the peer.
     pub fn refuse(mut self, status: Status) {
-        answer(&mut self.respond, status);
+        match self.answer.take().expect("answered once, by value") {
+            // A peer that gave the stream up needs no answer.
+            Answer::Hbone(carried) => drop(carried.reply(&reply(status.code(), None), true)),
+            Answer::Lane(mut lane, quay) => {
+                let answered = lane.answer(status.code(), None);
+                quay.back(answered.is_ok().then_some(lane));
+            }
+        }
     }
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, status: Status) {
-    let mut reply = Response::new(());
-    *reply.status_mut() = match status {
-        Status::BadRequest => StatusCode::BAD_REQUEST,
-        Status::Denied => StatusCode::UNAUTHORIZED,
-        Status::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    // A peer that reset the stream needs no answer.
-    let _ = respond.send_response(reply, true);
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(Answer::Lane(lane, quay)) = self.answer.take() {
+            // Resets it: nothing has been answered.
+            drop(lane::Carried::new(lane, quay));
+        }
+    }
+}
+
+fn reply(status: u16, baggage: Option<&Baggage>) -> Fields {
+    let baggage = baggage.map(|baggage| (head::BAGGAGE, baggage.encode()));
+    std::iter::once((&b":status"[..], status.to_string())).chain(baggage).collect()
 }
 
 /// How a stream is refused.
@@ -192,11 +326,3 @@ impl Status {
         }
     }
 }
-
-/// Streams that we reset and still remember, so that late frames for them are no protocol error.
-const MAX_RESET_STREAMS: usize = 50;
-/// Streams at once that a peer opened and reset before anyone saw them: rapid reset (CVE-2023-44487) costs the peer its
-/// connection.
-const MAX_UNSEEN_RESETS: usize = 20;
-/// Streams that we may have had to reset for the peer's mistakes, a connection's life long.
-const MAX_ERROR_RESETS: usize = 100;

@@ -1,218 +1,221 @@
-//! One byte stream of a tunnel: two halves that end independently, each with flow control.
+//! One byte stream of a tunnel: two halves that end independently.
 //!
 //! ```text
-//! SendHalf:  open --finish--> finished          open --drop, reset--> RST_STREAM
-//! RecvHalf:  open --recv yields None--> ended   open --drop--> RST_STREAM
+//! SendHalf:  open --finish--> finished          open --drop, reset--> the stream is given up
+//! RecvHalf:  open --the peer's end--> ended     open --drop--> the stream is given up
 //! ```
+//!
+//! Both ends of a tunnel move bytes without copying them: [`SendHalf::send_from`] lets the caller read into the place where
+//! they are sealed, [`RecvHalf::write_to`] shows the caller where they were opened.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
 use thiserror::Error;
 
-use super::client::Slot;
+use super::{hbone, lane};
 
 /// A byte stream to or from the peer's application.
 pub struct Stream {
-    send: SendHalf,
-    recv: RecvHalf,
+    carrier: Carrier,
+}
+
+/// How it is carried. Each half has one.
+#[derive(Clone)]
+pub(super) enum Carrier {
+    Hbone(Arc<hbone::Carried>),
+    Lane(Arc<lane::Carried>),
+}
+
+macro_rules! carried {
+    ($carrier:expr, $each:ident => $what:expr) => {
+        match $carrier {
+            Carrier::Hbone($each) => $what,
+            Carrier::Lane($each) => $what,
+        }
+    };
+}
+
+/// What a reader found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// How much it filled, from the first place on.
+    pub bytes: usize,
+    /// Nothing follows.
+    pub end: bool,
 }
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Option<Slot>) -> Self {
-        let shared = Arc::new(Shared { send: Mutex::new(send), _slot: slot });
-        Self {
-            send: SendHalf { shared: shared.clone(), finished: false, unsent: Arc::default() },
-            recv: RecvHalf { shared, recv, ended: false },
-        }
+    pub(super) fn new(carrier: Carrier) -> Self {
+        Self { carrier }
     }
 
     pub fn split(self) -> (SendHalf, RecvHalf) {
-        (self.send, self.recv)
+        let send = SendHalf { carrier: self.carrier.clone(), finished: false };
+        (send, RecvHalf { carrier: self.carrier, ended: false })
     }
 }
 
-struct Shared {
-    /// Behind a lock because either half may reset the stream; both usually live in one task.
-    send: Mutex<SendStream<Bytes>>,
-    _slot: Option<Slot>,
-}
-
-impl Shared {
-    fn send(&self) -> MutexGuard<'_, SendStream<Bytes>> {
-        self.send.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The half that sends. Dropped before [`SendHalf::finish`], it resets the stream.
+/// The half that sends. Dropped before [`SendHalf::finish`], it gives the stream up.
 pub struct SendHalf {
-    shared: Arc<Shared>,
+    carrier: Carrier,
     finished: bool,
-    /// Shared with every chunk that has not left for the connection yet.
-    unsent: Arc<()>,
-}
-
-/// A chunk on its way; when the HTTP/2 layer has written it, it drops it.
-struct Chunk {
-    data: Bytes,
-    _unsent: Arc<()>,
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
 }
 
 impl SendHalf {
-    /// Waits until at least one byte may be sent; yields how many may, at most `max` (0 counts as 1). Cancel-safe.
-    ///
-    /// Credit that is not used is held back from the connection's other streams: ask when bytes are in hand.
+    /// Waits until something may be sent. Cancel-safe. Ask when bytes are in hand: others may wait for the same socket.
     ///
     /// # Errors
-    /// The peer reset the stream or the connection is gone.
-    pub async fn ready(&mut self, max: usize) -> Result<usize, StreamError> {
-        poll_fn(|cx| self.poll_ready(cx, max)).await
+    /// The peer gave the stream up or the connection is gone.
+    pub async fn ready(&mut self) -> Result<(), StreamError> {
+        poll_fn(|cx| self.poll_ready(cx)).await
     }
 
     /// [`SendHalf::ready`] for a caller with a `Context`. A wake-up that is asked for here replaces the one of
-    /// [`SendHalf::poll_closed_by_peer`], so poll both from one task.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<usize, StreamError>> {
-        let max = max.clamp(1, MAX_CREDIT);
-        let mut send = self.shared.send();
-        send.reserve_capacity(max);
-        loop {
-            let credit = send.capacity().min(max);
-            if credit > 0 {
-                return Poll::Ready(Ok(credit));
-            }
-            match ready!(send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(why_ended(&mut send))),
-            }
+    /// [`SendHalf::closed_by_peer`], so poll both from one task.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        carried!(&self.carrier, c => c.poll_ready(cx))
+    }
+
+    /// Lets `read` fill places for up to `most` bytes and sends what it says, with the end of this half if it says that
+    /// nothing follows. What `read` fails with comes back as the inner error, and nothing was sent. To be called when
+    /// [`SendHalf::ready`] said so.
+    ///
+    /// # Errors
+    /// The peer gave the stream up or the connection is gone.
+    pub fn send_from(
+        &mut self,
+        most: usize,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Filled>,
+    ) -> Result<io::Result<Filled>, StreamError> {
+        let sent = carried!(&self.carrier, c => c.send_from(most, read))?;
+        self.finished |= sent.as_ref().is_ok_and(|filled| filled.end);
+        Ok(sent)
+    }
+
+    /// Sends all of `data`, waiting as needed. Not cancel-safe: some of it may have been sent.
+    ///
+    /// # Errors
+    /// The peer gave the stream up or the connection is gone.
+    pub async fn send(&mut self, mut data: &[u8]) -> Result<(), StreamError> {
+        while !data.is_empty() {
+            self.ready().await?;
+            let sent = self.send_from(data.len(), |places| {
+                let mut bytes = 0;
+                for place in places {
+                    let some = place.len().min(data.len() - bytes);
+                    place[..some].copy_from_slice(&data[bytes..bytes + some]);
+                    bytes += some;
+                }
+                Ok(Filled { bytes, end: false })
+            })?;
+            data = &data[sent.map_or(0, |filled| filled.bytes)..];
         }
-    }
-
-    /// Sends `data`; what exceeds the credit is buffered, without bound: stay within what [`SendHalf::ready`] yielded.
-    ///
-    /// # Errors
-    /// The peer reset the stream or the connection is gone.
-    pub fn send(&mut self, data: Bytes) -> Result<(), StreamError> {
-        let data = Bytes::from_owner(Chunk { data, _unsent: self.unsent.clone() });
-        let mut send = self.shared.send();
-        send.send_data(data, false).map_err(|_| why_ended(&mut send))
-    }
-
-    /// Sends `data` and half-closes in the same frame.
-    ///
-    /// # Errors
-    /// The peer reset the stream or the connection is gone.
-    pub fn send_last(&mut self, data: Bytes) -> Result<(), StreamError> {
-        self.finished = true;
-        let mut send = self.shared.send();
-        send.send_data(data, true).map_err(|_| why_ended(&mut send))
+        Ok(())
     }
 
     /// Half-closes: the peer's reader sees the end after the bytes sent so far. A second call does nothing.
     pub fn finish(&mut self) {
         if !self.finished {
-            // A stream that is gone already needs no end; whoever reads it hears of that.
-            let _ = self.send_last(Bytes::new());
+            self.finished = true;
+            carried!(&self.carrier, c => c.finish());
         }
     }
 
-    /// Waits until everything sent has left for the connection, `limit` at most. To be called before a reset that must not
-    /// overtake what was sent before it: RST_STREAM discards what is still queued.
-    pub async fn flush(&self, limit: Duration) {
-        let until = tokio::time::Instant::now() + limit;
-        while Arc::strong_count(&self.unsent) > 1 && tokio::time::Instant::now() < until {
-            tokio::time::sleep(FLUSH_POLL).await;
+    /// Waits until the socket has taken everything sent. To be called before this half is dropped or reset, lest what was sent
+    /// is lost.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn flushed(&mut self) -> Result<(), StreamError> {
+        match &self.carrier {
+            Carrier::Lane(lane) => poll_fn(|cx| lane.poll_ready(cx)).await,
+            // Its driver sees to it.
+            Carrier::Hbone(_) => Ok(()),
         }
     }
 
-    /// Resets the stream, both halves.
+    /// [`SendHalf::flushed`] with a limit, before a reset that must not overtake what was sent before it.
+    pub async fn flush(&mut self, limit: Duration) {
+        // What has not left by then is lost with the stream.
+        let _ = tokio::time::timeout(limit, self.flushed()).await;
+    }
+
+    /// Gives the stream up, both halves.
     pub fn reset(mut self) {
         self.finished = true;
-        self.shared.send().send_reset(Reason::CANCEL);
+        carried!(&self.carrier, c => c.reset());
     }
 
-    /// Waits until the peer resets the stream or the connection is gone. Never ends on a stream that both sides
-    /// finished. Cancel-safe.
+    /// Waits until the peer gives the stream up or the connection is gone, also while nobody receives. Never ends on a
+    /// stream that both sides finished. Cancel-safe.
     pub async fn closed_by_peer(&mut self) -> StreamError {
-        poll_fn(|cx| self.poll_closed_by_peer(cx)).await
-    }
-
-    pub fn poll_closed_by_peer(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        self.shared.send().poll_reset(cx).map(|r| r.map_or(StreamError::ConnectionLost, |_| StreamError::Reset))
+        match &self.carrier {
+            Carrier::Hbone(hbone) => poll_fn(|cx| hbone.poll_over(cx)).await,
+            Carrier::Lane(lane) => lane.broken().await,
+        }
     }
 }
 
 impl Drop for SendHalf {
     fn drop(&mut self) {
         if !self.finished {
-            self.shared.send().send_reset(Reason::CANCEL);
+            carried!(&self.carrier, c => c.reset());
         }
     }
 }
 
-/// Resets are rare and a queue that is not stuck empties within one turn of the connection's task.
-const FLUSH_POLL: Duration = Duration::from_millis(1);
-
-/// The half that receives. Dropped before the end was seen, it resets the stream.
+/// The half that receives. Dropped before the end was seen, it gives the stream up.
 pub struct RecvHalf {
-    shared: Arc<Shared>,
-    recv: RecvStream,
+    carrier: Carrier,
     ended: bool,
 }
 
 impl RecvHalf {
-    /// The next bytes, `None` after the peer's half-close. Cancel-safe. Each byte holds the peer's credit until it is
-    /// given back with [`RecvHalf::release`].
+    /// Waits until something has come: see [`RecvHalf::write_to`]. False after the peer's half-close. Cancel-safe.
     ///
     /// # Errors
-    /// The peer reset the stream or the connection is gone.
+    /// The peer gave the stream up or the connection is gone.
+    pub async fn ready(&mut self) -> Result<bool, StreamError> {
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// [`RecvHalf::ready`] for a caller with a `Context`.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        let arrived = ready!(carried!(&self.carrier, c => c.poll_arrived(cx)));
+        self.ended |= !matches!(arrived, Ok(true));
+        Poll::Ready(arrived)
+    }
+
+    /// Shows `write` what has come, in pieces, and takes away as much as it says to have written: the peer may send as
+    /// much more.
+    ///
+    /// # Errors
+    /// Those of `write`; nothing is taken away.
+    pub fn write_to(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        carried!(&self.carrier, c => c.write_to(write))
+    }
+
+    /// The next bytes, `None` after the peer's half-close. Cancel-safe.
+    ///
+    /// # Errors
+    /// The peer gave the stream up or the connection is gone.
     pub async fn recv(&mut self) -> Result<Option<Bytes>, StreamError> {
-        poll_fn(|cx| self.poll_recv(cx)).await
-    }
-
-    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        loop {
-            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
-                // RFC 9113 allows empty frames; to a reader they are nothing.
-                Some(Ok(data)) if data.is_empty() => continue,
-                Some(Ok(data)) => Ok(Some(data)),
-                Some(Err(error)) => {
-                    self.ended = true;
-                    Err(if error.is_reset() { StreamError::Reset } else { StreamError::ConnectionLost })
-                }
-                None => {
-                    self.ended = true;
-                    Ok(None)
-                }
-            });
-        }
-    }
-
-    /// Gives `n` received bytes of credit back to the peer, who is told once it amounts to half a window. More than
-    /// was received counts as all.
-    pub fn release(&mut self, n: usize) {
-        let credit = self.recv.flow_control();
-        let n = n.min(credit.used_capacity());
-        if n > 0 {
-            // It fails only for more than is used.
-            let _ = credit.release_capacity(n);
+        match self.ready().await? {
+            true => Ok(carried!(&self.carrier, c => c.take())),
+            false => Ok(None),
         }
     }
 }
 
 impl Drop for RecvHalf {
     fn drop(&mut self) {
-        if !self.ended && !self.recv.is_end_stream() {
-            self.shared.send().send_reset(Reason::CANCEL);
+        if !self.ended {
+            carried!(&self.carrier, c => c.reset());
         }
     }
 }
@@ -235,14 +238,3 @@ impl StreamError {
         }
     }
 }
-
-/// The codec's send errors do not say whether the stream or the connection ended; its reset state does.
-fn why_ended(send: &mut SendStream<Bytes>) -> StreamError {
-    match send.poll_reset(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(_)) => StreamError::ConnectionLost,
-        Poll::Ready(Ok(_)) | Poll::Pending => StreamError::Reset,
-    }
-}
-
-/// Credit that one stream may hold at once, in bytes, of what its connection has.
-const MAX_CREDIT: usize = 1 << 20;

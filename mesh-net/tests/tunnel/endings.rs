@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use mesh_net::tunnel::client::OpenError;
 use mesh_net::tunnel::head::Head;
 use mesh_net::tunnel::stream::{RecvHalf, SendHalf, StreamError};
 use mesh_net::tunnel::{Config, ConnectionError, client};
 use tokio::time::timeout;
 
-use crate::pair::{Driver, LONG, echo, encrypted, open, read_to_end, send_all, serve, tunnel};
+use crate::pair::{Driver, LONG, echo, encrypted, open, read_to_end, serve, tunnel};
 
 type Halves = (SendHalf, RecvHalf);
 
@@ -29,15 +28,16 @@ async fn half_close_ends_one_direction_only() {
         let (_connection, near, far, _drivers) = stream().await;
         let ((mut send, mut recv), (mut late_send, mut late_recv)) =
             if client_first { (near, far) } else { (far, near) };
-        send_all(&mut send, Bytes::from_static(b"ask")).await.unwrap();
+        send.send(b"ask").await.unwrap();
         send.finish();
         send.finish();
         assert_eq!(read_to_end(&mut late_recv).await.unwrap(), b"ask");
         drop(send);
         for _ in 0..100 {
-            send_all(&mut late_send, Bytes::from_static(b"0123456789")).await.unwrap();
+            late_send.send(b"0123456789").await.unwrap();
         }
-        late_send.send_last(Bytes::from_static(b"!")).unwrap();
+        late_send.send(b"!").await.unwrap();
+        late_send.finish();
         assert_eq!(read_to_end(&mut recv).await.unwrap().len(), 1001);
     }
 }
@@ -64,8 +64,8 @@ async fn reset_reaches_the_other_ends_reader_and_writer() {
             end(gone);
             assert_eq!(timeout(LONG, send.closed_by_peer()).await.unwrap(), StreamError::Reset, "{how}");
             assert_eq!(timeout(LONG, recv.recv()).await.unwrap(), Err(StreamError::Reset), "{how}");
-            assert_eq!(timeout(LONG, send.ready(1)).await.unwrap(), Err(StreamError::Reset), "{how}");
-            assert_eq!(send.send(Bytes::from_static(b"x")), Err(StreamError::Reset), "{how}");
+            assert_eq!(timeout(LONG, send.ready()).await.unwrap(), Err(StreamError::Reset), "{how}");
+            assert_eq!(send.send(b"x").await, Err(StreamError::Reset), "{how}");
         }
     }
 }
@@ -75,7 +75,7 @@ async fn finished_streams_dropped_at_once_still_deliver() {
     let (connection, _driver, server) = tunnel(&Config::default()).await;
     let _server = serve(server, |mut send, mut recv| async move {
         assert_eq!(recv.recv().await.unwrap(), None);
-        send_all(&mut send, Bytes::from(vec![9; 1 << 20])).await.unwrap();
+        send.send(&vec![9; 1 << 20]).await.unwrap();
         send.finish();
     });
     let (mut send, mut recv) = open(&connection).await;
@@ -107,7 +107,7 @@ async fn drain_at_the_server_refuses_new_streams_and_finishes_old_ones() {
         }
     });
     let (mut send, mut recv) = open(&connection).await;
-    send_all(&mut send, Bytes::from_static(b"before ")).await.unwrap();
+    send.send(b"before ").await.unwrap();
     drain.send(()).unwrap();
     timeout(LONG, async {
         while !connection.is_closed() {
@@ -119,7 +119,7 @@ async fn drain_at_the_server_refuses_new_streams_and_finishes_old_ones() {
     assert_eq!(connection.available(), 0);
     let refused = connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop);
     assert_eq!(refused, Err(OpenError::GoAway));
-    send_all(&mut send, Bytes::from_static(b"after")).await.unwrap();
+    send.send(b"after").await.unwrap();
     send.finish();
     assert_eq!(read_to_end(&mut recv).await.unwrap(), b"before after");
     timeout(LONG, accepting).await.unwrap().unwrap();
@@ -135,7 +135,8 @@ async fn drain_at_the_client_lets_streams_finish_and_ends_the_connection() {
     assert!(connection.is_closed() && connection.available() == 0 && connection.in_use() == 1);
     assert_eq!(connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop), Err(OpenError::GoAway));
     drop(connection);
-    send.send_last(Bytes::from_static(b"still here")).unwrap();
+    send.send(b"still here").await.unwrap();
+    send.finish();
     assert_eq!(read_to_end(&mut recv).await.unwrap(), b"still here");
     drop((send, recv));
     timeout(LONG, driver).await.unwrap().unwrap().unwrap();
@@ -149,7 +150,7 @@ async fn a_lost_connection_ends_streams_and_says_so() {
     let _ = server.await;
     assert_eq!(timeout(LONG, recv.recv()).await.unwrap(), Err(StreamError::ConnectionLost));
     assert_eq!(timeout(LONG, send.closed_by_peer()).await.unwrap(), StreamError::ConnectionLost);
-    assert_eq!(send.send(Bytes::from_static(b"x")), Err(StreamError::ConnectionLost));
+    assert_eq!(send.send(b"x").await, Err(StreamError::ConnectionLost));
     let (_far_send, mut far_recv) = far;
     assert_eq!(timeout(LONG, far_recv.recv()).await.unwrap(), Err(StreamError::ConnectionLost));
     assert!(timeout(LONG, driver).await.unwrap().unwrap().is_err());
@@ -183,7 +184,7 @@ async fn a_silent_peer_is_given_up() {
     // The accepting end never answers: nobody polls it.
     let config = Config::default();
     let (client, server) = encrypted(&crate::pair::Mesh::new()).await;
-    let (_connection, driver) = client::Connection::handshake(client, &config).await.unwrap();
+    let (_connection, driver) = client::Connection::new(client, &config);
     let started = tokio::time::Instant::now();
     let ended = driver.await;
     assert!(matches!(ended, Err(ConnectionError::Timeout(_))), "{ended:?}");
@@ -200,6 +201,7 @@ async fn a_peer_that_answers_pings_is_kept_for_hours() {
     // Paused time only moves when nothing else can happen, so that every PING is answered in time.
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
     assert!(!driver.is_finished() && !server.is_finished());
-    send.send_last(Bytes::from_static(b"awake")).unwrap();
+    send.send(b"awake").await.unwrap();
+    send.finish();
     assert_eq!(read_to_end(&mut recv).await.unwrap(), b"awake");
 }

@@ -345,13 +345,12 @@ async fn exchange(web: &Credentials, db: &Credentials, expected: &[SpiffeId]) ->
     let server = server.map_err(|e| e.reason())?;
     let resumed = (client.resumed(), server.resumed());
     let config = Config::default();
-    let (client, server) =
-        tokio::join!(client::Connection::handshake(client, &config), server::Connection::handshake(server, &config));
-    let (connection, driver) = client.unwrap();
+    let (connection, driver) = client::Connection::new(client, &config);
     let driver = tokio::spawn(driver);
-    let server = serve(server.unwrap(), echo);
+    let server = serve(server::Connection::handshake(server, &config).await.unwrap(), echo);
     let (mut send, mut recv) = open(&connection).await;
-    send.send_last(bytes::Bytes::from_static(b"hi")).unwrap();
+    send.send(b"hi").await.unwrap();
+    send.finish();
     assert_eq!(read_to_end(&mut recv).await.unwrap(), b"hi");
     drop((connection, send, recv));
     driver.await.unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_net::tls::ClientTls;
+use mesh_net::tls::raw::Raw;
 use mesh_net::tunnel::{Config, ConnectionError, server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -40,13 +40,13 @@ fn opening() -> Vec<u8> {
 }
 
 /// A serving end for one peer that then writes what it likes.
-async fn victim() -> (ClientTls, JoinHandle<Result<(), ConnectionError>>) {
+async fn victim() -> (Raw, JoinHandle<Result<(), ConnectionError>>) {
     let (client, server) = encrypted(&Mesh::new()).await;
     let serving = tokio::spawn(async move {
         let connection = server::Connection::handshake(server, &Config::default()).await?;
         serve(connection, echo).await.unwrap()
     });
-    (client, serving)
+    (client.into(), serving)
 }
 
 /// Writes `attack` while reading along; yields how the serving end ended.
@@ -112,7 +112,8 @@ async fn malformed_connections_end_with_a_reason_while_others_are_served() {
     for (name, attack) in attacks {
         assert_eq!(ends(attack).await, "tunnel_protocol", "{name}");
         let (mut send, mut recv) = open(&honest).await;
-        send.send_last(bytes::Bytes::from_static(b"unharmed")).unwrap();
+        send.send(b"unharmed").await.unwrap();
+        send.finish();
         assert_eq!(timeout(LONG, read_to_end(&mut recv)).await.unwrap().unwrap(), b"unharmed", "{name}");
     }
 }
@@ -147,7 +148,7 @@ async fn a_peer_that_says_nothing_after_tls_is_given_up() {
 }
 
 /// The first HEADERS or RST_STREAM frame on `stream`.
-async fn answer_on(client: &mut ClientTls, stream: u32) -> (u8, Vec<u8>) {
+async fn answer_on(client: &mut Raw, stream: u32) -> (u8, Vec<u8>) {
     loop {
         let mut head = [0; 9];
         client.read_exact(&mut head).await.unwrap();

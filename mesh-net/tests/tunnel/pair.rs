@@ -65,10 +65,9 @@ pub(crate) type Driver = JoinHandle<Result<(), ConnectionError>>;
 /// A tunnel from web to db; the client's driver runs, the server must be accepted from.
 pub(crate) async fn tunnel(config: &Config) -> (client::Connection, Driver, server::Connection) {
     let (client, server) = encrypted(&Mesh::new()).await;
-    let (client, server) =
-        tokio::join!(client::Connection::handshake(client, config), server::Connection::handshake(server, config));
-    let (connection, driver) = client.unwrap();
-    (connection, tokio::spawn(driver), server.unwrap())
+    let (connection, driver) = client::Connection::new(client, config);
+    let driver = tokio::spawn(driver);
+    (connection, driver, server::Connection::handshake(server, config).await.unwrap())
 }
 
 /// Accepts every stream and hands it to `serve`, until the connection ends.
@@ -93,23 +92,11 @@ where
 
 pub(crate) async fn echo(mut send: SendHalf, mut recv: RecvHalf) {
     while let Ok(Some(data)) = recv.recv().await {
-        recv.release(data.len());
-        if send_all(&mut send, data).await.is_err() {
+        if send.send(&data).await.is_err() {
             return;
         }
     }
     send.finish();
-}
-
-pub(crate) async fn send_all(
-    send: &mut SendHalf,
-    mut data: bytes::Bytes,
-) -> Result<(), mesh_net::tunnel::stream::StreamError> {
-    while !data.is_empty() {
-        let n = send.ready(data.len()).await?;
-        send.send(data.split_to(n))?;
-    }
-    Ok(())
 }
 
 pub(crate) async fn open(connection: &client::Connection) -> (SendHalf, RecvHalf) {
@@ -121,7 +108,6 @@ pub(crate) async fn open(connection: &client::Connection) -> (SendHalf, RecvHalf
 pub(crate) async fn read_to_end(recv: &mut RecvHalf) -> Result<Vec<u8>, mesh_net::tunnel::stream::StreamError> {
     let mut all = Vec::new();
     while let Some(data) = recv.recv().await? {
-        recv.release(data.len());
         all.extend_from_slice(&data);
     }
     Ok(all)

@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::scratch::Scratch;
+use super::turns::Turns;
 use super::{Broken, Cause, Side};
 
 /// Copies until `from` finishes, then finishes `to`. See [`is_whole`] for `cut`.
@@ -20,6 +21,7 @@ pub(super) async fn copy(
     cut: &OnceLock<bool>,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
+    let mut turns = Turns::default();
     loop {
         from.readable().await.map_err(|e| Broken::Reading(from_side, Cause::Io(e)))?;
         let mut scratch = Scratch::take();
@@ -32,6 +34,8 @@ pub(super) async fn copy(
             Ok(read) => {
                 write_all(to, &scratch.bytes()[..read], to_side).await?;
                 count(read);
+                drop(scratch);
+                turns.took(read).await;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(Broken::Reading(from_side, Cause::Io(e))),

@@ -4,17 +4,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn check(authority: &str, fields: &[(&'static str, &str)], expect: Expect) {
-    let mut map = HeaderMap::new();
-    for (name, value) in fields {
-        map.append(*name, HeaderValue::from_str(value).unwrap());
-    }
-    let seen = match Head::from_fields(authority, &map) {
+    let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let seen = match Head::from_fields(authority, fields) {
         Ok((head, ignored)) => {
-            let mut written = HeaderMap::new();
-            head.write_fields(&mut written);
             let mut text = head.authority.clone();
-            for (name, value) in &written {
-                write!(text, " | {name}: {}", value.to_str().unwrap()).unwrap();
+            for (name, value) in head.fields() {
+                write!(text, " | {}: {value}", String::from_utf8_lossy(name)).unwrap();
             }
             if ignored > 0 {
                 write!(text, " | ignored {ignored}").unwrap();
@@ -179,12 +174,6 @@ proptest! {
 
     #[test]
     fn arbitrary_field_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(value) = HeaderValue::from_bytes(&bytes) {
-            let mut fields = HeaderMap::new();
-            for name in [BAGGAGE, FORWARDED, TRACEPARENT] {
-                fields.insert(name, value.clone());
-            }
-            let _ = Head::from_fields("10.0.0.1:80", &fields);
-        }
+        let _ = Head::from_fields("10.0.0.1:80", [BAGGAGE, FORWARDED, TRACEPARENT].map(|name| (name, &bytes[..])));
     }
 }
