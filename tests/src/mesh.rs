@@ -7,6 +7,7 @@
 //! let (web, db) = (mesh.enrolled(web, "a")?, mesh.enrolled(db, "b")?);
 //! ```
 
+use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -40,6 +41,8 @@ pub struct Mesh {
 pub struct Setup {
     /// Environment of agents, after what they are given anyway.
     pub agent: Vec<(String, String)>,
+    /// Environment of the agent of one node, after that.
+    pub agent_of: Vec<(String, String, String)>,
     /// Further arguments of the controller.
     pub controller: Vec<String>,
     /// A command, with its arguments, that becomes the agent: `setpriv`, say.
@@ -53,6 +56,13 @@ impl Setup {
     #[must_use]
     pub fn agent(mut self, name: &str, value: &str) -> Setup {
         self.agent.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With `name` in the environment of the agent of `node`.
+    #[must_use]
+    pub fn agent_of(mut self, node: &str, name: &str, value: &str) -> Setup {
+        self.agent_of.push((node.to_owned(), name.to_owned(), value.to_owned()));
         self
     }
 
@@ -155,7 +165,12 @@ impl Mesh {
             .env("ADMIN_ADDRESS", format!("127.0.0.1:{AGENT_ADMIN}"))
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "info,mesh_node=debug");
+        // All scenarios over another transport: `WEFT_TEST_TRANSPORT=hbone cargo xtask test mesh`.
+        let launch =
+            env::var("WEFT_TEST_TRANSPORT").iter().fold(launch, |launch, value| launch.env("TRANSPORT", value));
         let launch = self.setup.agent.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        let own = self.setup.agent_of.iter().filter(|(name, ..)| name == node);
+        let launch = own.fold(launch, |launch, (_, name, value)| launch.env(name, value));
         let core = self.setup.cores.iter().find(|(name, _)| name == node);
         let launch = core.map(|(_, core)| *core).into_iter().fold(launch, Launch::on_core);
         Ok(Agent { program: launch.start()?, node: node.to_owned(), run_dir })

@@ -52,7 +52,7 @@ pub(super) fn measure(plan: &Plan, figures: &mut Figures) -> Result<()> {
     for (node, (before, after)) in ["client's", "server's"].iter().zip(before.iter().zip(&after)) {
         let each = (after - before) / connections as f64 / 1024.0;
         let what = format!("memory of an idle connection, {node} agent ({connections} of them)");
-        figures.add("each agent", &what, "KiB", Way::Weft, each);
+        figures.add("each agent", &what, "KiB", Way::Agents, each);
     }
 
     // It never closes what it holds, and an agent waits for its connections.
@@ -72,7 +72,7 @@ pub(super) fn measure(plan: &Plan, figures: &mut Figures) -> Result<()> {
             "each agent",
             "start to ready, a pod adopted",
             "ms",
-            Way::Weft,
+            Way::Agents,
             begun.elapsed().as_secs_f64() * 1e3,
         );
         mesh.agents.push(agent);

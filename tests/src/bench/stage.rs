@@ -18,18 +18,21 @@ use crate::program::{Launch, Program, built};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     PlainAcross,
-    WeftAcross,
+    LanesAcross,
+    HboneAcross,
     PlainNear,
     WeftNear,
 }
 
 impl Path {
-    pub(super) const ALL: [Path; 4] = [Path::PlainAcross, Path::WeftAcross, Path::PlainNear, Path::WeftNear];
+    pub(super) const ALL: [Path; 5] =
+        [Path::PlainAcross, Path::LanesAcross, Path::HboneAcross, Path::PlainNear, Path::WeftNear];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Path::PlainAcross => "plain, across nodes",
-            Path::WeftAcross => "Weft, across nodes",
+            Path::LanesAcross => "own transport, across nodes",
+            Path::HboneAcross => "HBONE, across nodes",
             Path::PlainNear => "plain, on one node",
             Path::WeftNear => "Weft, on one node",
         }
@@ -37,7 +40,7 @@ impl Path {
 
     pub(super) fn place(self) -> &'static str {
         match self {
-            Path::PlainAcross | Path::WeftAcross => "across nodes",
+            Path::PlainAcross | Path::LanesAcross | Path::HboneAcross => "across nodes",
             Path::PlainNear | Path::WeftNear => "on one node",
         }
     }
@@ -45,7 +48,9 @@ impl Path {
     pub(super) fn way(self) -> Way {
         match self {
             Path::PlainAcross | Path::PlainNear => Way::Plain,
-            Path::WeftAcross | Path::WeftNear => Way::Weft,
+            Path::LanesAcross => Way::Lanes,
+            Path::HboneAcross => Way::Hbone,
+            Path::WeftNear => Way::Near,
         }
     }
 }
@@ -86,32 +91,43 @@ pub(super) struct Stage {
     pub(super) mesh: Mesh,
 }
 
+/// A client, and where it can go to.
 #[derive(Debug)]
 struct Ends {
-    way: Way,
+    ways: &'static [Way],
     client: Pod,
     across: Pod,
     near: Pod,
 }
 
+/// Whose pods are on which nodes.
+const ENDS: [(&[Way], &str, [&str; 2]); 3] = [
+    (&[Way::Plain], "plain", ["a", "b"]),
+    (&[Way::Lanes, Way::Near], "meshed", ["a", "b"]),
+    (&[Way::Hbone], "hbone", ["c", "d"]),
+];
+
 impl Stage {
+    /// Agents of c and d speak HBONE.
     pub(super) fn set(setup: Setup) -> Result<Stage> {
-        let mesh = Mesh::with_setup("bench", &["a", "b"], setup)?;
+        let setup = setup.agent_of("c", "TRANSPORT", "hbone").agent_of("d", "TRANSPORT", "hbone");
+        let mesh = Mesh::with_setup("bench", &["a", "b", "c", "d"], setup)?;
         let mut ends = Vec::new();
         let mut servers = Vec::new();
-        for (way, namespace) in [(Way::Plain, "plain"), (Way::Weft, "meshed")] {
-            mesh.namespace(namespace, way == Way::Weft)?;
+        for (ways, namespace, [here, there]) in ENDS {
+            let meshed = ways != [Way::Plain];
+            mesh.namespace(namespace, meshed)?;
             let pod = |name, node| mesh.enrolled(mesh.pod(name).namespace(namespace), node);
-            let (client, across, near) = (pod("client", "a")?, pod("across", "b")?, pod("near", "a")?);
+            let (client, across, near) = (pod("client", here)?, pod("across", there)?, pod("near", here)?);
             for pod in [&client, &across, &near] {
                 many_ports(pod)?;
-                if way == Way::Weft {
+                if meshed {
                     mesh.until_captured(pod)?;
                 }
             }
             servers.push(serve(&across)?);
             servers.push(serve(&near)?);
-            ends.push(Ends { way, client, across, near });
+            ends.push(Ends { ways, client, across, near });
         }
         let stage = Stage { ends, _servers: servers, mesh };
         stage.prove()?;
@@ -123,7 +139,7 @@ impl Stage {
         for path in Path::ALL {
             self.measure(Test::Visit { clients: 1 }, path, Duration::from_millis(1))?;
         }
-        let (_, server) = self.ends(Path::WeftAcross);
+        let (_, server) = self.ends(Path::LanesAcross);
         self.mesh.agent("a").until_access(&["outbound", "mutual_tls", &server.at(ECHO).to_string()])?;
         let plain =
             self.mesh.agent("a").accesses().iter().filter(|line| line.to_string().contains("/ns/plain/")).count();
@@ -170,9 +186,9 @@ impl Stage {
     }
 
     fn ends(&self, path: Path) -> (&Pod, &Pod) {
-        let ends = self.ends.iter().find(|ends| ends.way == path.way()).expect("both ways are there");
+        let ends = self.ends.iter().find(|ends| ends.ways.contains(&path.way())).expect("every way is there");
         match path {
-            Path::PlainAcross | Path::WeftAcross => (&ends.client, &ends.across),
+            Path::PlainAcross | Path::LanesAcross | Path::HboneAcross => (&ends.client, &ends.across),
             Path::PlainNear | Path::WeftNear => (&ends.client, &ends.near),
         }
     }
