@@ -23,7 +23,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-pub use established::Established;
+pub use established::{Established, Received, Sockets};
 pub(crate) use established::can_destroy;
 
 /// Number of a network namespace, unique until the machine reboots.

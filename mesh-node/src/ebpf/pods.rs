@@ -155,6 +155,10 @@ impl State {
         self.undo(cookie)
     }
 
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
     pub(super) fn is_superseded(&self) -> bool {
         self.tables.settings().is_ok_and(|settings| settings.generation != self.generation)
     }

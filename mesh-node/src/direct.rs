@@ -1,0 +1,548 @@
+//! Connections between two pods of this node that no agent carries: which may be, which are, and the end of those that may
+//! no longer be.
+//!
+//! ```text
+//!  a new snapshot, a pod comes or goes          the hooks
+//!        |                                         ^   |
+//!        v                                         |   | events: opened, closed
+//!   sweep --> verdicts, first what is narrower ----+   v
+//!     ^                  |                          records: /connections, metrics, access log
+//!     +--- hooks done ---+
+//! ```
+//!
+//! The kernel knows who a pod is by its namespace, so it can let two of them talk as soon as policy has been asked; that is
+//! done ahead, for every pair. A verdict that becomes narrower is in the map before live connections are looked at for the
+//! last time, and every hook that may have read the old one has ended by then: nothing slips through in between.
+//!
+//! A thread of its own: an enrolment would hold a revocation up, and a revocation of a thousand connections the workers.
+
+pub mod record;
+pub mod account;
+pub mod verdicts;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mesh_core::snapshot::Snapshot;
+use mesh_ebpf::{Event, Verdict, VerdictKey};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+use crate::connection::{End, Live};
+use crate::connections::Connections;
+use crate::ebpf::{Events, Kernel, KernelError};
+use crate::netns::{Netns, NetnsCookie, Sockets};
+use crate::pod::Pod;
+use crate::telemetry::Telemetry;
+use record::{Record, ends};
+use verdicts::{Member, steps, verdicts};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The network of this node.
+    pub network: Arc<str>,
+    /// Whether there shall be any; live ones of an agent before this one go on.
+    pub enabled: bool,
+    /// How long verdicts hold after this agent was last alive.
+    pub age: Duration,
+    /// How long the connections of a pod that left the mesh may go on.
+    pub release: Duration,
+}
+
+/// The way to the thread that keeps the books.
+#[derive(Clone)]
+pub struct DirectPath {
+    orders: mpsc::UnboundedSender<Order>,
+    connections: Connections,
+    telemetry: Telemetry,
+    figures: Arc<Figures>,
+}
+
+impl fmt::Debug for DirectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectPath").finish_non_exhaustive()
+    }
+}
+
+enum Order {
+    Enrolled(Arc<Pod>),
+    Released(NetnsCookie),
+    Measure(oneshot::Sender<()>),
+}
+
+/// What metrics show.
+#[derive(Debug, Default)]
+struct Figures {
+    verdicts: AtomicU64,
+    lost: AtomicU64,
+    full: AtomicU64,
+}
+
+impl DirectPath {
+    /// Starts the thread; it ends with the last of the returned value's clones. The receiver is told, or dropped, when it
+    /// has.
+    ///
+    /// # Errors
+    /// The process may have no more threads or descriptors.
+    pub fn start(
+        config: Config,
+        kernel: Arc<Kernel>,
+        telemetry: Telemetry,
+        snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (orders, heard) = mpsc::unbounded_channel();
+        let connections = Connections::new(telemetry.clone());
+        let figures = Arc::new(Figures::default());
+        let in_force = kernel.verdicts().into_iter().collect();
+        let watcher = Watcher {
+            config,
+            kernel,
+            connections: connections.clone(),
+            snapshot,
+            pods: BTreeMap::new(),
+            records: HashMap::new(),
+            in_force,
+            figures: figures.clone(),
+            begun: Instant::now(),
+            settled: false,
+            superseded: false,
+            due: None,
+            lost: 0,
+        };
+        let events = {
+            let _context = runtime.enter();
+            watcher.kernel.events().map_err(io::Error::other)?
+        };
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new().name("direct".to_owned()).spawn(move || {
+            runtime.block_on(watcher.run(heard, events));
+            let _ = ended.send(());
+        })?;
+        Ok((Self { orders, connections, telemetry, figures }, end))
+    }
+
+    /// Tells of a pod that is in the mesh from now on.
+    pub fn enrolled(&self, pod: Arc<Pod>) {
+        // Without the thread the agent stops.
+        let _ = self.orders.send(Order::Enrolled(pod));
+    }
+
+    /// Tells of a pod that is not any more.
+    pub fn released(&self, pod: NetnsCookie) {
+        let _ = self.orders.send(Order::Released(pod));
+    }
+
+    /// All that live, with what they have carried by now. Blocks while the kernel is asked: not for a runtime's own threads.
+    pub fn live(&self) -> Vec<Arc<Live>> {
+        let (reply, measured) = oneshot::channel();
+        let _ = self.orders.send(Order::Measure(reply));
+        let _ = measured.blocking_recv();
+        self.connections.all()
+    }
+}
+
+/// Brings the byte counters of live connections up to date before each scrape.
+impl Collector for DirectPath {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for live in self.live() {
+            self.telemetry.report_bytes(&live);
+        }
+        let gauge = ConstGauge::new(i64::try_from(self.figures.verdicts.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        let help = "Pairs of pods of this node, by family and port, that may talk without the agent";
+        gauge.encode(encoder.encode_descriptor("weft_same_node_verdicts", help, None, gauge.metric_type())?)?;
+        for (name, help, count) in [
+            ("weft_same_node_events_lost", "Ends of direct connections of which the kernel could not tell", &self.figures.lost),
+            ("weft_same_node_full", "Connections that the agent carried for lack of room in the kernel", &self.figures.full),
+        ] {
+            let counter = ConstCounter::new(count.load(Ordering::Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+struct Watcher {
+    config: Config,
+    kernel: Arc<Kernel>,
+    connections: Connections,
+    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// By the cookie of the namespace; those that left, as long as they have connections.
+    pods: BTreeMap<u64, Known>,
+    /// By the cookie of the client's socket.
+    records: HashMap<u64, Record>,
+    /// What the hooks have.
+    in_force: BTreeMap<VerdictKey, Verdict>,
+    figures: Arc<Figures>,
+    begun: Instant,
+    /// Every pod that the kernel has is known, or nobody will tell of it any more.
+    settled: bool,
+    superseded: bool,
+    /// When verdicts are to be looked at for pods that came or went.
+    due: Option<Instant>,
+    /// Of the events that were lost, how many have been seen to.
+    lost: u64,
+}
+
+struct Known {
+    member: Member,
+    netns: Netns,
+    /// It left, and how long its connections may go on.
+    leaves: Option<Instant>,
+}
+
+impl Watcher {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: Events) {
+        let mut tick = tokio::time::interval(BEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = self.due;
+            tokio::select! {
+                biased;
+                changed = self.snapshot.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.turn();
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.turn(),
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                ready = events.readable(), if self.settled && !self.superseded => {
+                    if let Err(error) = ready {
+                        warn!(%error, "what the hooks tell of direct connections cannot be read");
+                        return;
+                    }
+                    self.read(&mut events);
+                    // What comes meanwhile is read in one go: a wake-up for each of ten thousand connections a second
+                    // would cost more than all the rest.
+                    tokio::time::sleep(GATHER).await;
+                }
+                _ = tick.tick() => self.beat(&mut events),
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Enrolled(pod) => {
+                let member = Member {
+                    cookie: pod.cookie.0,
+                    workload: pod.workload.clone(),
+                    identity: pod.identity.clone(),
+                    addresses: pod.addresses.clone(),
+                };
+                self.pods.insert(pod.cookie.0, Known { member, netns: pod.netns.clone(), leaves: None });
+            }
+            Order::Released(cookie) => {
+                if let Some(known) = self.pods.get_mut(&cookie.0) {
+                    known.leaves = Some(Instant::now() + self.config.release);
+                }
+            }
+            Order::Measure(reply) => {
+                self.measure();
+                let _ = reply.send(());
+                return;
+            }
+        }
+        self.due.get_or_insert_with(|| Instant::now() + TOGETHER);
+    }
+
+    /// Ends what is forbidden by now, and puts what is allowed in force.
+    fn turn(&mut self) {
+        self.due = None;
+        let Some(snapshot) = self.snapshot.borrow_and_update().clone() else { return };
+        if self.is_superseded() {
+            return;
+        }
+        self.settle(&snapshot);
+        self.sweep(&snapshot);
+        let members: Vec<Member> =
+            self.pods.values().filter(|known| known.leaves.is_none()).map(|known| known.member.clone()).collect();
+        let wanted =
+            if self.config.enabled { verdicts(&snapshot, &self.config.network, &members) } else { BTreeMap::new() };
+        if self.write(&wanted) {
+            self.kernel.wait_for_hooks();
+            self.sweep(&snapshot);
+        }
+    }
+
+    /// Takes over from an agent before this one, once everything is known that it knew.
+    fn settle(&mut self, snapshot: &Snapshot) {
+        if self.settled {
+            return;
+        }
+        let missing = self.kernel.enrolled().iter().any(|cookie| !self.pods.contains_key(&cookie.0));
+        if missing && self.begun.elapsed() < SETTLING {
+            self.due = Some(Instant::now() + 2 * TOGETHER);
+            return;
+        }
+        self.settled = true;
+        self.forget_gone(snapshot);
+        self.figures.full.store(self.kernel.same_node_counts().full, Ordering::Relaxed);
+        let before = self.kernel.direct();
+        for (flow, direct) in before.into_iter().filter(|(_, direct)| direct.opened != 0) {
+            self.record(snapshot, flow, direct);
+        }
+        if !self.records.is_empty() {
+            info!(connections = self.records.len(), "direct connections from before this agent");
+            self.measure();
+            self.records.values().for_each(Record::begin_counting);
+        }
+    }
+
+    /// Takes connections out of the kernel's books whose sockets are gone.
+    fn forget_gone(&mut self, snapshot: &Snapshot) {
+        let sockets = self.received();
+        for (flow, direct) in self.kernel.direct() {
+            let there = |pod: u64, socket: u64| {
+                // Of a pod that is gone nobody can be asked.
+                sockets.get(&pod).is_some_and(|sockets| sockets.contains_key(&socket))
+            };
+            let old = Kernel::monotonic().saturating_sub(direct.begun) > 10 * BEAT.as_nanos() as u64;
+            if old && !there(direct.source, direct.client.socket) && !there(direct.destination, direct.server.socket) {
+                self.record(snapshot, flow, direct);
+                if let Some(record) = self.records.remove(&direct.client.socket) {
+                    record.lose();
+                }
+                if let Err(error) = self.kernel.forget_direct(&flow) {
+                    debug!(%error, "forget a direct connection");
+                }
+            }
+        }
+    }
+
+    /// Ends live connections that are forbidden.
+    fn sweep(&mut self, snapshot: &Snapshot) {
+        let mut lines = Lines::default();
+        let mut ended = 0;
+        for (flow, direct) in self.kernel.direct() {
+            let known = |cookie| self.pods.contains_key(&cookie);
+            if !self.settled && !(known(direct.source) && known(direct.destination)) {
+                continue;
+            }
+            self.record(snapshot, flow, direct);
+            let Some(record) = self.records.get_mut(&direct.client.socket) else { continue };
+            record.direct = direct;
+            if !record.is_ending() {
+                let Some(end) = record.forbidden(snapshot) else { continue };
+                record.end(&end);
+                ended += 1;
+            }
+            lines.destroy(&self.pods, &self.records[&direct.client.socket]);
+        }
+        if ended > 0 {
+            info!(ended, "direct connections that are no longer allowed");
+        }
+    }
+
+    /// Puts a connection on record that is not.
+    fn record(&mut self, snapshot: &Snapshot, flow: mesh_ebpf::FlowKey, direct: mesh_ebpf::Direct) {
+        let member = |cookie| self.pods.get(&cookie).map(|known: &Known| &known.member);
+        let pods = (member(direct.source), member(direct.destination));
+        let (connections, network) = (&self.connections, &self.config.network);
+        self.records
+            .entry(direct.client.socket)
+            .or_insert_with(|| Record::open(connections, snapshot, network, pods, flow, direct));
+    }
+
+    /// Has the hooks know what is wanted; says whether anything became narrower.
+    fn write(&mut self, wanted: &BTreeMap<VerdictKey, Verdict>) -> bool {
+        let known = |cookie| self.pods.contains_key(&cookie);
+        let ours = |key: &VerdictKey| self.settled || (known(key.source) && known(key.destination));
+        let now = self.in_force.iter().filter(|(key, _)| ours(key)).map(|(key, verdict)| (*key, *verdict)).collect();
+        let [narrower, wider, silent] = steps(&now, wanted);
+        let mut refused = None;
+        for (key, verdict) in &narrower {
+            if let Err(error) = self.set(*key, *verdict) {
+                refused = Some(error);
+                // No room for an exception: then there is no rule either.
+                let rest = VerdictKey { port: VerdictKey::OTHER_PORTS, ..*key };
+                if self.in_force.contains_key(&rest) && self.set(rest, Some(Verdict::RELAY)).is_err() {
+                    let _ = self.kernel.trust_verdicts(Duration::ZERO);
+                }
+            }
+        }
+        if refused.is_none() {
+            refused = wider.into_iter().chain(silent).find_map(|(key, verdict)| self.set(key, verdict).err());
+        }
+        if let Some(error) = refused {
+            warn!(error = mesh_net::causes::chain(&error), "verdicts for pods of this node; the agent carries the rest");
+        }
+        let direct = self.in_force.values().filter(|verdict| **verdict == Verdict::DIRECT).count();
+        self.figures.verdicts.store(direct as u64, Ordering::Relaxed);
+        self.trust();
+        !narrower.is_empty()
+    }
+
+    fn set(&mut self, key: VerdictKey, verdict: Option<Verdict>) -> Result<(), KernelError> {
+        self.kernel.set_verdict(key, verdict)?;
+        match verdict {
+            Some(verdict) => self.in_force.insert(key, verdict),
+            None => self.in_force.remove(&key),
+        };
+        Ok(())
+    }
+
+    /// Puts off the moment at which verdicts are too old.
+    fn trust(&self) {
+        if !self.settled {
+            return;
+        }
+        let age = if self.config.enabled { self.config.age } else { Duration::ZERO };
+        if let Err(error) = self.kernel.trust_verdicts(age) {
+            debug!(%error, "put off the end of verdicts");
+        }
+    }
+
+    fn read(&mut self, events: &mut Events) {
+        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        while let Some(Event { kind, flow, direct }) = events.next() {
+            self.record(&snapshot, flow, direct);
+            if kind != Event::CLOSED {
+                continue;
+            }
+            if let Some(record) = self.records.remove(&direct.client.socket) {
+                record.close(&direct);
+            }
+        }
+    }
+
+    fn beat(&mut self, events: &mut Events) {
+        if self.is_superseded() {
+            return;
+        }
+        let Some(snapshot) = self.snapshot.borrow().clone() else { return };
+        if !self.settled {
+            return;
+        }
+        self.trust();
+        let now = Instant::now();
+        let over: Vec<u64> = self
+            .pods
+            .iter()
+            .filter(|(_, known)| known.leaves.is_some_and(|at| at <= now))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        let mut lines = Lines::default();
+        for record in self.records.values() {
+            if over.contains(&record.direct.source) || over.contains(&record.direct.destination) {
+                record.end(&End::because("withdrawn", "the pod left the mesh and its deadline has passed"));
+                lines.destroy(&self.pods, record);
+            }
+        }
+        let (records, pods) = (&self.records, &mut self.pods);
+        pods.retain(|cookie, known| {
+            known.leaves.is_none()
+                || records.values().any(|record| record.direct.source == *cookie || record.direct.destination == *cookie)
+        });
+        let counts = self.kernel.same_node_counts();
+        self.figures.full.store(counts.full, Ordering::Relaxed);
+        self.figures.lost.store(counts.lost, Ordering::Relaxed);
+        if counts.lost != self.lost {
+            self.lost = counts.lost;
+            warn!(lost = counts.lost, "the kernel had no room to tell of direct connections");
+            self.read(events);
+            let there: Vec<u64> = self.kernel.direct().iter().map(|(_, direct)| direct.client.socket).collect();
+            self.read(events);
+            let gone: Vec<u64> = self.records.keys().filter(|id| !there.contains(id)).copied().collect();
+            gone.iter().filter_map(|id| self.records.remove(id)).for_each(Record::lose);
+            self.forget_gone(&snapshot);
+        }
+    }
+
+    /// Asks the kernel what live connections have carried.
+    fn measure(&mut self) {
+        if self.records.is_empty() {
+            return;
+        }
+        let current: HashMap<u64, mesh_ebpf::Direct> =
+            self.kernel.direct().into_iter().map(|(_, direct)| (direct.client.socket, direct)).collect();
+        let sockets = self.received();
+        for (id, record) in &mut self.records {
+            if let Some(direct) = current.get(id) {
+                record.direct = *direct;
+            }
+            let direct = &record.direct;
+            let of = |pod: u64, side: &mesh_ebpf::Side| {
+                let live = sockets.get(&pod).and_then(|sockets| sockets.get(&side.socket));
+                live.map_or(side.received.saturating_sub(1), |live| live.bytes)
+            };
+            record.count(of(direct.destination, &direct.server), of(direct.source, &direct.client));
+        }
+    }
+
+    /// What sockets of the pods with connections have received, by pod and socket.
+    fn received(&self) -> HashMap<u64, HashMap<u64, crate::netns::Received>> {
+        let direct = self.kernel.direct();
+        let cookies: std::collections::BTreeSet<u64> =
+            direct.iter().flat_map(|(_, direct)| [direct.source, direct.destination]).collect();
+        let asked = cookies.into_iter().filter_map(|cookie| {
+            let netns = &self.pods.get(&cookie)?.netns;
+            match Sockets::of(netns).and_then(|sockets| sockets.received()) {
+                Ok(sockets) => Some((cookie, sockets)),
+                Err(error) => {
+                    warn!(%error, netns_cookie = cookie, "ask for what a pod's connections have carried");
+                    None
+                }
+            }
+        });
+        asked.collect()
+    }
+
+    fn is_superseded(&mut self) -> bool {
+        if !self.superseded && self.kernel.is_another_agents() {
+            self.superseded = true;
+            // They are the other agent's to tell of.
+            self.records.drain().for_each(|(_, record)| record.leave());
+            self.pods.clear();
+        }
+        self.superseded
+    }
+}
+
+/// Lines to the kernel about the sockets of pods, opened when needed.
+#[derive(Default)]
+struct Lines(HashMap<u64, Option<Sockets>>);
+
+impl Lines {
+    /// Ends a connection: at the server's end, so that the client sees a reset, and then what is left of it.
+    fn destroy(&mut self, pods: &BTreeMap<u64, Known>, record: &Record) {
+        let (client, server) = ends(&record.flow);
+        let direct = &record.direct;
+        for (pod, socket, local, remote) in [
+            (direct.destination, direct.server.socket, server, client),
+            (direct.source, direct.client.socket, client, server),
+        ] {
+            if socket == 0 {
+                continue;
+            }
+            let line = self.0.entry(pod).or_insert_with(|| Sockets::of(&pods.get(&pod)?.netns).ok());
+            let Some(line) = line else { continue };
+            match line.destroy(socket, local, remote) {
+                Ok(_) => {}
+                Err(error) => warn!(%error, %client, %server, "end a direct connection"),
+            }
+        }
+    }
+}
+
+/// How often verdicts are confirmed.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long events are gathered.
+const GATHER: Duration = Duration::from_millis(5);
+/// Pods that come or go within this time are looked at together: each pair is.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// How long an agent that starts waits to be told of the pods that the kernel has.
+const SETTLING: Duration = Duration::from_secs(10);
