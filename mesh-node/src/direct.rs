@@ -216,7 +216,7 @@ impl Watcher {
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.turn(),
                 order = orders.recv() => match order {
-                    Some(order) => self.obey(order),
+                    Some(order) => self.obey(order, &mut events),
                     None => return,
                 },
                 ready = events.readable(), if self.settled && !self.superseded => {
@@ -234,7 +234,7 @@ impl Watcher {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Order, events: &mut Events) {
         match order {
             Order::Enrolled(pod) => {
                 let member = Member {
@@ -251,7 +251,10 @@ impl Watcher {
                 }
             }
             Order::Measure(reply) => {
-                self.measure();
+                if self.settled && !self.superseded {
+                    self.read(events);
+                    self.measure();
+                }
                 let _ = reply.send(());
                 return;
             }

@@ -100,7 +100,9 @@ impl Record {
 
     /// Takes what has been counted until here for counted by somebody else.
     pub fn begin_counting(&self) {
-        self.lives().for_each(|live| drop(live.take_unreported()));
+        self.lives().for_each(|live| {
+            let _ = live.take_unreported();
+        });
     }
 
     /// Writes its lines.
