@@ -60,7 +60,7 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
         return ALLOW;
     }
     let port = u16::from_be(field!(ctx.sock_addr, user_port) as u16);
-    if protocol == IPPROTO_TCP && at(&to).is_some_and(|there| is_direct(cookie, there, &to, port)) {
+    if at(&to).is_some_and(|there| is_direct(cookie, there, &to, port)) {
         unmark(ctx);
         return ALLOW;
     }

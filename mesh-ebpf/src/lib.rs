@@ -118,6 +118,8 @@ pub mod programs {
     pub const POD_SLOTS_BITS: u32 = 16;
     /// Global of [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_set_retval`.
     pub const SET_RETVAL: &str = "WEFT_SET_RETVAL";
+    /// Global of [`SOCK_OPS`]: 1 if the kernel has `bpf_skc_to_mptcp_sock`.
+    pub const TELLS_MPTCP: &str = "WEFT_TELLS_MPTCP";
 }
 
 /// Names under the pin directory.

@@ -20,7 +20,7 @@ use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE, MARK_MASK};
 
 use crate::{
     direct,
-    socket::{cookie, ends, key, mark, netns, set_mark, tell_of_close},
+    socket::{cookie, ends, is_multipath, key, mark, netns, set_mark, tell_of_close},
     state::{AGENT_SOCKETS, FLOWS, PODS, SETTINGS, at, is_direct},
 };
 
@@ -86,13 +86,15 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
-/// Whether the connection goes to another pod of this node without the agent. The source is an address of the pod's own
-/// that policy was asked about, and nobody has marked the socket: a multipath connection has the mark of its capture.
+/// Whether the connection goes to another pod of this node without the agent. Nobody has marked the socket since the
+/// connect hook; the source is an address of the pod's own that policy was asked about; and it is no multipath
+/// connection, which would not end with the socket.
 #[inline(always)]
 fn between(ctx: &SockOpsContext, key: &FlowKey, source: u64, destination: u64) -> bool {
     is_direct(source, destination, &key.remote, key.remote_port)
         && at(&key.local) == Some(source)
         && mark(ctx).is_some_and(|mark| mark & MARK_MASK == 0)
+        && !is_multipath(ctx)
         && direct::begin(ctx, key, source, destination)
 }
 

@@ -3,12 +3,12 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, SO_MARK, SOL_SOCKET},
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt, bpf_skc_to_mptcp_sock},
     programs::SockOpsContext,
 };
 use mesh_ebpf::{Address, FlowKey};
 
-use crate::state::{address6, either, field};
+use crate::state::{WEFT_TELLS_MPTCP, address6, either, field};
 
 #[inline(always)]
 pub(crate) fn netns(ctx: &SockOpsContext) -> u64 {
@@ -68,4 +68,18 @@ pub(crate) fn set_mark(ctx: &SockOpsContext, mut mark: u32) {
     let _ = unsafe {
         bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET as i32, SO_MARK as i32, (&raw mut mark).cast(), size_of::<u32>() as i32)
     };
+}
+
+/// Whether the socket is part of a multipath connection, as far as this kernel tells.
+#[inline(always)]
+pub(crate) fn is_multipath(ctx: &SockOpsContext) -> bool {
+    if WEFT_TELLS_MPTCP.load() == 0 {
+        return false;
+    }
+    // SAFETY: the context is the hook's own; `sk` is a pointer that the verifier knows as a socket or null. On a kernel
+    // without the helper the verifier never comes here.
+    unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
+    }
 }

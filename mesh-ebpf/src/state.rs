@@ -93,6 +93,10 @@ pub(crate) fn at(address: &Address) -> Option<u64> {
     unsafe { LOCAL.get(address) }.copied()
 }
 
+/// Whether the kernel has bpf_skc_to_mptcp_sock (5.19); set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static WEFT_TELLS_MPTCP: Global<u8> = Global::new(0);
+
 /// Chooses by the address family between addresses that have both been read. Reading them in two branches would let
 /// LLVM merge the reads into one with a computed offset, volatile or not, which the verifier refuses.
 #[inline(always)]
