@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         direct::Config {
             network: settings.network.as_str().into(),
             enabled: settings.same_node,
+            cgroup_root: settings.cgroup_root.clone(),
             age: settings.same_node_age,
             release: settings.release,
         },

@@ -16,13 +16,15 @@
 //!
 //! A thread of its own: an enrolment would hold a revocation up, and a revocation of a thousand connections the workers.
 
+pub mod trial;
 pub mod record;
 pub mod account;
 pub mod verdicts;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -52,6 +54,8 @@ pub struct Config {
     pub network: Arc<str>,
     /// Whether there shall be any; live ones of an agent before this one go on.
     pub enabled: bool,
+    /// The cgroup v2 folder below which all pods run.
+    pub cgroup_root: PathBuf,
     /// How long verdicts hold after this agent was last alive.
     pub age: Duration,
     /// How long the connections of a pod that left the mesh may go on.
@@ -82,6 +86,7 @@ enum Order {
 /// What metrics show.
 #[derive(Debug, Default)]
 struct Figures {
+    active: AtomicU64,
     verdicts: AtomicU64,
     lost: AtomicU64,
     full: AtomicU64,
@@ -94,7 +99,7 @@ impl DirectPath {
     /// # Errors
     /// The process may have no more threads or descriptors.
     pub fn start(
-        config: Config,
+        mut config: Config,
         kernel: Arc<Kernel>,
         telemetry: Telemetry,
         snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -103,7 +108,21 @@ impl DirectPath {
         let (orders, heard) = mpsc::unbounded_channel();
         let connections = Connections::new(telemetry.clone());
         let figures = Arc::new(Figures::default());
-        let in_force = kernel.verdicts().into_iter().collect();
+        let mut in_force: BTreeMap<VerdictKey, Verdict> = kernel.verdicts().into_iter().collect();
+        if kernel.trusted_until() <= Kernel::monotonic() {
+            // Too old. The trial must not give them a second life.
+            in_force.retain(|key, _| kernel.set_verdict(*key, None).is_err());
+        }
+        let mut events = {
+            let _context = runtime.enter();
+            kernel.events().map_err(io::Error::other)?
+        };
+        let mut unread = VecDeque::new();
+        if config.enabled && let Err(why) = trial::run(&kernel, &config.cgroup_root, &mut events, &mut unread) {
+            config.enabled = false;
+            warn!(why, "pods of this node talk through the agent: direct connections did not pass their trial");
+        }
+        figures.active.store(config.enabled.into(), Ordering::Relaxed);
         let watcher = Watcher {
             config,
             kernel,
@@ -118,10 +137,7 @@ impl DirectPath {
             superseded: false,
             due: None,
             lost: 0,
-        };
-        let events = {
-            let _context = runtime.enter();
-            watcher.kernel.events().map_err(io::Error::other)?
+            unread,
         };
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new().name("direct".to_owned()).spawn(move || {
@@ -157,9 +173,13 @@ impl Collector for DirectPath {
         for live in self.live() {
             self.telemetry.report_bytes(&live);
         }
-        let gauge = ConstGauge::new(i64::try_from(self.figures.verdicts.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-        let help = "Pairs of pods of this node, by family and port, that may talk without the agent";
-        gauge.encode(encoder.encode_descriptor("weft_same_node_verdicts", help, None, gauge.metric_type())?)?;
+        for (name, help, value) in [
+            ("weft_same_node_active", "Whether pods of this node may talk without the agent at all", &self.figures.active),
+            ("weft_same_node_verdicts", "Pairs of pods, by family and port, that may", &self.figures.verdicts),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
         for (name, help, count) in [
             ("weft_same_node_events_lost", "Ends of direct connections of which the kernel could not tell", &self.figures.lost),
             ("weft_same_node_full", "Connections that the agent carried for lack of room in the kernel", &self.figures.full),
@@ -191,6 +211,8 @@ struct Watcher {
     due: Option<Instant>,
     /// Of the events that were lost, how many have been seen to.
     lost: u64,
+    /// Events that came before those in the ring.
+    unread: VecDeque<Event>,
 }
 
 struct Known {
@@ -411,7 +433,7 @@ impl Watcher {
 
     fn read(&mut self, events: &mut Events) {
         let Some(snapshot) = self.snapshot.borrow().clone() else { return };
-        while let Some(Event { kind, flow, direct }) = events.next() {
+        while let Some(Event { kind, flow, direct }) = self.unread.pop_front().or_else(|| events.next()) {
             self.record(&snapshot, flow, direct);
             if kind != Event::CLOSED {
                 continue;

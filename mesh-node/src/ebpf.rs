@@ -298,6 +298,18 @@ impl Kernel {
         self.between.trust(age)
     }
 
+    /// Until when verdicts hold, by [`Kernel::monotonic`].
+    pub fn trusted_until(&self) -> u64 {
+        self.between.trusted_until()
+    }
+
+    /// As [`Kernel::trust_verdicts`], to a moment.
+    ///
+    /// # Errors  `Superseded`, and of the map.
+    pub fn trust_until(&self, until: u64) -> Result<(), KernelError> {
+        self.between.trust_until(until)
+    }
+
     /// Returns once no hook is at work with what the maps held before this call. Blocks, for tens of milliseconds.
     pub fn wait_for_hooks(&self) {
         sys::wait_for_hooks();

@@ -70,6 +70,17 @@ impl Netns {
         Self::open("/proc/thread-self/ns/net")
     }
 
+    /// Makes one, which is gone with the last clone of this value and the last socket in it.
+    ///
+    /// # Errors  `EPERM` without CAP_SYS_ADMIN.
+    pub fn fresh() -> io::Result<Self> {
+        let made = std::thread::Builder::new().spawn(|| {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            Self::current()
+        })?;
+        made.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")))
+    }
+
     /// Finds a namespace by its inode, among those that some process is in or that are mounted under `/run/netns`.
     /// For an agent that restarted and is asked to clean up after a pod that nobody told it of again.
     pub fn find(inode: u64, cookie: NetnsCookie) -> Option<Self> {
@@ -230,11 +241,7 @@ mod tests {
 
     /// A namespace of its own, made by a thread that ends.
     fn fresh() -> Option<Netns> {
-        let made = std::thread::spawn(|| {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-            Netns::current()
-        });
-        match made.join().unwrap() {
+        match Netns::fresh() {
             Ok(netns) => Some(netns),
             Err(error) => {
                 println!("skipped: a new network namespace: {error}");

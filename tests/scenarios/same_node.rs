@@ -502,5 +502,30 @@ fn a_setting_turns_it_off() -> Result<()> {
     world.until_verdicts(0)
 }
 
+#[test]
+fn an_agent_that_cannot_try_it_carries_everything_and_says_so() -> Result<()> {
+    needs!();
+    let mut world = World::open("same_node_untried")?;
+    world.until_verdicts(4)?;
+    let at = world.index();
+    world.mesh.agents[at].program.kill()?;
+    // No room for the cgroup of the trial's application.
+    let pods = world.mesh.world.run().cgroup().child(&world.mesh.world.node("a").pods_cgroup())?;
+    std::fs::write(pods.dir().join("cgroup.max.descendants"), "0")?;
+    world.mesh.agents[at] = world.mesh.start_agent("a")?;
+    for pod in [&world.web, &world.db] {
+        world.mesh.until_captured(pod)?;
+    }
+    world.until_verdicts(0)?;
+    ensure!(world.mesh.admin("a", "/metrics")?.contains("\nweft_same_node_active 0\n"));
+    ensure!(world.mesh.agent("a").program.log().contains("did not pass their trial"));
+    for to in world.db.everywhere(ECHO) {
+        assert_eq!(ask(&world.web, to), Answered);
+    }
+    world.mesh.agent("a").until_access(&["mutual_tls", "\"reason\":\"complete\"", "inbound"])?;
+    ensure!(world.rows("direct")?.is_empty());
+    Ok(())
+}
+
 const ECHO: u16 = 7000;
 const LATER: u16 = 7001;

@@ -62,8 +62,15 @@ impl Between {
     }
 
     pub(super) fn trust(&self, age: Duration) -> Result<(), KernelError> {
+        self.trust_until(if age.is_zero() { 0 } else { monotonic() + age.as_nanos() as u64 })
+    }
+
+    pub(super) fn trusted_until(&self) -> u64 {
+        locked(&self.same_node).get(&SameNode::AGENT, 0).map_or(0, |same_node| same_node.until)
+    }
+
+    pub(super) fn trust_until(&self, until: u64) -> Result<(), KernelError> {
         self.own()?;
-        let until = if age.is_zero() { 0 } else { monotonic() + age.as_nanos() as u64 };
         let same_node = SameNode { until, ..SameNode::default() };
         locked(&self.same_node).set(SameNode::AGENT, same_node, 0).map_err(failed("write", maps::SAME_NODE))
     }
