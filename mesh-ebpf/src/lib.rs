@@ -253,7 +253,8 @@ impl VerdictKey {
     pub const OTHER_PORTS: u16 = 0;
 }
 
-/// What becomes of a connection between two pods of this node. Without an entry: [`Verdict::RELAY`].
+/// What becomes of a connection between two pods of this node. Without an entry, and for [`HBONE_PORT`] whatever the entry:
+/// [`Verdict::RELAY`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict(pub u32);

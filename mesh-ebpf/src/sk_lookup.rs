@@ -6,9 +6,9 @@
 //! ```text
 //!   both ends loopback          -> the application
 //!   FLOWS: outbound             -> the agent's outbound listener
+//!   DIRECT, not open yet        -> the application
 //!   the pod is passing          -> the application
 //!   FLOWS: exempt, not :15008   -> the application
-//!   DIRECT, not open, not :15008 -> the application
 //!   else                        -> the agent's tunnel listener for :15008, its plaintext listener for the rest
 //!   that listener is missing    -> refused
 //! ```
@@ -48,11 +48,11 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     let kind = unsafe { FLOWS.get(&flow) }.map_or(0, |kind| kind.0);
     let kind = if kind == FlowKind::OUTBOUND.0 {
         ListenerKey::OUTBOUND
-    } else if is_passing(cookie) {
+    } else if arrives(cookie, &flow) || is_passing(cookie) {
         return sk_action::SK_PASS;
     } else if port == HBONE_PORT {
         ListenerKey::HBONE
-    } else if kind == FlowKind::EXEMPT.0 || arrives(cookie, &flow) {
+    } else if kind == FlowKind::EXEMPT.0 {
         return sk_action::SK_PASS;
     } else {
         ListenerKey::PLAINTEXT

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf, SockHash},
 };
 use mesh_ebpf::{
-    Address, Direct, FlowKey, FlowKind, ListenerKey, Plumbed, Pod, SameNode, Settings, Verdict, VerdictKey,
+    Address, Direct, FlowKey, FlowKind, HBONE_PORT, ListenerKey, Plumbed, Pod, SameNode, Settings, Verdict, VerdictKey,
 };
 
 /// 4,096 pods on a node: the kubelet's default is 110, the largest in use near 1,000.
@@ -43,7 +43,7 @@ pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(
 #[map]
 pub(crate) static PLUMBED: HashMap<u64, Plumbed> = HashMap::with_max_entries(PODS_MAX, 0);
 
-/// 360 pods that may all talk to each other, on both families; pairs that find no room are relayed. Memory only for
+/// 360 pods that may all talk to each other on both families; pairs that find no room are relayed. Memory only for
 /// entries that are there.
 #[map]
 pub(crate) static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
@@ -71,7 +71,11 @@ pub(crate) static WEFT_SET_RETVAL: Global<u8> = Global::new(0);
 pub(crate) fn is_direct(source: u64, destination: u64, to: &Address, port: u16) -> bool {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    if source == destination || !SAME_NODE.get(SameNode::AGENT).is_some_and(|same_node| now < same_node.until) {
+    // Tunnels to a pod are its agent's.
+    if source == destination
+        || port == HBONE_PORT
+        || !SAME_NODE.get(SameNode::AGENT).is_some_and(|same_node| now < same_node.until)
+    {
         return false;
     }
     // SAFETY: no reference into the map is kept.

@@ -21,7 +21,7 @@ pub mod record;
 pub mod account;
 pub mod verdicts;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ use crate::netns::{Netns, NetnsCookie, Sockets};
 use crate::pod::Pod;
 use crate::telemetry::Telemetry;
 use record::{Record, ends};
-use verdicts::{Member, steps, verdicts};
+use verdicts::{Basis, Member, steps, verdicts};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -108,17 +108,22 @@ impl DirectPath {
         let (orders, heard) = mpsc::unbounded_channel();
         let connections = Connections::new(telemetry.clone());
         let figures = Arc::new(Figures::default());
-        let mut in_force: BTreeMap<VerdictKey, Verdict> = kernel.verdicts().into_iter().collect();
-        if kernel.trusted_until() <= Kernel::monotonic() {
-            // Too old. The trial must not give them a second life.
-            in_force.retain(|key, _| kernel.set_verdict(*key, None).is_err());
+        let mut in_force = BTreeMap::<u64, BTreeMap<VerdictKey, Verdict>>::new();
+        // Those that are too old must not get a second life by the trial.
+        let old = kernel.trusted_until() <= Kernel::monotonic();
+        for (key, verdict) in kernel.verdicts() {
+            if !old || kernel.set_verdict(key, None).is_err() {
+                in_force.entry(key.destination).or_default().insert(key, verdict);
+            }
         }
         let mut events = {
             let _context = runtime.enter();
             kernel.events().map_err(io::Error::other)?
         };
         let mut unread = VecDeque::new();
-        if config.enabled && let Err(why) = trial::run(&kernel, &config.cgroup_root, &mut events, &mut unread) {
+        if config.enabled
+            && let Err(why) = trial::run(&kernel, &config.cgroup_root, &mut events, &mut unread)
+        {
             config.enabled = false;
             warn!(why, "pods of this node talk through the agent: direct connections did not pass their trial");
         }
@@ -130,13 +135,16 @@ impl DirectPath {
             snapshot,
             pods: BTreeMap::new(),
             records: HashMap::new(),
+            generation: 0,
             in_force,
+            bases: HashMap::new(),
             figures: figures.clone(),
             begun: Instant::now(),
             settled: false,
             superseded: false,
             due: None,
             lost: 0,
+            strayed: HashSet::new(),
             unread,
         };
         let (ended, end) = oneshot::channel();
@@ -174,15 +182,27 @@ impl Collector for DirectPath {
             self.telemetry.report_bytes(&live);
         }
         for (name, help, value) in [
-            ("weft_same_node_active", "Whether pods of this node may talk without the agent at all", &self.figures.active),
+            (
+                "weft_same_node_active",
+                "Whether pods of this node may talk without the agent at all",
+                &self.figures.active,
+            ),
             ("weft_same_node_verdicts", "Pairs of pods, by family and port, that may", &self.figures.verdicts),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         for (name, help, count) in [
-            ("weft_same_node_events_lost", "Ends of direct connections of which the kernel could not tell", &self.figures.lost),
-            ("weft_same_node_full", "Connections that the agent carried for lack of room in the kernel", &self.figures.full),
+            (
+                "weft_same_node_events_lost",
+                "Ends of direct connections of which the kernel could not tell",
+                &self.figures.lost,
+            ),
+            (
+                "weft_same_node_full",
+                "Connections that the agent carried for lack of room in the kernel",
+                &self.figures.full,
+            ),
         ] {
             let counter = ConstCounter::new(count.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -200,8 +220,12 @@ struct Watcher {
     pods: BTreeMap<u64, Known>,
     /// By the cookie of the client's socket.
     records: HashMap<u64, Record>,
-    /// What the hooks have.
-    in_force: BTreeMap<VerdictKey, Verdict>,
+    /// Counts changes of `pods`.
+    generation: u64,
+    /// What the hooks have, by destination.
+    in_force: BTreeMap<u64, BTreeMap<VerdictKey, Verdict>>,
+    /// What that was found from.
+    bases: HashMap<u64, Basis>,
     figures: Arc<Figures>,
     begun: Instant,
     /// Every pod that the kernel has is known, or nobody will tell of it any more.
@@ -211,6 +235,8 @@ struct Watcher {
     due: Option<Instant>,
     /// Of the events that were lost, how many have been seen to.
     lost: u64,
+    /// Sources and destinations between which direct connections do not arrive.
+    strayed: HashSet<(u64, u64)>,
     /// Events that came before those in the ring.
     unread: VecDeque<Event>,
 }
@@ -265,6 +291,7 @@ impl Watcher {
                     identity: pod.identity.clone(),
                     addresses: pod.addresses.clone(),
                 };
+                self.strayed.retain(|(source, destination)| *source != pod.cookie.0 && *destination != pod.cookie.0);
                 self.pods.insert(pod.cookie.0, Known { member, netns: pod.netns.clone(), leaves: None });
             }
             Order::Released(cookie) => {
@@ -281,6 +308,7 @@ impl Watcher {
                 return;
             }
         }
+        self.generation += 1;
         self.due.get_or_insert_with(|| Instant::now() + TOGETHER);
     }
 
@@ -293,11 +321,7 @@ impl Watcher {
         }
         self.settle(&snapshot);
         self.sweep(&snapshot);
-        let members: Vec<Member> =
-            self.pods.values().filter(|known| known.leaves.is_none()).map(|known| known.member.clone()).collect();
-        let wanted =
-            if self.config.enabled { verdicts(&snapshot, &self.config.network, &members) } else { BTreeMap::new() };
-        if self.write(&wanted) {
+        if self.write(&snapshot) {
             self.kernel.wait_for_hooks();
             self.sweep(&snapshot);
         }
@@ -314,6 +338,7 @@ impl Watcher {
             return;
         }
         self.settled = true;
+        self.generation += 1;
         self.forget_gone(snapshot);
         self.figures.full.store(self.kernel.same_node_counts().full, Ordering::Relaxed);
         let before = self.kernel.direct();
@@ -382,19 +407,43 @@ impl Watcher {
             .or_insert_with(|| Record::open(connections, snapshot, network, pods, flow, direct));
     }
 
-    /// Has the hooks know what is wanted; says whether anything became narrower.
-    fn write(&mut self, wanted: &BTreeMap<VerdictKey, Verdict>) -> bool {
+    /// Has the hooks know what is allowed; says whether anything became narrower.
+    fn write(&mut self, snapshot: &Snapshot) -> bool {
+        let present = self.pods.values().filter(|known| known.leaves.is_none() && self.config.enabled);
+        let members: Vec<Member> = present.map(|known| known.member.clone()).collect();
+        let mut wanted = BTreeMap::new();
+        for member in &members {
+            let basis = Basis::of(snapshot, &self.config.network, &members, self.generation, member);
+            if self.bases.get(&member.cookie) != Some(&basis) {
+                let mut found = verdicts(snapshot, &self.config.network, &members, member);
+                found.retain(|key, _| !self.strayed.contains(&(key.source, key.destination)));
+                wanted.insert(member.cookie, found);
+                self.bases.insert(member.cookie, basis);
+            }
+        }
+        // Nobody may go to those that are not there any more.
+        let gone = self.in_force.keys().filter(|cookie| members.iter().all(|member| member.cookie != **cookie));
+        wanted.extend(gone.map(|cookie| (*cookie, BTreeMap::new())));
+
         let known = |cookie| self.pods.contains_key(&cookie);
         let ours = |key: &VerdictKey| self.settled || (known(key.source) && known(key.destination));
-        let now = self.in_force.iter().filter(|(key, _)| ours(key)).map(|(key, verdict)| (*key, *verdict)).collect();
-        let [narrower, wider, silent] = steps(&now, wanted);
+        let (mut narrower, mut wider, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+        for (cookie, wanted) in &wanted {
+            let now = self.in_force.get(cookie).into_iter().flatten().filter(|(key, _)| ours(key));
+            let [first, second, third] = steps(&now.map(|(key, verdict)| (*key, *verdict)).collect(), wanted);
+            narrower.extend(first);
+            wider.extend(second);
+            silent.extend(third);
+        }
+        let narrowed = !narrower.is_empty();
         let mut refused = None;
-        for (key, verdict) in &narrower {
-            if let Err(error) = self.set(*key, *verdict) {
+        for (key, verdict) in narrower {
+            if let Err(error) = self.set(key, verdict) {
                 refused = Some(error);
                 // No room for an exception: then there is no rule either.
-                let rest = VerdictKey { port: VerdictKey::OTHER_PORTS, ..*key };
-                if self.in_force.contains_key(&rest) && self.set(rest, Some(Verdict::RELAY)).is_err() {
+                let rest = VerdictKey { port: VerdictKey::OTHER_PORTS, ..key };
+                let ruled = self.in_force.get(&key.destination).is_some_and(|all| all.contains_key(&rest));
+                if ruled && self.set(rest, Some(Verdict::RELAY)).is_err() {
                     let _ = self.kernel.trust_verdicts(Duration::ZERO);
                 }
             }
@@ -403,20 +452,29 @@ impl Watcher {
             refused = wider.into_iter().chain(silent).find_map(|(key, verdict)| self.set(key, verdict).err());
         }
         if let Some(error) = refused {
-            warn!(error = mesh_net::causes::chain(&error), "verdicts for pods of this node; the agent carries the rest");
+            self.bases.clear();
+            warn!(
+                error = mesh_net::causes::chain(&error),
+                "verdicts for pods of this node; the agent carries the rest"
+            );
         }
-        let direct = self.in_force.values().filter(|verdict| **verdict == Verdict::DIRECT).count();
-        self.figures.verdicts.store(direct as u64, Ordering::Relaxed);
+        self.bases.retain(|cookie, _| members.iter().any(|member| member.cookie == *cookie));
+        let direct = self.in_force.values().flat_map(BTreeMap::values).filter(|verdict| **verdict == Verdict::DIRECT);
+        self.figures.verdicts.store(direct.count() as u64, Ordering::Relaxed);
         self.trust();
-        !narrower.is_empty()
+        narrowed
     }
 
     fn set(&mut self, key: VerdictKey, verdict: Option<Verdict>) -> Result<(), KernelError> {
         self.kernel.set_verdict(key, verdict)?;
+        let to = self.in_force.entry(key.destination).or_default();
         match verdict {
-            Some(verdict) => self.in_force.insert(key, verdict),
-            None => self.in_force.remove(&key),
+            Some(verdict) => to.insert(key, verdict),
+            None => to.remove(&key),
         };
+        if to.is_empty() {
+            self.in_force.remove(&key.destination);
+        }
         Ok(())
     }
 
@@ -433,14 +491,32 @@ impl Watcher {
 
     fn read(&mut self, events: &mut Events) {
         let Some(snapshot) = self.snapshot.borrow().clone() else { return };
-        while let Some(Event { kind, flow, direct }) = self.unread.pop_front().or_else(|| events.next()) {
+        // Two readers would take events from each other: the other agent has begun to read a trial's time after it loaded.
+        while !self.kernel.is_another_agents() {
+            let Some(event) = self.unread.pop_front().or_else(|| events.next()) else { return };
+            let Event { kind, flow, direct } = event;
             self.record(&snapshot, flow, direct);
             if kind != Event::CLOSED {
                 continue;
             }
             if let Some(record) = self.records.remove(&direct.client.socket) {
+                if direct.opened == 0 && direct.arrived == 0 && !record.is_ending() {
+                    self.stray(direct.source, direct.destination);
+                }
                 record.close(&direct);
             }
+        }
+    }
+
+    /// Has the agent carry what a pod asks of another from here on: its SYN has left the one and not come to the other as it
+    /// was. Something between them drops it or rewrites it, or somebody else has the address.
+    fn stray(&mut self, source: u64, destination: u64) {
+        if self.strayed.insert((source, destination)) {
+            let name = |cookie| self.pods.get(&cookie).map(|known| known.member.workload.to_string());
+            let (source, destination) = (name(source), name(destination));
+            warn!(source, destination, "direct connections do not arrive between two pods; the agent carries them");
+            self.generation += 1;
+            self.due.get_or_insert_with(Instant::now);
         }
     }
 
@@ -470,7 +546,9 @@ impl Watcher {
         let (records, pods) = (&self.records, &mut self.pods);
         pods.retain(|cookie, known| {
             known.leaves.is_none()
-                || records.values().any(|record| record.direct.source == *cookie || record.direct.destination == *cookie)
+                || records
+                    .values()
+                    .any(|record| record.direct.source == *cookie || record.direct.destination == *cookie)
         });
         let counts = self.kernel.same_node_counts();
         self.figures.full.store(counts.full, Ordering::Relaxed);

@@ -23,8 +23,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-pub use established::{Established, Received, Sockets};
 pub(crate) use established::can_destroy;
+pub use established::{Established, Received, Sockets};
 
 /// Number of a network namespace, unique until the machine reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

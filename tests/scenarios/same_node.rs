@@ -201,7 +201,10 @@ fn a_deny_ends_a_thousand_and_no_other() -> Result<()> {
     let mut ended: Vec<Duration> = resets(doomed, PATIENCE)?.into_iter().map(|at| at - written).collect();
     ended.sort();
     ensure!(ended.len() == 1000, "{} of 1000 were reset", ended.len());
-    println!("figure: 1000 direct connections reset after a DENY was written: {:?} (p50), {:?} (last)", ended[500], ended[999]);
+    println!(
+        "figure: 1000 direct connections reset after a DENY was written: {:?} (p50), {:?} (last)",
+        ended[500], ended[999]
+    );
     // As in revocation.rs; the file's way to the agent included.
     let promised = if cfg!(debug_assertions) { Duration::from_millis(1500) } else { Duration::from_millis(500) };
     ensure!(ended[999] <= promised, "{:?}", ended[999]);
@@ -456,9 +459,10 @@ fn no_connection_slips_past_a_policy_that_comes_while_it_is_made() -> Result<()>
         mesh.settle()?;
         world.until_verdicts(4)?;
     }
-    let plain = mesh.agent("a").accesses().into_iter().filter(|line| {
-        line["direction"] == "inbound" && line["security"] == "none" && line["dst.workload"] == "db"
-    });
+    let plain =
+        mesh.agent("a").accesses().into_iter().filter(|line| {
+            line["direction"] == "inbound" && line["security"] == "none" && line["dst.workload"] == "db"
+        });
     assert_eq!(plain.count(), 0, "none came as plaintext, past what policy says of its identity");
     Ok(())
 }
@@ -479,13 +483,32 @@ fn who_asks_for_encryption_gets_the_relay() -> Result<()> {
     world.until_verdicts(2)?;
     for to in db.everywhere(ECHO) {
         let _live = hold(web, to)?;
-        let rows = until("both ends to be carried", PATIENCE, || {
-            world.rows("carried").ok().filter(|rows| rows.len() == 2)
-        })?;
+        let rows =
+            until("both ends to be carried", PATIENCE, || world.rows("carried").ok().filter(|rows| rows.len() == 2))?;
         ensure!(rows.iter().all(|row| row["security"] == "mutual_tls"), "{rows:#?}");
         drop(_live);
         until("both ends to be gone", PATIENCE, || world.rows("carried").ok()?.is_empty().then_some(()))?;
     }
+    Ok(())
+}
+
+#[test]
+fn where_the_node_drops_what_is_direct_the_relay_serves() -> Result<()> {
+    needs!();
+    let world = World::open("same_node_dropped")?;
+    let World { mesh, web, db, .. } = &world;
+    world.until_verdicts(4)?;
+    // As a firewall would that lets tunnels through and nothing else.
+    let rule = format!("rule add to {} ipproto tcp dport {ECHO} blackhole", db.v4);
+    mesh.world.node("a").netns().ip(&rule)?;
+    let first = web.sockets().dial_within(db.at(ECHO), Duration::from_secs(1));
+    ensure!(first.is_err(), "{first:?}");
+    mesh.agent("a").until_access(&["connect_timeout", "kernel_attested", "inbound"])?;
+    world.until_verdicts(2)?;
+    for to in db.everywhere(ECHO) {
+        assert_eq!(ask(web, to), Answered);
+    }
+    mesh.agent("a").until_access(&["\"reason\":\"complete\"", "mutual_tls", "inbound"])?;
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use prost::Message;
 use thiserror::Error;
 
 use super::{
-    Address, ENCRYPT_ALWAYS_EXTENSION, ENCRYPT_ALWAYS_TYPE, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE, extensions,
-    workload as wire,
+    Address, ENCRYPT_ALWAYS_EXTENSION, ENCRYPT_ALWAYS_TYPE, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE,
+    extensions, workload as wire,
 };
 use crate::addr::NetworkAddress;
 use crate::identity::{InvalidSpiffeId, SpiffeId};
@@ -182,7 +182,10 @@ impl From<&Workload> for wire::Workload {
                 false => wire::NetworkMode::Standard,
                 true => wire::NetworkMode::HostNetwork,
             } as i32,
-            extensions: plaintext_extension(&w.plaintext).into_iter().chain(encrypt_extension(w.encrypt_always)).collect(),
+            extensions: plaintext_extension(&w.plaintext)
+                .into_iter()
+                .chain(encrypt_extension(w.encrypt_always))
+                .collect(),
             capacity: (w.capacity != 1).then_some(w.capacity),
         }
     }

@@ -201,7 +201,13 @@ impl Cluster {
         if **says != *"always" {
             let object = ObjectKey { kind, namespace: name.namespace.clone(), name: name.name.clone() };
             let why = format!("{says:?} is not known and taken for \"always\"");
-            built.finding(Severity::Warning, Code::FailsClosed, object, Some(format!("metadata.annotations[{ENCRYPT}]")), why);
+            built.finding(
+                Severity::Warning,
+                Code::FailsClosed,
+                object,
+                Some(format!("metadata.annotations[{ENCRYPT}]")),
+                why,
+            );
         }
         true
     }

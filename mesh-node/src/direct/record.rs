@@ -49,7 +49,8 @@ impl Record {
         inbound.destination = workload(destination, target);
         inbound.destination_identity = destination.map(|member| member.identity.clone());
         inbound.target = Some(PodAddr::new(target));
-        let outbound = Facts { direction: Direction::Outbound, pod: Some(NetnsCookie(direct.source)), ..inbound.clone() };
+        let outbound =
+            Facts { direction: Direction::Outbound, pod: Some(NetnsCookie(direct.source)), ..inbound.clone() };
         inbound.pod = Some(NetnsCookie(direct.destination));
         if let Some(destination) = &inbound.destination {
             inbound.service = service::asked(snapshot, destination, target.port(), None);
@@ -77,7 +78,10 @@ impl Record {
         }
         let workload = snapshot.workload(&facts.destination.as_ref()?.uid)?;
         if workload.encrypt_always {
-            return Some(End::because("encryption_required", "the destination asks for encryption within the node too"));
+            return Some(End::because(
+                "encryption_required",
+                "the destination asks for encryption within the node too",
+            ));
         }
         let waypoint = workload.waypoint.is_some();
         waypoint.then(|| End::because("waypoint_required", "the destination has a waypoint, past which this would go"))

@@ -28,56 +28,93 @@ pub struct Member {
 /// every other pod and both families.
 const PORTS: usize = 64;
 
-/// What becomes of connections between each two of `pods`, which are all on a node of `network`. Ports that no entry
-/// names have that of [`VerdictKey::OTHER_PORTS`]; a pair without that one is left to the agent.
-pub fn verdicts(snapshot: &Snapshot, network: &Arc<str>, pods: &[Member]) -> BTreeMap<VerdictKey, Verdict> {
+/// What becomes of connections from each of `pods` to one of them, on a node of `network`. Ports that no entry names have that
+/// of [`VerdictKey::OTHER_PORTS`]; a pair without that one is left to the agent.
+pub fn verdicts(
+    snapshot: &Snapshot,
+    network: &Arc<str>,
+    pods: &[Member],
+    destination: &Member,
+) -> BTreeMap<VerdictKey, Verdict> {
     let mut all = BTreeMap::new();
-    for destination in pods {
-        let Some(workload) = takes_direct(snapshot, network, destination) else { continue };
-        let policies: Vec<&Policy> = snapshot.policies_for(workload).collect();
-        if policies.iter().any(|policy| policy.dry_run || policy.action == Action::Audit) {
-            // What they have to say of a connection is recorded by the agent.
+    let Some(workload) = takes_direct(snapshot, network, destination) else { return all };
+    let policies: Vec<&Policy> = snapshot.policies_for(workload).collect();
+    if policies.iter().any(|policy| policy.dry_run || policy.action == Action::Audit) {
+        // What they have to say of a connection is recorded by the agent.
+        return all;
+    }
+    let Some(ports) = named_ports(workload, &policies) else { return all };
+    let Some(unnamed) = (1..=u16::MAX).find(|port| *port != HBONE_PORT && !ports.contains(port)) else { return all };
+    for source in pods {
+        if source.cookie == destination.cookie || snapshot.workload(&source.workload).is_none() {
             continue;
         }
-        let Some(ports) = named_ports(workload, &policies) else { continue };
-        let Some(unnamed) = (1..=u16::MAX).find(|port| !ports.contains(port)) else { continue };
-        for source in pods {
-            if source.cookie == destination.cookie || snapshot.workload(&source.workload).is_none() {
-                continue;
+        for family in [4, 6] {
+            let asked = |port| {
+                let allowed = workload.tunnels(port)
+                    && every(source, destination, family, |source_ip, destination_ip| {
+                        let connection = Connection {
+                            source: Some(&source.identity),
+                            source_ip,
+                            destination_ip,
+                            destination_port: port,
+                            from_node: false,
+                        };
+                        evaluate(policies.iter().copied(), &connection).verdict.is_ok()
+                    });
+                if allowed { Verdict::DIRECT } else { Verdict::RELAY }
+            };
+            let key = |port| {
+                let (source, destination) = (source.cookie, destination.cookie);
+                VerdictKey { source, destination, port, family, pad: 0 }
+            };
+            let rest = asked(unnamed);
+            if rest == Verdict::DIRECT {
+                all.insert(key(VerdictKey::OTHER_PORTS), rest);
             }
-            for family in [4, 6] {
-                let asked = |port| {
-                    let allowed = workload.tunnels(port)
-                        && port != HBONE_PORT
-                        && every(source, destination, family, |source_ip, destination_ip| {
-                            let connection = Connection {
-                                source: Some(&source.identity),
-                                source_ip,
-                                destination_ip,
-                                destination_port: port,
-                                from_node: false,
-                            };
-                            evaluate(policies.iter().copied(), &connection).verdict.is_ok()
-                        });
-                    if allowed { Verdict::DIRECT } else { Verdict::RELAY }
-                };
-                let key = |port| VerdictKey {
-                    source: source.cookie,
-                    destination: destination.cookie,
-                    port,
-                    family,
-                    pad: 0,
-                };
-                let rest = asked(unnamed);
-                if rest == Verdict::DIRECT {
-                    all.insert(key(VerdictKey::OTHER_PORTS), rest);
-                }
-                let special = ports.iter().map(|port| (*port, asked(*port))).filter(|(_, verdict)| *verdict != rest);
-                all.extend(special.map(|(port, verdict)| (key(port), verdict)));
-            }
+            let special = ports.iter().map(|port| (*port, asked(*port))).filter(|(_, verdict)| *verdict != rest);
+            all.extend(special.map(|(port, verdict)| (key(port), verdict)));
         }
     }
     all
+}
+
+/// All that [`verdicts`] to one pod depend on: as long as it is the same, so are they. Most of what the control plane says is
+/// of pods elsewhere.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    workload: Option<Arc<Workload>>,
+    policies: Vec<Arc<Policy>>,
+    /// Sources that the control plane has told of.
+    sources: Vec<u64>,
+    /// Changes with any of the pods.
+    generation: u64,
+}
+
+impl Basis {
+    pub fn of(snapshot: &Snapshot, network: &Arc<str>, pods: &[Member], generation: u64, destination: &Member) -> Self {
+        let workload = takes_direct(snapshot, network, destination).cloned();
+        let policies = workload.iter().flat_map(|workload| snapshot.policies_for(workload));
+        let policies = policies.filter_map(|policy| snapshot.policy(&policy.key).cloned()).collect();
+        let known = pods.iter().filter(|pod| snapshot.workload(&pod.workload).is_some());
+        Self { sources: known.map(|pod| pod.cookie).collect(), workload, policies, generation }
+    }
+}
+
+impl PartialEq for Basis {
+    /// A snapshot shares what did not change with the one before it.
+    fn eq(&self, other: &Self) -> bool {
+        let workloads = match (&self.workload, &other.workload) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        let mut pairs = self.policies.iter().zip(&other.policies);
+        workloads
+            && self.generation == other.generation
+            && self.sources == other.sources
+            && self.policies.len() == other.policies.len()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
+    }
 }
 
 /// The pod's workload, if the agent's own route to it were its address and nothing but a tunnel.
@@ -85,7 +122,8 @@ pub fn takes_direct<'a>(snapshot: &'a Snapshot, network: &Arc<str>, pod: &Member
     let workload = snapshot.workload(&pod.workload)?;
     let found_at = |ip: &IpAddr| {
         let address = NetworkAddress::new(network.clone(), *ip);
-        snapshot.service_at(&address).is_none() && snapshot.workload_at(&address).is_some_and(|at| at.uid == workload.uid)
+        snapshot.service_at(&address).is_none()
+            && snapshot.workload_at(&address).is_some_and(|at| at.uid == workload.uid)
     };
     let plain = workload.identity == pod.identity
         && workload.waypoint.is_none()
@@ -108,7 +146,6 @@ fn named_ports(workload: &Workload, policies: &[&Policy]) -> Option<BTreeSet<u16
         .chain(&workload.plaintext.except)
         .copied()
         .collect();
-    ports.insert(HBONE_PORT);
     // No connection has it, and its entry is that of all others.
     ports.remove(&VerdictKey::OTHER_PORTS);
     (ports.len() <= PORTS).then_some(ports)
@@ -143,6 +180,9 @@ pub fn steps(
 
 /// What the hooks make of it.
 pub fn effective(verdicts: &BTreeMap<VerdictKey, Verdict>, key: &VerdictKey) -> Verdict {
+    if key.port == HBONE_PORT {
+        return Verdict::RELAY;
+    }
     let rest = VerdictKey { port: VerdictKey::OTHER_PORTS, ..*key };
     verdicts.get(key).or_else(|| verdicts.get(&rest)).copied().unwrap_or(Verdict::RELAY)
 }

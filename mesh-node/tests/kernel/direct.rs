@@ -96,7 +96,10 @@ fn a_verdict_makes_the_connection_ordinary_and_its_books_are_kept() {
         drop(accepted);
         until("the entry to go", || only(&world).is_none());
         let opened = events.next().unwrap();
-        assert_eq!((opened.kind, opened.flow, opened.direct.client.socket), (Event::OPENED, flow, direct.client.socket));
+        assert_eq!(
+            (opened.kind, opened.flow, opened.direct.client.socket),
+            (Event::OPENED, flow, direct.client.socket)
+        );
         let closed = events.next().unwrap();
         assert_eq!((closed.kind, closed.flow), (Event::CLOSED, flow));
         assert_eq!(mesh_node::direct::account::bytes(&closed.direct), (8, 2));

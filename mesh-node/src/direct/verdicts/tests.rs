@@ -46,7 +46,8 @@ impl World {
     }
 
     fn verdicts(&self) -> BTreeMap<VerdictKey, Verdict> {
-        verdicts(&self.snapshot, &network(), &self.pods)
+        let to = |destination| verdicts(&self.snapshot, &network(), &self.pods, destination);
+        self.pods.iter().flat_map(to).collect()
     }
 
     /// Who reaches db directly, by whom, family and port.
@@ -148,10 +149,38 @@ fn without_policies_all_talk_to_all_and_nobody_to_itself() {
     let verdicts = World::new(Vec::new()).verdicts();
     let rest = verdicts.iter().filter(|(key, _)| key.port == VerdictKey::OTHER_PORTS);
     assert_eq!(rest.filter(|(key, verdict)| key.source != key.destination && **verdict == Verdict::DIRECT).count(), 12);
-    // Tunnels to a pod are the agent's.
-    let tunnels = verdicts.iter().filter(|(key, _)| key.port == HBONE_PORT);
-    assert_eq!(tunnels.filter(|(_, verdict)| **verdict == Verdict::RELAY).count(), 12);
-    assert_eq!(verdicts.len(), 24, "{verdicts:#?}");
+    assert_eq!(verdicts.len(), 12, "{verdicts:#?}");
+    let tunnel = VerdictKey { source: WEB, destination: DB, port: HBONE_PORT, family: 4, pad: 0 };
+    assert_eq!(effective(&verdicts, &tunnel), Verdict::RELAY, "tunnels to a pod are the agent's");
+}
+
+#[test]
+fn only_what_a_verdict_depends_on_makes_it_be_asked_again() {
+    let mut world = World::new(vec![policy(Action::Allow, Match { namespaces: exact("shop"), ..Match::default() })]);
+    let basis = |world: &World| Basis::of(&world.snapshot, &network(), &world.pods, 1, &world.pods[1]);
+    let before = basis(&world);
+    world.snapshot.upsert_workload(workload("elsewhere", "10.0.2.1"));
+    world
+        .snapshot
+        .upsert_policy(Policy { scope: Scope::WorkloadSelector, ..named("other", Action::Deny, Match::default()) });
+    assert_eq!(before, basis(&world));
+    let changes: [&dyn Fn(&mut World); 5] = [
+        &|world| world.db(|db| db.encrypt_always = true),
+        &|world| world.db(|_| {}),
+        &|world| world.snapshot.upsert_policy(policy(Action::Allow, Match::default())),
+        &|world| {
+            world
+                .snapshot
+                .upsert_policy(Policy { scope: Scope::Global, ..named("all", Action::Deny, Match::default()) })
+        },
+        &|world| drop(world.snapshot.remove_workload(&world.pods[0].workload.clone())),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut other = World { snapshot: world.snapshot.clone(), pods: world.pods.clone() };
+        change(&mut other);
+        assert_ne!(before, basis(&other), "change {number}");
+    }
+    assert_ne!(before, Basis::of(&world.snapshot, &network(), &world.pods, 2, &world.pods[1]));
 }
 
 #[test]
@@ -224,7 +253,10 @@ fn no_step_lets_in_what_neither_end_lets_in() {
         vec![],
         vec![policy(Action::Deny, Match { destination_ports: vec![5432], ..Match::default() })],
         vec![policy(Action::Allow, Match { destination_ports: vec![5432], ..Match::default() })],
-        vec![policy(Action::Allow, Match { namespaces: exact("shop"), destination_ports: vec![80], ..Match::default() })],
+        vec![policy(
+            Action::Allow,
+            Match { namespaces: exact("shop"), destination_ports: vec![80], ..Match::default() },
+        )],
         vec![policy(Action::Deny, Match::default())],
         vec![named("q", Action::Deny, Match { not_destination_ports: vec![80, 443], ..Match::default() })],
     ];
