@@ -379,7 +379,7 @@ impl Watcher {
         let mut ended = 0;
         for (flow, direct) in self.kernel.direct() {
             let known = |cookie| self.pods.contains_key(&cookie);
-            if !self.settled && !(known(direct.source) && known(direct.destination)) {
+            if !(self.settled || known(direct.source) && known(direct.destination)) {
                 continue;
             }
             self.record(snapshot, flow, direct);
@@ -493,7 +493,7 @@ impl Watcher {
         let Some(snapshot) = self.snapshot.borrow().clone() else { return };
         // Two readers would take events from each other: the other agent has begun to read a trial's time after it loaded.
         while !self.kernel.is_another_agents() {
-            let Some(event) = self.unread.pop_front().or_else(|| events.next()) else { return };
+            let Some(event) = self.unread.pop_front().or_else(|| events.take()) else { return };
             let Event { kind, flow, direct } = event;
             self.record(&snapshot, flow, direct);
             if kind != Event::CLOSED {

@@ -60,7 +60,7 @@ pub fn run(
     }
     let ours = |event: &Event| event.direct.source == from.cookie().0;
     let mut closed = Vec::new();
-    while let Some(event) = events.next() {
+    while let Some(event) = events.take() {
         match ours(&event) {
             true if event.kind == Event::CLOSED => closed.push(event),
             true => {}

@@ -130,7 +130,7 @@ impl Events {
     }
 
     /// The oldest that has not been read.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         let item = self.0.get_mut().next()?;
         sys::event(&item)
     }

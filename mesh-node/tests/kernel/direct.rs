@@ -95,15 +95,15 @@ fn a_verdict_makes_the_connection_ordinary_and_its_books_are_kept() {
         assert_eq!(received(world.second(), direct.server.socket), 8, "a FIN is no byte");
         drop(accepted);
         until("the entry to go", || only(&world).is_none());
-        let opened = events.next().unwrap();
+        let opened = events.take().unwrap();
         assert_eq!(
             (opened.kind, opened.flow, opened.direct.client.socket),
             (Event::OPENED, flow, direct.client.socket)
         );
-        let closed = events.next().unwrap();
+        let closed = events.take().unwrap();
         assert_eq!((closed.kind, closed.flow), (Event::CLOSED, flow));
         assert_eq!(mesh_node::direct::account::bytes(&closed.direct), (8, 2));
-        assert!(events.next().is_none());
+        assert!(events.take().is_none());
     }
 }
 
