@@ -22,6 +22,7 @@ use mesh_ebpf::{LOOP_MARK, LOOP_MASK, LOOP_PRIORITY, LOOP_TABLE, Plumbed};
 use rtnetlink::{
     Handle, IpVersion, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::AddressHeaderFlags,
         route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
@@ -148,11 +149,9 @@ pub fn unplumb(netns: &Netns, before: &Plumbed) -> Result<(), PlumbingError> {
 /// # Errors  Of the kernel.
 pub fn join(one: &Netns, other: &Netns, addresses: &[[IpAddr; 2]]) -> Result<(), PlumbingError> {
     for netns in [one, other] {
-        // Else an address of IPv6 takes a second to be usable; and the host's defaults may allow none.
-        for name in ["accept_dad", "disable_ipv6"] {
-            let done = netns.enter(|| fs::write(path(&format!("net.ipv6.conf.default.{name}")), "0"));
-            let _ = done.map_err(PlumbingError::Enter)?;
-        }
+        // The host's defaults may allow no address of IPv6.
+        let done = netns.enter(|| fs::write(path("net.ipv6.conf.default.disable_ipv6"), "0"));
+        let _ = done.map_err(PlumbingError::Enter)?;
     }
     let failed = |what| move |source| PlumbingError::Route { what, source };
     inside(one, async |handle| {
@@ -172,8 +171,10 @@ pub fn join(one: &Netns, other: &Netns, addresses: &[[IpAddr; 2]]) -> Result<(),
             let index = link.map_or(0, |link| link.header.index);
             for pair in addresses {
                 let length = if pair[number].is_ipv4() { 30 } else { 126 };
-                let added = handle.address().add(index, pair[number], length).execute().await;
-                added.map_err(failed("add an address"))?;
+                let mut add = handle.address().add(index, pair[number], length);
+                // Else an address of IPv6 is usable only some time later.
+                add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+                add.execute().await.map_err(failed("add an address"))?;
             }
             Ok(())
         })?;

@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::account;
 use crate::ebpf::{Events, Kernel, ListenerKind, Pod};
-use crate::netns::Netns;
+use crate::netns::{Netns, can_destroy};
 use crate::plumbing;
 use crate::socket;
 
@@ -34,6 +34,9 @@ pub fn run(
     events: &mut Events,
     others: &mut VecDeque<Event>,
 ) -> Result<(), String> {
+    if !can_destroy() {
+        return Err("the kernel cannot end a connection (CONFIG_INET_DIAG_DESTROY)".to_owned());
+    }
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| format!("{what}: {error}")

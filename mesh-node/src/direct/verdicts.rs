@@ -79,12 +79,16 @@ pub fn verdicts(
     all
 }
 
-/// All that [`verdicts`] to one pod depend on: as long as it is the same, so are they. Most of what the control plane says is
-/// of pods elsewhere.
+/// All that [`verdicts`] to one pod depend on, and those on its live connections: as long as it is the same, so are they.
+/// Most of what the control plane says is of pods elsewhere.
 #[derive(Clone, Debug)]
 pub struct Basis {
     workload: Option<Arc<Workload>>,
     policies: Vec<Arc<Policy>>,
+    /// Whether it lists a policy that has not arrived.
+    waits: bool,
+    /// Whether [`takes_direct`] finds it.
+    direct: bool,
     /// Sources that the control plane has told of.
     sources: Vec<u64>,
     /// Changes with any of the pods.
@@ -93,11 +97,13 @@ pub struct Basis {
 
 impl Basis {
     pub fn of(snapshot: &Snapshot, network: &Arc<str>, pods: &[Member], generation: u64, destination: &Member) -> Self {
-        let workload = takes_direct(snapshot, network, destination).cloned();
+        let workload = snapshot.workload(&destination.workload).cloned();
         let policies = workload.iter().flat_map(|workload| snapshot.policies_for(workload));
         let policies = policies.filter_map(|policy| snapshot.policy(&policy.key).cloned()).collect();
+        let waits = workload.as_ref().is_some_and(|workload| snapshot.missing_policies(workload).next().is_some());
+        let direct = takes_direct(snapshot, network, destination).is_some();
         let known = pods.iter().filter(|pod| snapshot.workload(&pod.workload).is_some());
-        Self { sources: known.map(|pod| pod.cookie).collect(), workload, policies, generation }
+        Self { sources: known.map(|pod| pod.cookie).collect(), workload, policies, waits, direct, generation }
     }
 }
 
@@ -110,7 +116,7 @@ impl PartialEq for Basis {
         };
         let mut pairs = self.policies.iter().zip(&other.policies);
         workloads
-            && self.generation == other.generation
+            && (self.waits, self.direct, self.generation) == (other.waits, other.direct, other.generation)
             && self.sources == other.sources
             && self.policies.len() == other.policies.len()
             && pairs.all(|(one, other)| Arc::ptr_eq(one, other))

@@ -131,8 +131,15 @@ impl Watcher {
             return;
         }
         self.settle(&snapshot);
+        let changed = self.changed(&snapshot);
+        // Connections may be to pods of whose verdicts nobody asks any more.
+        let others = self.pods.values().any(|known| known.leaves.is_some()) || !self.config.enabled;
+        if changed.is_empty() && !others && self.settled {
+            // What is new is all of pods elsewhere.
+            return;
+        }
         self.sweep(&snapshot);
-        if self.write(&snapshot) {
+        if self.write(&snapshot, changed) {
             self.kernel.wait_for_hooks();
             self.sweep(&snapshot);
         }
@@ -218,23 +225,40 @@ impl Watcher {
             .or_insert_with(|| Record::open(connections, snapshot, network, pods, flow, direct));
     }
 
-    /// Has the hooks know what is allowed; says whether anything became narrower.
-    fn write(&mut self, snapshot: &Snapshot) -> bool {
-        let present = self.pods.values().filter(|known| known.leaves.is_none() && self.config.enabled);
-        let members: Vec<Member> = present.map(|known| known.member.clone()).collect();
-        let mut wanted = BTreeMap::new();
+    /// The pods to which other verdicts may hold than before, or none any more.
+    fn changed(&mut self, snapshot: &Snapshot) -> Vec<u64> {
+        let members = self.members();
+        let mut changed = Vec::new();
         for member in &members {
             let basis = Basis::of(snapshot, &self.config.network, &members, self.generation, member);
             if self.bases.get(&member.cookie) != Some(&basis) {
-                let mut found = verdicts(snapshot, &self.config.network, &members, member);
-                found.retain(|key, _| !self.strayed.contains(&(key.source, key.destination)));
-                wanted.insert(member.cookie, found);
                 self.bases.insert(member.cookie, basis);
+                changed.push(member.cookie);
             }
         }
-        // Nobody may go to those that are not there any more.
-        let gone = self.in_force.keys().filter(|cookie| members.iter().all(|member| member.cookie != **cookie));
-        wanted.extend(gone.map(|cookie| (*cookie, BTreeMap::new())));
+        let gone = |cookie: &u64| members.iter().all(|member| member.cookie != *cookie);
+        self.bases.retain(|cookie, _| !gone(cookie));
+        changed.extend(self.in_force.keys().filter(|cookie| gone(cookie)));
+        changed
+    }
+
+    /// The pods that may talk to each other.
+    fn members(&self) -> Vec<Member> {
+        let present = self.pods.values().filter(|known| known.leaves.is_none() && self.config.enabled);
+        present.map(|known| known.member.clone()).collect()
+    }
+
+    /// Has the hooks know what is allowed to pods that have `changed`; says whether anything became narrower.
+    fn write(&mut self, snapshot: &Snapshot, changed: Vec<u64>) -> bool {
+        let members = self.members();
+        let mut wanted = BTreeMap::new();
+        for cookie in changed {
+            let member = members.iter().find(|member| member.cookie == cookie);
+            let mut found =
+                member.map(|member| verdicts(snapshot, &self.config.network, &members, member)).unwrap_or_default();
+            found.retain(|key, _| !self.strayed.contains(&(key.source, key.destination)));
+            wanted.insert(cookie, found);
+        }
 
         let known = |cookie| self.pods.contains_key(&cookie);
         let ours = |key: &VerdictKey| self.settled || (known(key.source) && known(key.destination));
@@ -266,7 +290,6 @@ impl Watcher {
             self.bases.clear();
             warn!(error = chain(&error), "verdicts for pods of this node; the agent carries the rest");
         }
-        self.bases.retain(|cookie, _| members.iter().any(|member| member.cookie == *cookie));
         let direct = self.in_force.values().flat_map(BTreeMap::values).filter(|verdict| **verdict == Verdict::DIRECT);
         self.figures.verdicts.store(direct.count() as u64, Ordering::Relaxed);
         self.trust();
