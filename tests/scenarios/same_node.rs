@@ -383,6 +383,32 @@ fn without_an_agent_verdicts_hold_and_with_the_next_all_is_accounted_for() -> Re
 }
 
 #[test]
+fn an_agent_that_is_replaced_leaves_its_connections_to_the_next() -> Result<()> {
+    needs!();
+    let mut world = World::open("same_node_replaced")?;
+    world.until_verdicts(4)?;
+    let live = hold(&world.web, world.db.at(ECHO))?;
+    let client = live.local_addr()?.to_string();
+    world.until_direct(2)?;
+    let at = world.index();
+    let status = world.mesh.agents[at].program.terminate()?;
+    ensure!(status.success(), "{status}: there is nothing to drain");
+    let lines = world.mesh.agents[at].accesses();
+    ensure!(lines.iter().all(|line| !line.to_string().contains(&client)), "it goes on: {lines:#?}");
+    prove(&live).context("between two agents")?;
+    world.mesh.agents[at] = world.mesh.start_agent("a")?;
+    world.until_direct(2)?;
+    prove(&live).context("with the next agent")?;
+    drop(live);
+    for direction in ["inbound", "outbound"] {
+        let facts = [&*client, direction, "kernel_attested", "\"reason\":\"complete\""];
+        let line = world.mesh.agent("a").until_access(&facts)?;
+        assert_eq!((&line["bytes_recv"], &line["bytes_sent"]), (&42.into(), &42.into()), "{line:#}");
+    }
+    Ok(())
+}
+
+#[test]
 fn verdicts_of_a_dead_agent_grow_too_old() -> Result<()> {
     needs!();
     let mut world = World::with_setup("same_node_old", Setup::default().agent("SAME_NODE_SECONDS", "3"))?;

@@ -60,7 +60,17 @@ pub(super) struct Known {
 
 impl Watcher {
     /// Runs until there is nobody left to give orders.
-    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: Events) {
+    pub(super) async fn run(mut self, orders: mpsc::UnboundedReceiver<Order>, events: Events) {
+        self.serve(orders, events).await;
+        self.leave();
+    }
+
+    /// What lives goes on, and is the next agent's to tell of.
+    fn leave(&mut self) {
+        self.records.drain().for_each(|(_, record)| record.leave());
+    }
+
+    async fn serve(&mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut events: Events) {
         let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -438,8 +448,7 @@ impl Watcher {
     fn is_superseded(&mut self) -> bool {
         if !self.superseded && self.kernel.is_another_agents() {
             self.superseded = true;
-            // They are the other agent's to tell of.
-            self.records.drain().for_each(|(_, record)| record.leave());
+            self.leave();
             self.pods.clear();
         }
         self.superseded
