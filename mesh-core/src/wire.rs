@@ -48,6 +48,8 @@ pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
 /// Name and type URL of the workload extension that lists plaintext ports.
 pub const PLAINTEXT_PORTS_EXTENSION: &str = "weft.io/plaintext-ports";
+pub const ENCRYPT_ALWAYS_EXTENSION: &str = "weft.io/encrypt-always";
+pub const ENCRYPT_ALWAYS_TYPE: &str = "type.googleapis.com/weft.v1.EncryptAlways";
 pub const PLAINTEXT_PORTS_TYPE: &str = "type.googleapis.com/weft.v1.PlaintextPorts";
 
 /// A resource of [`ADDRESS_TYPE`].

@@ -90,6 +90,8 @@ pub struct Workload {
     /// Share of connections relative to its peers; 1 unless said otherwise, 0 takes none.
     pub capacity: u32,
     pub plaintext: PlaintextPorts,
+    /// Its connections are encrypted also where they stay within one kernel.
+    pub encrypt_always: bool,
 }
 
 impl Workload {

@@ -7,6 +7,9 @@
 //! before is overwritten. What the pod sets between a deferred `TCP_FASTOPEN_CONNECT` and its first send, `sock_ops`
 //! overwrites again.
 //!
+//! A connection to another pod of this node that needs no agent is left unmarked and takes the pod's own routes. Nothing
+//! is decided by that: `sock_ops` asks again when the source's address is known.
+//!
 //! An agent's own socket is told by the cgroup of the process that connects it, which a pod's process cannot choose.
 
 use aya_ebpf::{
@@ -22,7 +25,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, ListenerKey, MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_MASK};
 
-use crate::state::{AGENT_SOCKETS, AGENTS, LISTENERS, PODS, WEFT_SET_RETVAL, address6, field};
+use crate::state::{AGENT_SOCKETS, AGENTS, LISTENERS, PODS, WEFT_SET_RETVAL, address6, at, field, is_direct};
 
 #[cgroup_sock_addr(connect4)]
 fn weft_connect4(ctx: SockAddrContext) -> i32 {
@@ -53,10 +56,12 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
     }
     let to = destination();
     if pod.is_passing() || to.is_loopback() || to.is_unspecified() || to.is_link_local_v6() {
-        // An earlier connect on this socket may have marked it.
-        if mark(ctx).is_some_and(|mark| mark & MARK_MASK != 0) {
-            let _ = set_mark(ctx, 0);
-        }
+        unmark(ctx);
+        return ALLOW;
+    }
+    let port = u16::from_be(field!(ctx.sock_addr, user_port) as u16);
+    if at(&to).is_some_and(|there| is_direct(cookie, there, &to, port)) {
+        unmark(ctx);
         return ALLOW;
     }
     // Nobody would answer: IPv4 sends no reset from an address that is not the host's, and `connect` would wait for
@@ -105,6 +110,14 @@ fn refuse() -> i32 {
         unsafe { bpf_set_retval(-ECONNREFUSED) };
     }
     DENY
+}
+
+/// Takes our bits out of the mark: an earlier connect on this socket, or the pod, may have set them.
+#[inline(always)]
+fn unmark(ctx: &SockAddrContext) {
+    if mark(ctx).is_some_and(|mark| mark & MARK_MASK != 0) {
+        let _ = set_mark(ctx, 0);
+    }
 }
 
 /// The socket's mark.

@@ -5,14 +5,15 @@
 //! [`ABI_VERSION`] is written into each and compared at start.
 //!
 //! ```text
-//!   pod: connect() -> connect.rs    marks the socket           PODS, AGENTS, AGENT_SOCKETS
-//!                     sock_ops.rs   says whose the tuple is    PODS, LOCAL, AGENT_SOCKETS -> FLOWS
-//!   SYN arrives    -> sk_lookup.rs  steers it                  FLOWS, LISTENERS
+//!   pod: connect() -> connect.rs    marks the socket           PODS, AGENTS, AGENT_SOCKETS, VERDICTS
+//!                     sock_ops.rs   says whose the tuple is    PODS, LOCAL, AGENT_SOCKETS, VERDICTS -> FLOWS, DIRECT
+//!   SYN arrives    -> sk_lookup.rs  steers it                  FLOWS, DIRECT, LISTENERS
+//!   open, closed   -> sock_ops.rs   tells the agent            DIRECT -> EVENTS
 //! ```
 #![no_std]
 
 /// Version of everything in this file. Raise it with any change to a map, a type, a mark or their meaning.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as four little-endian bytes.
 pub const ABI_SECTION: &str = "weft_abi";
@@ -63,13 +64,37 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     /// Netns cookie -> [`Plumbed`](crate::Plumbed): what enrolment changed in a pod's namespace. Only the agent uses it.
     pub const PLUMBED: &str = "PLUMBED";
+    /// [`VerdictKey`](crate::VerdictKey) -> [`Verdict`](crate::Verdict): which pods of this node may talk without the agent.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// [`FlowKey`](crate::FlowKey) with cookie 0 -> [`Direct`](crate::Direct): connections between two pods of this node
+    /// that no agent carries.
+    pub const DIRECT: &str = "DIRECT";
+    /// Ring buffer of [`Event`](crate::Event)s.
+    pub const EVENTS: &str = "EVENTS";
+    /// [`SameNode::AGENT`](crate::SameNode::AGENT) and [`SameNode::HOOKS`](crate::SameNode::HOOKS), each its own fields of
+    /// [`SameNode`](crate::SameNode).
+    pub const SAME_NODE: &str = "SAME_NODE";
     /// 0 -> [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
     /// The log's ring buffer; the name is aya-log's.
     pub const LOGS: &str = "AYA_LOGS";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 9] = [PODS, LOCAL, AGENTS, AGENT_SOCKETS, FLOWS, LISTENERS, PLUMBED, SETTINGS, LOGS];
+    pub const ALL: [&str; 13] = [
+        PODS,
+        LOCAL,
+        AGENTS,
+        AGENT_SOCKETS,
+        FLOWS,
+        LISTENERS,
+        PLUMBED,
+        VERDICTS,
+        DIRECT,
+        EVENTS,
+        SAME_NODE,
+        SETTINGS,
+        LOGS,
+    ];
 }
 
 /// Names of the programs in the object.
@@ -93,6 +118,8 @@ pub mod programs {
     pub const POD_SLOTS_BITS: u32 = 16;
     /// Global of [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_set_retval`.
     pub const SET_RETVAL: &str = "WEFT_SET_RETVAL";
+    /// Global of [`SOCK_OPS`]: 1 if the kernel has `bpf_skc_to_mptcp_sock`.
+    pub const TELLS_MPTCP: &str = "WEFT_TELLS_MPTCP";
 }
 
 /// Names under the pin directory.
@@ -129,6 +156,12 @@ impl Address {
                 || (c == 0 && d == 1_u32.to_be()))
     }
 
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::V4_MAPPED
+    }
+
     /// Whether it is 0.0.0.0 or `::`, which `connect` takes for the host itself.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
@@ -140,6 +173,16 @@ impl Address {
     #[inline(always)]
     pub const fn is_link_local_v6(&self) -> bool {
         self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        let mut octets = [0; 16];
+        for (four, word) in octets.chunks_exact_mut(4).zip(address.0) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        Self::V6(octets.into()).to_canonical()
     }
 }
 
@@ -187,6 +230,121 @@ impl FlowKind {
     pub const EXEMPT: Self = Self(2);
     /// A process in the node's own namespace, such as a kubelet's probe.
     pub const NODE: Self = Self(3);
+}
+
+/// Two pods of this node, and what one of them may ask of the other without the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictKey {
+    /// Netns cookie of the pod that connects.
+    pub source: u64,
+    /// Netns cookie of the pod that is asked.
+    pub destination: u64,
+    /// The port that is asked for, or [`VerdictKey::OTHER_PORTS`].
+    pub port: u16,
+    /// 4 or 6: policies may name addresses.
+    pub family: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl VerdictKey {
+    /// Every port that has no entry of its own.
+    pub const OTHER_PORTS: u16 = 0;
+}
+
+/// What becomes of a connection between two pods of this node. Without an entry, and for [`HBONE_PORT`] whatever the entry:
+/// [`Verdict::RELAY`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(pub u32);
+
+impl Verdict {
+    /// It is ordinary TCP between the two.
+    pub const DIRECT: Self = Self(1);
+    /// The agent takes it, to carry or to refuse.
+    pub const RELAY: Self = Self(2);
+}
+
+/// A connection between two pods of this node that no agent carries.
+///
+/// Each hook writes the fields of its own end only; an entry goes when both ends have closed, and so does
+/// [`Event::CLOSED`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// Netns cookie of the pod that connects.
+    pub source: u64,
+    /// Netns cookie of the pod that it connects to.
+    pub destination: u64,
+    /// When it was begun, by CLOCK_MONOTONIC, in nanoseconds.
+    pub begun: u64,
+    /// When the connecting end was open; 0 before.
+    pub opened: u64,
+    /// Not 0 once a SYN of it has been seen in the destination's namespace.
+    pub arrived: u64,
+    /// How many of its ends have closed.
+    pub ended: u64,
+    pub client: Side,
+    pub server: Side,
+}
+
+/// One end of a [`Direct`] connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// Cookie of its socket, by which sock_diag finds it too; 0 while there is none.
+    pub socket: u64,
+    /// Bytes that arrived, in order, until it closed; a FIN counts as one.
+    pub received: u64,
+    /// When it closed, by CLOCK_MONOTONIC, in nanoseconds; 0 before.
+    pub closed: u64,
+    /// The sequence number that it sends next; with the other end's `rcv_nxt` it says whether all arrived.
+    pub snd_nxt: u32,
+    /// The sequence number that it expects next.
+    pub rcv_nxt: u32,
+    /// The state that it closed from (<net/tcp_states.h>).
+    pub last: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What the agent is told of a [`Direct`] connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// [`Event::OPENED`] or [`Event::CLOSED`].
+    pub kind: u64,
+    pub flow: FlowKey,
+    pub direct: Direct,
+}
+
+impl Event {
+    /// The client's end is open.
+    pub const OPENED: u64 = 1;
+    /// Both ends have closed, or the only one there was.
+    pub const CLOSED: u64 = 2;
+}
+
+/// Until when [`Verdict`]s hold, and what went wrong.
+///
+/// Two entries, so that neither side writes over the other's fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SameNode {
+    /// CLOCK_MONOTONIC, in nanoseconds, at which verdicts are too old: put off by the agent as long as it runs.
+    pub until: u64,
+    /// Events that found no room in the ring.
+    pub lost: u64,
+    /// Connections that the agent got because [`maps::DIRECT`] was full.
+    pub full: u64,
+}
+
+impl SameNode {
+    /// The entry of which the agent writes `until`.
+    pub const AGENT: u32 = 0;
+    /// The entry of which the hooks count `lost` and `full`.
+    pub const HOOKS: u32 = 1;
 }
 
 /// Which of a pod's listeners.
@@ -269,6 +427,11 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 16);
     assert!(size_of::<Pod>() == 8);
     assert!(size_of::<Plumbed>() == 16);
+    assert!(size_of::<VerdictKey>() == 24);
+    assert!(size_of::<Side>() == 40);
+    assert!(size_of::<Direct>() == 48 + 2 * 40);
+    assert!(size_of::<Event>() == 8 + 48 + 128);
+    assert!(size_of::<SameNode>() == 24);
     assert!(size_of::<Settings>() == 16);
     assert!(MARK_CAPTURE & LOOP_MASK == LOOP_MARK && MARK_DELIVER & LOOP_MASK == LOOP_MARK);
     assert!(MARK_AGENT & LOOP_MASK != LOOP_MARK && MARK_AGENT & MARK_MASK == MARK_AGENT);
@@ -284,6 +447,10 @@ mod user {
     unsafe impl aya::Pod for crate::ListenerKey {}
     unsafe impl aya::Pod for crate::Pod {}
     unsafe impl aya::Pod for crate::Plumbed {}
+    unsafe impl aya::Pod for crate::VerdictKey {}
+    unsafe impl aya::Pod for crate::Verdict {}
+    unsafe impl aya::Pod for crate::Direct {}
+    unsafe impl aya::Pod for crate::SameNode {}
     unsafe impl aya::Pod for crate::Settings {}
 }
 
@@ -300,6 +467,15 @@ mod tests {
     fn mapped_and_plain_ipv4_are_one_address() {
         assert_eq!(address("10.0.0.1"), address("::ffff:10.0.0.1"));
         assert_eq!(address("10.0.0.1"), Address::v4(u32::from_ne_bytes([10, 0, 0, 1])));
+        assert!(address("10.0.0.1").is_v4() && !address("::a00:1").is_v4());
+    }
+
+    #[test]
+    fn an_address_is_the_same_there_and_back() {
+        for text in ["10.0.0.1", "fd00::1", "::1", "255.255.255.255"] {
+            assert_eq!(IpAddr::from(address(text)), text.parse::<IpAddr>().unwrap());
+        }
+        assert_eq!(IpAddr::from(address("::ffff:10.0.0.1")), "10.0.0.1".parse::<IpAddr>().unwrap());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! ```text
 //!   both ends loopback          -> the application
 //!   FLOWS: outbound             -> the agent's outbound listener
+//!   DIRECT, not open yet        -> the application
 //!   the pod is passing          -> the application
 //!   FLOWS: exempt, not :15008   -> the application
 //!   else                        -> the agent's tunnel listener for :15008, its plaintext listener for the rest
@@ -16,7 +17,7 @@ use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext
 use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, HBONE_PORT, ListenerKey, programs};
 
-use crate::state::{FLOWS, LISTENERS, PODS, address6, either, field, patched};
+use crate::state::{DIRECT, FLOWS, LISTENERS, PODS, address6, either, field, patched};
 
 #[sk_lookup]
 fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
@@ -47,7 +48,7 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
     let kind = unsafe { FLOWS.get(&flow) }.map_or(0, |kind| kind.0);
     let kind = if kind == FlowKind::OUTBOUND.0 {
         ListenerKey::OUTBOUND
-    } else if is_passing(cookie) {
+    } else if arrives(cookie, &flow) || is_passing(cookie) {
         return sk_action::SK_PASS;
     } else if port == HBONE_PORT {
         ListenerKey::HBONE
@@ -74,6 +75,22 @@ fn weft_sk_lookup(ctx: SkLookupContext) -> u32 {
 fn is_passing(cookie: u64) -> bool {
     // SAFETY: no reference into the map is kept.
     unsafe { PODS.get(&cookie) }.is_none_or(|pod| pod.is_passing())
+}
+
+/// Whether another pod of this node has begun this connection, and may. It is told that its SYN has come to the pod that
+/// it is meant for, without which it does not go on (`sock_ops`). Once the connection is open, nobody needs a lookup for
+/// it, and what comes with its four numbers is somebody else's.
+#[inline(always)]
+fn arrives(cookie: u64, flow: &FlowKey) -> bool {
+    let Some(direct) = DIRECT.get_ptr_mut(&FlowKey { cookie: 0, ..*flow }) else { return false };
+    // SAFETY: an entry of the map, which lives for as long as the program runs; fields are read and written one by one.
+    unsafe {
+        let expected = (*direct).destination == cookie && (*direct).server.socket == 0;
+        if expected {
+            (&raw mut (*direct).arrived).write_volatile(1);
+        }
+        expected
+    }
 }
 
 /// Which worker's listener: always the same one for the same client, because the ACK of a SYN cookie must come to the

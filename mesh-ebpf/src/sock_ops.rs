@@ -1,29 +1,36 @@
 //! `sock_ops` on TCP_CONNECT: whose connection is this. The source port is known, the SYN not yet sent.
 //!
+//! Later for a connection between two pods of this node that no agent carries (`direct.rs`): that it is open, that it is
+//! closed.
+//!
 //! Here alone can be told from what a SYN's addresses do not show: that it is the pod's own (take it), the agent's (let
 //! it through to the application) or a node process's (a probe). `sk_lookup` finds the word left in `FLOWS`. The entry
 //! goes when the initiator's socket closes, so that nobody can reuse the ports of a connection that was let through.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, SO_MARK,
-        SOL_SOCKET,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
     },
-    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE};
+use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE, MARK_MASK};
 
-use crate::state::{AGENT_SOCKETS, FLOWS, LOCAL, PODS, SETTINGS, address6, either, field};
+use crate::{
+    direct,
+    socket::{cookie, ends, is_multipath, key, mark, netns, set_mark, tell_of_close},
+    state::{AGENT_SOCKETS, FLOWS, PODS, SETTINGS, at, is_direct},
+};
 
 #[sock_ops]
 fn weft_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
-        // Only sockets that asked for it, below, come here.
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => direct::connected(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::accepted(&ctx),
+        // Only sockets that asked for it come here.
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
         _ => {}
     }
@@ -37,9 +44,7 @@ fn connecting(ctx: &SockOpsContext) {
     if let Some(pod) = unsafe { PODS.get(&netns) } {
         let (local, remote) = ends(ctx);
         let key = key(ctx, netns, local, remote);
-        // SAFETY: the context is the hook's own.
-        let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-        let kind = if AGENT_SOCKETS.remove(&socket).is_ok() {
+        let kind = if AGENT_SOCKETS.remove(&cookie(ctx)).is_ok() {
             remember(ctx, &key, FlowKind::EXEMPT);
             return;
         } else if pod.is_passing() {
@@ -55,7 +60,14 @@ fn connecting(ctx: &SockOpsContext) {
             FlowKind::EXEMPT
         } else if remote.is_link_local_v6() {
             return;
-        } else if same(&remote, &local) || at(&remote) == Some(netns) {
+        } else if same(&remote, &local) {
+            FlowKind::EXEMPT
+        } else if let Some(there) = at(&remote)
+            && (there == netns || between(ctx, &key, netns, there))
+        {
+            if there != netns {
+                return;
+            }
             FlowKind::EXEMPT
         } else {
             // The socket is marked already, unless the pod changed it after a deferred TCP_FASTOPEN_CONNECT. The
@@ -74,15 +86,30 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
+/// Whether the connection goes to another pod of this node without the agent. Nobody has marked the socket since the
+/// connect hook; the source is an address of the pod's own that policy was asked about; and it is no multipath
+/// connection, which would not end with the socket.
+#[inline(always)]
+fn between(ctx: &SockOpsContext, key: &FlowKey, source: u64, destination: u64) -> bool {
+    is_direct(source, destination, &key.remote, key.remote_port)
+        && at(&key.local) == Some(source)
+        && mark(ctx).is_some_and(|mark| mark & MARK_MASK == 0)
+        && !is_multipath(ctx)
+        && direct::begin(ctx, key, source, destination)
+}
+
 #[inline(always)]
 fn remember(ctx: &SockOpsContext, key: &FlowKey, kind: FlowKind) {
     let _ = FLOWS.insert(key, kind, 0);
-    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    tell_of_close(ctx);
     debug!(ctx, "sock_ops: port {} to port {} is of kind {}", key.local_port, key.remote_port, kind.0);
 }
 
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
+    if direct::closed(ctx) {
+        return;
+    }
     let (local, remote) = ends(ctx);
     let netns = netns(ctx);
     let owner = match at(&remote) {
@@ -94,61 +121,6 @@ fn closed(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn netns(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: the context is the hook's own.
-    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
-}
-
-/// The enrolled pod on this node that has `address`.
-#[inline(always)]
-fn at(address: &Address) -> Option<u64> {
-    // SAFETY: copied out at once.
-    unsafe { LOCAL.get(address) }.copied()
-}
-
-/// Local and remote address. An IPv6 socket connected to an IPv4-mapped address has family AF_INET6 and the mapped
-/// form, which is our canonical one.
-#[inline(always)]
-fn ends(ctx: &SockOpsContext) -> (Address, Address) {
-    either(
-        field!(ctx.ops, family),
-        (Address::v4(field!(ctx.ops, local_ip4)), Address::v4(field!(ctx.ops, remote_ip4))),
-        (address6!(ctx.ops, local_ip6), address6!(ctx.ops, remote_ip6)),
-    )
-}
-
-#[inline(always)]
-fn key(ctx: &SockOpsContext, cookie: u64, local: Address, remote: Address) -> FlowKey {
-    FlowKey {
-        cookie,
-        local,
-        remote,
-        local_port: field!(ctx.ops, local_port) as u16,
-        // Network order, in the upper half of the word on little-endian machines.
-        remote_port: u16::from_be((field!(ctx.ops, remote_port) >> 16) as u16),
-        pad: 0,
-    }
-}
-
-#[inline(always)]
 fn same(a: &Address, b: &Address) -> bool {
     a.0[0] == b.0[0] && a.0[1] == b.0[1] && a.0[2] == b.0[2] && a.0[3] == b.0[3]
-}
-
-/// The socket's mark.
-#[inline(always)]
-fn mark(ctx: &SockOpsContext) -> Option<u32> {
-    // SAFETY: the context is the hook's own; `sk` is a pointer that the verifier knows as a socket or null.
-    unsafe {
-        let sk = (*ctx.ops).__bindgen_anon_2.sk;
-        if sk.is_null() { None } else { Some((*sk).mark) }
-    }
-}
-
-#[inline(always)]
-fn set_mark(ctx: &SockOpsContext, mut mark: u32) {
-    // SAFETY: four readable bytes that outlive the call.
-    let _ = unsafe {
-        bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET as i32, SO_MARK as i32, (&raw mut mark).cast(), size_of::<u32>() as i32)
-    };
 }

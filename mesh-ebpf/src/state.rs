@@ -2,10 +2,14 @@
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, SockHash},
+    maps::{Array, HashMap, LruHashMap, RingBuf, SockHash},
 };
-use mesh_ebpf::{Address, FlowKey, FlowKind, ListenerKey, Plumbed, Pod, Settings};
+use mesh_ebpf::{
+    Address, Direct, FlowKey, FlowKind, HBONE_PORT, ListenerKey, Plumbed, Pod, SameNode, Settings, Verdict, VerdictKey,
+};
 
 /// 4,096 pods on a node: the kubelet's default is 110, the largest in use near 1,000.
 const PODS_MAX: u32 = 4096;
@@ -39,12 +43,63 @@ pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(
 #[map]
 pub(crate) static PLUMBED: HashMap<u64, Plumbed> = HashMap::with_max_entries(PODS_MAX, 0);
 
+/// 360 pods that may all talk to each other on both families; pairs that find no room are relayed. Memory only for
+/// entries that are there.
+#[map]
+pub(crate) static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Connections that find no room are relayed. Not LRU: what is evicted would go on unaccounted for.
+#[map]
+pub(crate) static DIRECT: HashMap<FlowKey, Direct> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// 5,400 events: what a busy node has in the second that an agent needs to start.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+#[map]
+pub(crate) static SAME_NODE: Array<SameNode> = Array::with_max_entries(2, 0);
+
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// Whether the kernel has bpf_set_retval (5.18); set by the loader.
 #[unsafe(no_mangle)]
 pub(crate) static WEFT_SET_RETVAL: Global<u8> = Global::new(0);
+
+/// Whether the pods may talk without the agent: both are in the mesh, the agent said so, and not too long ago.
+#[inline(always)]
+pub(crate) fn is_direct(source: u64, destination: u64, to: &Address, port: u16) -> bool {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // Tunnels to a pod are its agent's.
+    if source == destination
+        || port == HBONE_PORT
+        || !SAME_NODE.get(SameNode::AGENT).is_some_and(|same_node| now < same_node.until)
+    {
+        return false;
+    }
+    // SAFETY: no reference into the map is kept.
+    if unsafe { PODS.get(&destination) }.is_none_or(|pod| pod.is_passing()) {
+        return false;
+    }
+    let family = if to.is_v4() { 4 } else { 6 };
+    let key = VerdictKey { source, destination, port, family, pad: 0 };
+    let rest = VerdictKey { source, destination, port: VerdictKey::OTHER_PORTS, family, pad: 0 };
+    // SAFETY: copied out at once.
+    let verdict = unsafe { VERDICTS.get(&key).or_else(|| VERDICTS.get(&rest)) };
+    verdict.is_some_and(|verdict| verdict.0 == Verdict::DIRECT.0)
+}
+
+/// The enrolled pod on this node that has `address`.
+#[inline(always)]
+pub(crate) fn at(address: &Address) -> Option<u64> {
+    // SAFETY: copied out at once.
+    unsafe { LOCAL.get(address) }.copied()
+}
+
+/// Whether the kernel has bpf_skc_to_mptcp_sock (5.19); set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static WEFT_TELLS_MPTCP: Global<u8> = Global::new(0);
 
 /// Chooses by the address family between addresses that have both been read. Reading them in two branches would let
 /// LLVM merge the reads into one with a computed offset, volatile or not, which the verifier refuses.

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::connection::End;
 use crate::connections::Connections;
+use crate::direct::{self, DirectPath};
 use crate::ebpf::{self, Kernel};
 use crate::inbound::{self, Inbound};
 use crate::logging::Log;
@@ -74,6 +75,19 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let workers = start_workers(&settings, &parts, &kernel)?;
     let (outside, outside_ended) = Outside::start(kernel.clone(), connections.clone(), snapshot.clone())
         .context("start the thread for connections from before enrolment")?;
+    let (direct, direct_ended) = DirectPath::start(
+        direct::Config {
+            network: settings.network.as_str().into(),
+            enabled: settings.same_node,
+            cgroup_root: settings.cgroup_root.clone(),
+            age: settings.same_node_age,
+            release: settings.release,
+        },
+        kernel.clone(),
+        telemetry.clone(),
+        snapshot.clone(),
+    )
+    .context("start the thread for direct connections")?;
     let (commands, orders) = mpsc::channel(64);
     let mut managers = vec![Manager::Label];
     managers.extend(settings.inpod_uds.is_some().then_some(Manager::Zds));
@@ -87,7 +101,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         kernel.clone(),
         certificates.clone(),
         connections.clone(),
-        Told { workers, outside: outside.clone() },
+        Told { workers, outside: outside.clone(), direct: direct.clone() },
         snapshot.clone(),
         tokio::runtime::Handle::current(),
     );
@@ -119,6 +133,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             connections: connections.clone(),
         }));
         registry.register_collector(Box::new(outside.clone()));
+        registry.register_collector(Box::new(direct.clone()));
         registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
@@ -132,7 +147,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 move |filter| level.set(filter)
             })
             .ready(move || ready(&ready_status, &ready_pods.borrow(), *stopping.borrow()))
-            .json("/connections", move || views::connections(&shown, &outside))
+            .json("/connections", move || views::connections(&shown, &direct, &outside))
             .json("/config", move || {
                 ConfigView {
                     version: env!("CARGO_PKG_VERSION"),
@@ -166,6 +181,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         _ = pods_ended => anyhow::bail!("the thread for the pods has ended"),
         // Nobody would end what policy forbids of them.
         _ = outside_ended => anyhow::bail!("the thread for connections from before enrolment has ended"),
+        _ = direct_ended => anyhow::bail!("the thread for direct connections has ended"),
     }
     drain.send_replace(true);
     info!(connections = connections.len(), deadline = ?settings.drain, "draining");

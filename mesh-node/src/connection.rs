@@ -31,11 +31,13 @@ impl Direction {
     }
 }
 
-/// How the bytes travel between the two nodes.
+/// How the bytes travel between the two pods, and what is known of who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Security {
     MutualTls,
+    /// Within this node's kernel, which attests both ends by their network namespaces. Nothing is encrypted.
+    KernelAttested,
     None,
 }
 
@@ -44,6 +46,7 @@ impl Security {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
+            Self::KernelAttested => "kernel_attested",
             Self::None => "none",
         }
     }
@@ -165,6 +168,12 @@ impl Live {
     /// Counts bytes carried from the application towards the client.
     pub fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes what somebody else counted, from the connection's beginning.
+    pub fn count_all(&self, received: u64, sent: u64) {
+        self.received.fetch_max(received, Ordering::Relaxed);
+        self.sent.fetch_max(sent, Ordering::Relaxed);
     }
 
     pub fn received(&self) -> u64 {

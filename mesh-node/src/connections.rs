@@ -38,7 +38,7 @@ impl Connections {
         let live = Arc::new(Live::new(id, facts, opened));
         self.lock().insert(id, live.clone());
         self.inner.telemetry.opened(&live);
-        Open { connections: self.clone(), live, end: None }
+        Open { connections: self.clone(), live, end: None, left: false }
     }
 
     /// Logs and counts a connection that was refused before it carried anything.
@@ -135,11 +135,18 @@ pub struct Open {
     connections: Connections,
     live: Arc<Live>,
     end: Option<End>,
+    /// It goes on with nobody here to tell how it ends.
+    left: bool,
 }
 
 impl Open {
     pub fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Takes the connection off the record without a line: another agent writes that.
+    pub fn leave(mut self) {
+        self.left = true;
     }
 
     /// Takes the connection off the record and writes its line.
@@ -151,6 +158,9 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.live.id);
+        if self.left {
+            return self.connections.inner.telemetry.left();
+        }
         let end = self.end.take().or_else(|| self.live.asked_to_end().cloned()).unwrap_or_else(|| {
             if std::thread::panicking() {
                 self.connections.inner.telemetry.panicked();

@@ -14,6 +14,7 @@
 //!   <pin dir>/links/sk_lookup-<cookie>        in each enrolled pod's namespace
 //! ```
 
+mod direct;
 mod pods;
 mod attach;
 mod instance;
@@ -33,10 +34,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use mesh_ebpf::{FlowKey, FlowKind, ListenerKey};
+use mesh_ebpf::{Direct, FlowKey, FlowKind, ListenerKey, SameNode, Verdict, VerdictKey};
 
 pub use bpffs::{is_bpffs, mount_bpffs};
 pub use cgroup::CgroupError;
+pub use direct::Events;
 pub use object::ObjectError;
 pub use probe::{Facility, probe};
 
@@ -45,6 +47,7 @@ use crate::{
     plumbing::PlumbingError,
     socket::canonical,
 };
+use direct::Between;
 use pods::State;
 use table::{Flows, flows};
 
@@ -171,6 +174,8 @@ pub enum KernelError {
 pub struct Kernel {
     state: Mutex<State>,
     flows: Flows,
+    between: Between,
+    dir: PathBuf,
 }
 
 impl Kernel {
@@ -181,7 +186,8 @@ impl Kernel {
     pub fn load(config: Config) -> Result<Self, LoadError> {
         let dir = config.pin_dir.clone();
         let state = State::load(config)?;
-        Ok(Self { state: Mutex::new(state), flows: flows(&dir)? })
+        let (flows, between) = (flows(&dir)?, Between::open(&dir, state.generation())?);
+        Ok(Self { state: Mutex::new(state), flows, between, dir })
     }
 
     /// Starts capturing a pod's connections: prepares its namespace, then steers what arrives, then what leaves.
@@ -248,7 +254,9 @@ impl Kernel {
         all.retain(|one| {
             let seen = [(one.local, one.remote), (one.remote, one.local)].into_iter().any(|(from, to)| {
                 let kind = self.flow(netns.cookie(), from, to);
-                kind == Some(FlowKind::OUTBOUND) || kind == Some(FlowKind::EXEMPT)
+                kind == Some(FlowKind::OUTBOUND)
+                    || kind == Some(FlowKind::EXEMPT)
+                    || self.between.get(&flow_key(NetnsCookie(0), from, to)).is_some()
             });
             !seen && !one.cgroup.is_some_and(|cgroup| state.is_agent(cgroup))
         });
@@ -271,20 +279,93 @@ impl Kernel {
         logs::drain(logs).await
     }
 
+    /// Which pods may talk without the agent, as the hooks have it: of this agent, or one before it.
+    pub fn verdicts(&self) -> Vec<(VerdictKey, Verdict)> {
+        self.between.verdicts()
+    }
+
+    /// Says what becomes of a pair's connections from now on; none is as good as [`Verdict::RELAY`], and takes no room.
+    ///
+    /// # Errors  `Superseded`, and of the map, when it is full.
+    pub fn set_verdict(&self, key: VerdictKey, verdict: Option<Verdict>) -> Result<(), KernelError> {
+        self.between.set_verdict(key, verdict)
+    }
+
+    /// Lets verdicts hold for `age` from now; zero ends that at once.
+    ///
+    /// # Errors  `Superseded`, and of the map.
+    pub fn trust_verdicts(&self, age: std::time::Duration) -> Result<(), KernelError> {
+        self.between.trust(age)
+    }
+
+    /// Until when verdicts hold, by [`Kernel::monotonic`].
+    pub fn trusted_until(&self) -> u64 {
+        self.between.trusted_until()
+    }
+
+    /// As [`Kernel::trust_verdicts`], to a moment.
+    ///
+    /// # Errors  `Superseded`, and of the map.
+    pub fn trust_until(&self, until: u64) -> Result<(), KernelError> {
+        self.between.trust_until(until)
+    }
+
+    /// Returns once no hook is at work with what the maps held before this call. Blocks, for tens of milliseconds.
+    pub fn wait_for_hooks(&self) {
+        sys::wait_for_hooks();
+    }
+
+    /// Events that were lost and connections that found no room, since the pins were made.
+    pub fn same_node_counts(&self) -> SameNode {
+        self.between.counts()
+    }
+
+    /// Connections between two pods of this node that no agent carries, live or half closed.
+    pub fn direct(&self) -> Vec<(FlowKey, Direct)> {
+        self.between.all()
+    }
+
+    /// Forgets one whose sockets are gone.
+    ///
+    /// # Errors  `Superseded`, and of the map.
+    pub fn forget_direct(&self, flow: &FlowKey) -> Result<(), KernelError> {
+        self.between.forget(flow)
+    }
+
+    /// As [`Kernel::is_superseded`], and waits for no other call.
+    pub fn is_another_agents(&self) -> bool {
+        self.between.is_superseded()
+    }
+
+    /// What the hooks tell of those connections. There shall be one reader. Within a runtime.
+    ///
+    /// # Errors  Of the map, and of the runtime.
+    pub fn events(&self) -> Result<Events, KernelError> {
+        Events::open(&self.dir)
+    }
+
+    /// The clock by which hooks tell the time, in nanoseconds.
+    pub fn monotonic() -> u64 {
+        sys::monotonic()
+    }
+
     fn flow(&self, cookie: NetnsCookie, from: SocketAddr, to: SocketAddr) -> Option<FlowKind> {
-        let key = FlowKey {
-            cookie: cookie.0,
-            local: from.ip().into(),
-            remote: to.ip().into(),
-            local_port: from.port(),
-            remote_port: to.port(),
-            pad: 0,
-        };
-        self.flows.get(&key, 0).ok()
+        self.flows.get(&flow_key(cookie, from, to), 0).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // What another call left half done is in the kernel, not in this state; going on is right.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn flow_key(cookie: NetnsCookie, from: SocketAddr, to: SocketAddr) -> FlowKey {
+    FlowKey {
+        cookie: cookie.0,
+        local: from.ip().into(),
+        remote: to.ip().into(),
+        local_port: from.port(),
+        remote_port: to.port(),
+        pad: 0,
     }
 }

@@ -14,6 +14,7 @@ pub mod settings;
 pub mod logging;
 pub mod pods;
 pub mod worker;
+pub mod direct;
 pub mod outside;
 pub mod inbound;
 pub mod outbound;

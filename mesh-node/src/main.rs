@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use mesh_node::direct::trial;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
 use mesh_node::{app, logging};
@@ -50,6 +51,9 @@ enum Command {
         #[arg(value_name = "NAMESPACE/NAME")]
         pod: String,
     },
+    /// What the agent runs at start to try direct connections.
+    #[command(hide = true, name = trial::COMMAND)]
+    Trial { from: PathBuf, to: PathBuf },
     /// Removes every trace from the kernel: links, maps, pins, rules and routes. The agent must not be running.
     Remove {
         #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
@@ -82,6 +86,13 @@ fn main() -> ExitCode {
             let Some((namespace, name)) = split(&pod) else { return ExitCode::from(2) };
             ask(&agent, Request::Withdraw { namespace, name })
         }
+        Some(Command::Trial { from, to }) => match trial::applied(&from, &to) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Remove { pin_dir, cgroup_root }) => match app::remove(&pin_dir, &cgroup_root) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

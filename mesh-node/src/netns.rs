@@ -23,8 +23,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-pub use established::Established;
 pub(crate) use established::can_destroy;
+pub use established::{Established, Received, Sockets};
 
 /// Number of a network namespace, unique until the machine reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +68,17 @@ impl Netns {
     /// # Errors  As for [`Netns::from_fd`].
     pub fn current() -> io::Result<Self> {
         Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Makes one, which is gone with the last clone of this value and the last socket in it.
+    ///
+    /// # Errors  `EPERM` without CAP_SYS_ADMIN.
+    pub fn fresh() -> io::Result<Self> {
+        let made = std::thread::Builder::new().spawn(|| {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            Self::current()
+        })?;
+        made.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")))
     }
 
     /// Finds a namespace by its inode, among those that some process is in or that are mounted under `/run/netns`.
@@ -230,11 +241,7 @@ mod tests {
 
     /// A namespace of its own, made by a thread that ends.
     fn fresh() -> Option<Netns> {
-        let made = std::thread::spawn(|| {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-            Netns::current()
-        });
-        match made.join().unwrap() {
+        match Netns::fresh() {
             Ok(netns) => Some(netns),
             Err(error) => {
                 println!("skipped: a new network namespace: {error}");

@@ -14,13 +14,15 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use futures_util::TryStreamExt as _;
 use mesh_ebpf::{LOOP_MARK, LOOP_MASK, LOOP_PRIORITY, LOOP_TABLE, Plumbed};
 use rtnetlink::{
-    Handle, IpVersion, RouteMessageBuilder,
+    Handle, IpVersion, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::AddressHeaderFlags,
         route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
@@ -139,6 +141,45 @@ pub fn unplumb(netns: &Netns, before: &Plumbed) -> Result<(), PlumbingError> {
             write(V6_FWMARK_REFLECT, before.v6_fwmark_reflect)
         })
         .map_err(PlumbingError::Enter)?
+}
+
+/// Joins two fresh namespaces by a pair of virtual Ethernet devices; `addresses` are, for each family, the first one's and
+/// the second one's.
+///
+/// # Errors  Of the kernel.
+pub fn join(one: &Netns, other: &Netns, addresses: &[[IpAddr; 2]]) -> Result<(), PlumbingError> {
+    for netns in [one, other] {
+        // The host's defaults may allow no address of IPv6.
+        let done = netns.enter(|| fs::write(path("net.ipv6.conf.default.disable_ipv6"), "0"));
+        let _ = done.map_err(PlumbingError::Enter)?;
+    }
+    let failed = |what| move |source| PlumbingError::Route { what, source };
+    inside(one, async |handle| {
+        let pair = handle.link().add(LinkVeth::new("weft0", "weft1").build()).execute().await;
+        pair.map_err(failed("add a pair of devices"))?;
+        let moved = LinkUnspec::new_with_name("weft1").setns_by_fd(other.as_fd().as_raw_fd()).build();
+        handle.link().set(moved).execute().await.map_err(failed("move a device"))
+    })?;
+    for (number, (netns, name)) in [(one, "weft0"), (other, "weft1")].into_iter().enumerate() {
+        inside(netns, async |handle| {
+            for name in ["lo", name] {
+                let up = LinkUnspec::new_with_name(name).up().build();
+                handle.link().set(up).execute().await.map_err(failed("set a device up"))?;
+            }
+            let mut found = handle.link().get().match_name(name.to_owned()).execute();
+            let link = found.try_next().await.map_err(failed("find a device"))?;
+            let index = link.map_or(0, |link| link.header.index);
+            for pair in addresses {
+                let length = if pair[number].is_ipv4() { 30 } else { 126 };
+                let mut add = handle.address().add(index, pair[number], length);
+                // Else an address of IPv6 is usable only some time later.
+                add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+                add.execute().await.map_err(failed("add an address"))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Runs `work` with a netlink socket of the namespace. On a thread of its own, because the caller may be inside of a

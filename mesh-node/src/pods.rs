@@ -32,6 +32,7 @@ use tracing::{info, warn};
 use crate::capture::LINGER;
 use crate::connection::End;
 use crate::connections::Connections;
+use crate::direct::DirectPath;
 use crate::ebpf::{self, Kernel, KernelError, ListenerKind};
 use crate::netns::{Netns, NetnsCookie};
 use crate::outside::Outside;
@@ -138,6 +139,7 @@ impl Stage {
 pub struct Told {
     pub workers: Vec<Worker>,
     pub outside: Outside,
+    pub direct: DirectPath,
 }
 
 /// The manager of this node's pods: one task, so that a pod's steps never overlap.
@@ -503,6 +505,7 @@ impl Pods {
             worker.serve(pod.clone(), Listeners { outbound, plaintext, hbone });
         }
         self.told.outside.enrolled(pod.clone());
+        self.told.direct.enrolled(pod.clone());
         Ok(pod)
     }
 
@@ -517,6 +520,7 @@ impl Pods {
             },
         };
         pod.withdraw();
+        self.told.direct.released(pod.cookie);
         let now = Instant::now();
         // Twice, so that what was accepted in the last moment is held by then.
         let not_before = now + 2 * LINGER;

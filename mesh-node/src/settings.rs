@@ -78,6 +78,12 @@ pub struct Flags {
     /// How long connections of a pod that left the mesh may go on, in seconds.
     #[arg(long, env = "RELEASE_SECONDS", default_value = "3600")]
     pub release_seconds: String,
+    /// How two pods of this node talk that policy lets: direct, within the kernel and unencrypted, or by relay.
+    #[arg(long, env = "SAME_NODE", default_value = "direct")]
+    pub same_node: String,
+    /// How long such pods may begin connections after this agent was last alive, in seconds.
+    #[arg(long, env = "SAME_NODE_SECONDS", default_value = "300")]
+    pub same_node_seconds: String,
     /// Lifetime asked for certificates, in seconds.
     #[arg(long, env = "SECRET_TTL", default_value = "86400")]
     pub certificate_ttl: String,
@@ -117,6 +123,8 @@ pub struct Settings {
     pub transport: Transport,
     pub drain: Duration,
     pub release: Duration,
+    pub same_node: bool,
+    pub same_node_age: Duration,
     pub certificate_ttl: Duration,
     pub ebpf_object: Option<PathBuf>,
     pub log_level: String,
@@ -209,6 +217,14 @@ impl Flags {
                 Transport::Any
             }
         };
+        let same_node = match &*self.same_node {
+            "direct" => true,
+            "relay" => false,
+            other => {
+                wrong.push(format!("--same-node {other:?} is neither direct nor relay"));
+                false
+            }
+        };
         let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
             Ok(value) if value >= least => Duration::from_secs(value),
             _ => {
@@ -218,6 +234,7 @@ impl Flags {
         };
         let drain = seconds("drain-seconds", &self.drain_seconds, 0);
         let release = seconds("release-seconds", &self.release_seconds, 0);
+        let same_node_age = seconds("same-node-seconds", &self.same_node_seconds, 0);
         let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
         let log_json = match &*self.log_format {
             "text" => false,
@@ -256,6 +273,8 @@ impl Flags {
             transport,
             drain,
             release,
+            same_node,
+            same_node_age,
             certificate_ttl,
             ebpf_object: self.ebpf_object.map(Into::into),
             log_level: self.log_level,
@@ -290,11 +309,12 @@ mod tests {
             "--transport=quic",
             "--trust-domain=UPPER",
             "--drain-seconds=soon",
+            "--same-node=far",
             "--log-format=xml",
         ]);
         let mistakes = cli.flags.check().expect_err("many mistakes");
         expect![[r#"
-            10 settings are wrong:
+            11 settings are wrong:
               --node-name (NODE_NAME) is missing: the name of this node
               --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
               --xds-address "nowhere" is not host:port
@@ -303,6 +323,7 @@ mod tests {
               --workers "0" is not a number from 1 to 256
               --unknown-destinations "maybe" is neither allow nor refuse
               --transport "quic" is neither auto nor hbone
+              --same-node "far" is neither direct nor relay
               --drain-seconds "soon" is not a number of seconds from 0 on
               --log-format "xml" is neither text nor json"#]]
         .assert_eq(&mistakes.to_string());

@@ -123,6 +123,11 @@ impl Telemetry {
         self.opened.get_or_create(&labels(live)).inc();
     }
 
+    /// A connection that lives and is another agent's from here on.
+    pub fn left(&self) {
+        self.live.dec();
+    }
+
     pub fn panicked(&self) {
         self.panics.inc();
     }

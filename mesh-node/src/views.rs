@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::connection::Live;
 use crate::connections::Connections;
+use crate::direct::DirectPath;
 use crate::ebpf::Facility;
 use crate::outside::{self, Outside};
 use crate::pods::PodView;
@@ -71,11 +72,13 @@ impl From<&Facility> for FacilityView {
 pub struct ConnectionsView {
     /// By the agent.
     carried: Vec<ConnectionView>,
+    /// Between two pods of this node, by the kernel: a row for each end.
+    direct: Vec<ConnectionView>,
     /// From before their pod's enrolment: the agent neither carries nor counts them.
     outside: Vec<OutsideView>,
 }
 
-/// A connection that the agent carries.
+/// A connection that the agent carries or watches.
 #[derive(Debug, Serialize)]
 struct ConnectionView {
     id: u64,
@@ -148,10 +151,11 @@ impl From<outside::Row> for OutsideView {
     }
 }
 
-/// Blocks while the kernel is asked for what goes on outside.
-pub fn connections(connections: &Connections, outside: &Outside) -> ConnectionsView {
+/// Blocks while the kernel is asked for what goes on without the agent.
+pub fn connections(connections: &Connections, direct: &DirectPath, outside: &Outside) -> ConnectionsView {
     ConnectionsView {
         carried: connections.all().iter().map(|live| live.as_ref().into()).collect(),
+        direct: direct.live().iter().map(|live| live.as_ref().into()).collect(),
         outside: outside.rows().into_iter().map(Into::into).collect(),
     }
 }

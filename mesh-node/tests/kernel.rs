@@ -4,6 +4,8 @@
 
 #[path = "kernel/agents.rs"]
 mod agents;
+#[path = "kernel/direct.rs"]
+mod direct;
 #[path = "kernel/established.rs"]
 mod established;
 #[path = "kernel/costs.rs"]

@@ -106,7 +106,7 @@ impl Shop {
         [
             way("between nodes", web, db, db.at(7000), "mutual_tls"),
             way("between nodes, IPv6", web, db, db.at6(7000), "mutual_tls"),
-            way("on one node", web, near, near.at(7000), "mutual_tls"),
+            way("on one node", web, near, near.at(7000), "kernel_attested"),
             way("out of the mesh", web, outside, (outside4, 7000).into(), "none"),
             way("into the mesh", outside, db, db.at(7000), "none"),
         ]

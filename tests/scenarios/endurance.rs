@@ -32,13 +32,19 @@ fn a_dead_agents_pods_are_refused_at_once_until_the_next_one_has_them_again() ->
     let untouched_too = Knocking::begin(&strangers[1], &strangers[0].everywhere(7000));
     shop.works()?;
     for round in 0..2 {
+        until("web and near to do without the agent", PATIENCE, || {
+            mesh.admin("a", "/metrics").ok()?.contains("\nweft_same_node_verdicts 4\n").then_some(())
+        })?;
         mesh.agents[0].program.kill()?;
         untouched.until_answered(10)?;
         untouched_too.until_answered(10)?;
-        // Out of the pod: to the mesh, to another pod, to a stranger. Into the pod: from a stranger, from the node.
+        // What policy lets talk within the node goes on.
+        for address in shop.near.everywhere(7000) {
+            ask(&shop.web, address, "still").with_context(|| format!("round {round}"))?;
+        }
+        // Out of the pod: to the mesh, to a stranger. Into the pod: from a stranger, from the node.
         for (client, to) in [
             (&*shop.web, shop.db.everywhere(7000)),
-            (&*shop.web, shop.near.everywhere(7000)),
             (&*shop.web, strangers[1].everywhere(7000)),
             (&*strangers[0], shop.web.everywhere(7000)),
             (&*strangers[1], shop.web.everywhere(7000)),

@@ -4,6 +4,7 @@
 mod opt_in;
 mod before;
 mod carried;
+mod same_node;
 mod plain_world;
 mod remains;
 mod strictness;

@@ -46,7 +46,7 @@ fn a_pod_managers_pods_are_in_the_mesh_from_add_to_delete() -> Result<()> {
         ask(&web, address, "hello")?;
     }
     let both = [web.identity("cluster.local"), db.identity("cluster.local")];
-    mesh.agents[0].until_access(&[&both[0], &both[1], "15008"])?;
+    mesh.agents[0].until_access(&[&both[0], &both[1], "\"reason\":\"complete\""])?;
 
     drop(echo);
     line.send(&delete("uid-db"), None)?;

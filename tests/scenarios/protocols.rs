@@ -11,7 +11,7 @@ use weft_tests::objects;
 use weft_tests::outcome::{Outcome, ask};
 use weft_tests::pair::Pair;
 use weft_tests::program::built;
-use weft_tests::wait::accepted;
+use weft_tests::wait::{PATIENCE, accepted, until};
 
 #[test]
 fn redis_works_and_sees_the_clients_own_address() -> Result<()> {
@@ -150,6 +150,9 @@ fn every_kind_of_destination_is_reached_in_its_own_way() -> Result<()> {
     let (mesh, web, outside) = (&pair.mesh, &pair.web, pair.mesh.world.outside());
     let near = mesh.enrolled(mesh.pod("near").namespace("shop"), "a")?;
     mesh.until_captured(&near)?;
+    until("web and near to do without the agent", PATIENCE, || {
+        mesh.admin("a", "/metrics").ok()?.contains("\nweft_same_node_verdicts 4\n").then_some(())
+    })?;
     let bare = mesh.enrolled(mesh.pod("bare").namespace("plain"), "b")?;
     let _echoes = [
         apps::probe(&pair.db, "echo", 7000, &[])?,
@@ -171,7 +174,7 @@ fn every_kind_of_destination_is_reached_in_its_own_way() -> Result<()> {
     mesh.apply("entries", &entries.join("---\n"))?;
     pair.service("db", "db", &[(70, 7000)])?;
 
-    let (tunnel, plain) = ("mutual_tls", "none");
+    let (tunnel, kernel, plain) = ("mutual_tls", "kernel_attested", "none");
     let [cluster4, cluster6] = weft_tests::pair::CLUSTER_IPS;
     // Each with what its line in the log has to say: the endpoint's address and the service, or the address that was dialled.
     let cases: [(&str, SocketAddr, &str, &str); 14] = [
@@ -179,8 +182,8 @@ fn every_kind_of_destination_is_reached_in_its_own_way() -> Result<()> {
         ("a pod of a headless service", pair.db.at6(7000), tunnel, "[fd42:2::10]:7000"),
         ("a ClusterIP", (cluster4, 70).into(), tunnel, "db.shop.svc.cluster.local"),
         ("a ClusterIP", (cluster6, 70).into(), tunnel, "db.shop.svc.cluster.local"),
-        ("a pod on the same node", near.at(7001), tunnel, "10.42.1.11:7001"),
-        ("a pod on the same node", near.at6(7001), tunnel, "[fd42:1::11]:7001"),
+        ("a pod on the same node", near.at(7001), kernel, "10.42.1.11:7001"),
+        ("a pod on the same node", near.at6(7001), kernel, "[fd42:1::11]:7001"),
         ("a ServiceEntry's address", ([192, 0, 2, 10], 80).into(), plain, "four.example.org"),
         (
             "a ServiceEntry's address",

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
 
-use super::{Address, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE, extensions, workload as wire};
+use super::{
+    Address, ENCRYPT_ALWAYS_EXTENSION, ENCRYPT_ALWAYS_TYPE, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE,
+    extensions, workload as wire,
+};
 use crate::addr::NetworkAddress;
 use crate::identity::{InvalidSpiffeId, SpiffeId};
 use crate::service::{IpFamilies, LoadBalancing, Mode, Scope, Service};
@@ -125,6 +128,7 @@ impl TryFrom<wire::Workload> for Workload {
             host_network: w.network_mode() == wire::NetworkMode::HostNetwork,
             capacity: w.capacity.unwrap_or(1),
             plaintext: plaintext_ports(&w.extensions, of)?,
+            encrypt_always: w.extensions.iter().any(|e| e.name == ENCRYPT_ALWAYS_EXTENSION),
         })
     }
 }
@@ -178,7 +182,10 @@ impl From<&Workload> for wire::Workload {
                 false => wire::NetworkMode::Standard,
                 true => wire::NetworkMode::HostNetwork,
             } as i32,
-            extensions: plaintext_extension(&w.plaintext).into_iter().collect(),
+            extensions: plaintext_extension(&w.plaintext)
+                .into_iter()
+                .chain(encrypt_extension(w.encrypt_always))
+                .collect(),
             capacity: (w.capacity != 1).then_some(w.capacity),
         }
     }
@@ -402,6 +409,15 @@ fn plaintext_extension(ports: &PlaintextPorts) -> Option<wire::Extension> {
     Some(wire::Extension {
         name: PLAINTEXT_PORTS_EXTENSION.to_owned(),
         config: Some(prost_types::Any { type_url: PLAINTEXT_PORTS_TYPE.to_owned(), value: message.encode_to_vec() }),
+    })
+}
+
+/// Its being there says all.
+fn encrypt_extension(always: bool) -> Option<wire::Extension> {
+    let value = extensions::EncryptAlways {}.encode_to_vec();
+    always.then(|| wire::Extension {
+        name: ENCRYPT_ALWAYS_EXTENSION.to_owned(),
+        config: Some(prost_types::Any { type_url: ENCRYPT_ALWAYS_TYPE.to_owned(), value }),
     })
 }
 

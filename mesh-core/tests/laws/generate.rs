@@ -190,7 +190,7 @@ pub(crate) fn uid() -> impl Strategy<Value = Uid> {
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
     let names = (uid(), word(), word(), text(&["", "net2"]), word(), word(), word(), word(), word());
-    let places = (vec(ip(), 0..3), option::of(gateway()), option::of(gateway()), locality(), any::<bool>());
+    let places = (vec(ip(), 0..3), option::of(gateway()), option::of(gateway()), locality(), any::<(bool, bool)>());
     let lists = (vec(policy_key(), 0..4), btree_map(service_key(), vec(port(), 0..3), 0..3), plaintext());
     let kinds = (
         select(vec![Tunnel::None, Tunnel::Hbone]),
@@ -221,9 +221,10 @@ pub(crate) fn workload() -> impl Strategy<Value = Workload> {
         cluster: names.8,
         services: lists.1,
         locality: places.3,
-        host_network: places.4,
+        host_network: places.4.0,
         capacity: kinds.4,
         plaintext: lists.2,
+        encrypt_always: places.4.1,
     })
 }
 

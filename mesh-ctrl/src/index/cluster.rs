@@ -126,10 +126,12 @@ impl Cluster {
     }
 
     fn set_namespace(&mut self, name: Arc<str>, new: Option<Namespace>, touched: &mut Touched) {
-        let labels = |o: &Option<Namespace>| o.as_ref().map(|n| n.metadata.labels.clone()).unwrap_or_default();
-        let after = labels(&new);
+        let says = |o: &Option<Namespace>| {
+            o.as_ref().map(|n| (n.metadata.labels.clone(), n.metadata.annotations.clone())).unwrap_or_default()
+        };
+        let after = says(&new);
         let old = set(&mut self.namespaces, name.clone(), new);
-        if labels(&old) != after {
+        if says(&old) != after {
             self.touch_namespace(&name, touched);
         }
     }

@@ -102,6 +102,7 @@ fn workload(out: &mut String, w: &Workload) {
         (false, false) => say("plaintext", format!("{:?}", plain.ports), ""),
         (false, true) => {}
     }
+    say("", if w.encrypt_always { "encrypt-always" } else { "" }.into(), "");
     out.push('\n');
     for (key, ports) in &w.services {
         let ports: Vec<String> = ports.iter().map(|p| format!("{}->{}", p.service_port, p.target_port)).collect();

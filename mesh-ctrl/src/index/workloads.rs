@@ -16,6 +16,9 @@ use crate::source::{Code, Severity};
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// On a WorkloadEntry: the node whose agent serves it, and gets its certificates.
 const NODE: &str = "weft.io/node";
+/// On a pod, a WorkloadEntry or a namespace: `always` keeps its connections off the way within a node that does without
+/// encryption.
+const ENCRYPT: &str = "weft.io/encrypt";
 /// Put on what speaks HBONE without being a pod of this cluster.
 const TUNNEL_LABEL: (&str, &str) = ("networking.istio.io/tunnel", "http");
 
@@ -31,6 +34,7 @@ impl Cluster {
         let enrolled = !pod.host_network && self.is_enrolled(labels, Some(&name.namespace));
         let tunnel = if enrolled { Tunnel::Hbone } else { Tunnel::None };
         let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
+        let encrypt_always = self.encrypts(Kind::Pod, name, &pod.metadata, built);
         built.address(Address::Workload(Workload {
             uid: Uid::pod(&self.config.cluster_id, &name.namespace, &name.name),
             addresses: pod.addresses.clone(),
@@ -46,6 +50,7 @@ impl Cluster {
             locality: self.locality_of_node(&pod.node),
             host_network: pod.host_network,
             plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
+            encrypt_always,
             ..self.workload(&name.name, &name.namespace, labels, workload_name, identity)
         }));
     }
@@ -63,6 +68,7 @@ impl Cluster {
         let labels = &endpoint.labels;
         let enrolled = self.is_enrolled(labels, Some(&name.namespace)) || has_tunnel_label(labels);
         let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
+        let encrypt_always = self.encrypts(Kind::WorkloadEntry, name, &entry.metadata, built);
         let cluster = &self.config.cluster_id;
         let base = self.workload(&name.name, &name.namespace, labels, name.name.clone(), identity);
         let mut located = self.located(endpoint, base);
@@ -78,6 +84,7 @@ impl Cluster {
             policies,
             services: self.services_of_entry(name, entry),
             plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
+            encrypt_always,
             ..located
         }));
     }
@@ -149,6 +156,7 @@ impl Cluster {
             host_network: false,
             capacity: 1,
             plaintext: PlaintextPorts::default(),
+            encrypt_always: false,
         }
     }
 
@@ -183,6 +191,25 @@ impl Cluster {
         };
         let of_namespace = || says(&self.namespaces.get(namespace?)?.metadata.labels);
         says(labels).or_else(of_namespace).unwrap_or(false)
+    }
+
+    /// Its own annotation, else its namespace's. One that says something else is taken for `always`: it was meant to say
+    /// something of encryption.
+    fn encrypts(&self, kind: Kind, name: &Name, own: &Metadata, built: &mut Built) -> bool {
+        let of_namespace = || self.namespaces.get(&name.namespace)?.metadata.annotations.get(ENCRYPT);
+        let Some(says) = own.annotations.get(ENCRYPT).or_else(of_namespace) else { return false };
+        if **says != *"always" {
+            let object = ObjectKey { kind, namespace: name.namespace.clone(), name: name.name.clone() };
+            let why = format!("{says:?} is not known and taken for \"always\"");
+            built.finding(
+                Severity::Warning,
+                Code::FailsClosed,
+                object,
+                Some(format!("metadata.annotations[{ENCRYPT}]")),
+                why,
+            );
+        }
+        true
     }
 
     /// For an endpoint in a ServiceEntry: mostly something outside, so its namespace says nothing of it.

@@ -38,6 +38,7 @@ pub(crate) fn pod(name: &str, ip: &str, services: &[&str]) -> Change {
         host_network: false,
         capacity: 1,
         plaintext: PlaintextPorts::default(),
+        encrypt_always: false,
     };
     Change { name: name.into(), resource: index::Resource::Address(Some(Address::Workload(workload))) }
 }

@@ -26,6 +26,8 @@ pub(super) struct Loader {
     pub(super) debug: bool,
     /// Whether the kernel has bpf_set_retval.
     pub(super) set_retval: bool,
+    /// Whether the kernel has bpf_skc_to_mptcp_sock.
+    pub(super) tells_mptcp: bool,
 }
 
 impl Loader {
@@ -33,6 +35,7 @@ impl Loader {
     pub(super) fn load(&self) -> Result<Ebpf, LoadError> {
         let folder = self.dir.join(pins::MAPS);
         let set_retval = u8::from(self.set_retval);
+        let tells_mptcp = u8::from(self.tells_mptcp);
         let level: u8 = if self.debug { LEVEL_DEBUG } else { 0 };
         let mut loader = EbpfLoader::new();
         for name in maps::ALL {
@@ -40,6 +43,7 @@ impl Loader {
         }
         loader.override_global(aya_log::LEVEL, &level, true);
         loader.override_global(programs::SET_RETVAL, &set_retval, true);
+        loader.override_global(programs::TELLS_MPTCP, &tells_mptcp, true);
         // Nothing in our programs is relocated by the running kernel's BTF. aya 0.14 has read it in `new` all the same,
         // 200 ms where aya-obj is not optimised (by perf), so a process should have one loader and not one for each pod.
         loader.btf(None);

@@ -67,7 +67,8 @@ impl State {
         check_pins(&config.pin_dir)?;
 
         let set_retval = super::probe::set_retval();
-        let loader = Loader { dir: config.pin_dir, object, debug: config.debug, set_retval };
+        let tells_mptcp = super::probe::tells_mptcp();
+        let loader = Loader { dir: config.pin_dir, object, debug: config.debug, set_retval, tells_mptcp };
         let mut ebpf = loader.load()?;
         let template = Template::of(&loader.object, &ebpf)?;
         // The kernel's opinion of it, before a pod depends on it.
@@ -153,6 +154,10 @@ impl State {
     pub(super) fn withdraw(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
         let _lock = self.own()?;
         self.undo(cookie)
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 
     pub(super) fn is_superseded(&self) -> bool {

@@ -79,6 +79,13 @@ pub fn probe(config: &Config) -> Vec<Facility> {
             set_retval(),
             "a clear error: without an agent, an enrolled pod's connect fails with EPERM, not ECONNREFUSED",
         ),
+        facility(
+            "bpf_skc_to_mptcp_sock in sock_ops",
+            "5.19",
+            tells_mptcp(),
+            "multipath connections between pods of this node through the agent: an end that policy puts to one may take a \
+             minute to show",
+        ),
         facility("IP_TRANSPARENT", "2.6.28", transparent(), "everything: the agent cannot answer for other addresses"),
         facility(
             "net.ipv4.tcp_fwmark_accept",
@@ -104,6 +111,11 @@ pub fn probe(config: &Config) -> Vec<Facility> {
 /// Whether a connect hook can choose the error that the application sees.
 pub(super) fn set_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+/// Whether `sock_ops` can tell a socket of a multipath connection.
+pub(super) fn tells_mptcp() -> bool {
+    is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_mptcp_sock).unwrap_or(false)
 }
 
 fn transparent() -> bool {

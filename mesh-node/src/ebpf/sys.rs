@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya_obj::generated::bpf_insn;
+use mesh_ebpf::Event;
 
 /// Has the kernel verify a program for sk_lookup; the error comes with the verifier's log. `BPF_PROG_LOAD`.
 pub(super) fn load_sk_lookup(instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, (io::Error, String)> {
@@ -156,6 +157,31 @@ pub(super) fn cgroup_by_id(any: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> 
     if ret < 0 { Err(io::Error::last_os_error()) } else { descriptor(ret) }
 }
 
+/// Returns once every hook that was running when this was called has ended: what it wrote to a map can be seen.
+/// `MEMBARRIER_CMD_GLOBAL`, kernel 4.3; where a core is set apart by nohz_full the kernel refuses it.
+pub(super) fn wait_for_hooks() {
+    // SAFETY: a system call without pointers.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if ret != 0 {
+        // A hook takes microseconds, and is not preempted.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The clock of `bpf_ktime_get_ns`, in nanoseconds.
+pub(super) fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure outlives the call. The clock exists everywhere, so there is no error to look at.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// An event as it lies in the ring.
+pub(super) fn event(bytes: &[u8]) -> Option<Event> {
+    // SAFETY: as many bytes as an event has, which is integers without padding; unaligned reads are allowed.
+    (bytes.len() == size_of::<Event>()).then(|| unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
 #[repr(C)]
 struct ObjectAttr {
     path: u64,
@@ -178,5 +204,7 @@ fn descriptor(ret: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// <linux/membarrier.h>
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 /// `BPF_PROG_TYPE_SK_LOOKUP` of <linux/bpf.h>.
 const PROGRAM_SK_LOOKUP: u32 = 30;

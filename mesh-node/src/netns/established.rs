@@ -2,12 +2,16 @@
 //!
 //! Asked of the kernel by sock_diag(7), which knows sockets of every process in the namespace.
 
-use std::{collections::BTreeSet, io, net::SocketAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::SocketAddr,
+};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
 use netlink_packet_sock_diag::{
     SockDiagDestroy, SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_SYN_SENT},
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK, TCP_SYN_SENT},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::{Socket, SocketAddr as Netlink, protocols::NETLINK_SOCK_DIAG};
@@ -27,6 +31,70 @@ pub struct Established {
     id: SocketId,
     family: u8,
     opening: bool,
+}
+
+/// What a socket of a connection has received, as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of the other end's, without its FIN.
+    pub bytes: u64,
+}
+
+/// A line to the kernel about sockets of one namespace.
+pub struct Sockets(Socket);
+
+impl Sockets {
+    /// # Errors  Of entering, and of netlink.
+    pub fn of(netns: &Netns) -> io::Result<Self> {
+        diagnosis(netns).map(Self)
+    }
+
+    /// As [`Netns::destroy`], of the socket with that cookie, whose ends are to be right too.
+    ///
+    /// # Errors  As for [`Netns::destroy`].
+    pub fn destroy(&self, cookie: u64, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+        let (family, mut id) =
+            if local.is_ipv4() { (AF_INET, SocketId::new_v4()) } else { (AF_INET6, SocketId::new_v6()) };
+        (id.source_address, id.source_port) = (local.ip(), local.port());
+        (id.destination_address, id.destination_port) = (remote.ip(), remote.port());
+        id.cookie = cookie.to_ne_bytes();
+        destroy(&self.0, family, id)
+    }
+
+    /// What sockets have received, by their cookies: all that are connected, are about to be or have not yet closed.
+    ///
+    /// # Errors  Of netlink.
+    pub fn received(&self) -> io::Result<HashMap<u64, Received>> {
+        let states = StateFlags::ESTABLISHED
+            | StateFlags::SYN_SENT
+            | StateFlags::FIN_WAIT1
+            | StateFlags::FIN_WAIT2
+            | StateFlags::CLOSE_WAIT
+            | StateFlags::LAST_ACK
+            | StateFlags::CLOSING;
+        let mut found = HashMap::new();
+        for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+            let SockDiagMessage::InetRequest(mut request) = request(family, states.clone(), any) else { continue };
+            request.extensions = ExtensionFlags::INFO;
+            send(&self.0, SockDiagMessage::InetRequest(request), NLM_F_DUMP)?;
+            receive(&self.0, |response| {
+                let cookie = u64::from_ne_bytes(response.header.socket_id.cookie);
+                found.insert(cookie, received(&response));
+            })?;
+        }
+        Ok(found)
+    }
+}
+
+fn received(response: &InetResponse) -> Received {
+    let info = response.nlas.iter().find_map(|attribute| match attribute {
+        Nla::TcpInfo(info) => Some(info),
+        _ => None,
+    });
+    let bytes = info.and_then(|info| info.get(BYTES_RECEIVED..)?.first_chunk().copied()).map_or(0, u64::from_ne_bytes);
+    // The kernel counts a FIN as a byte.
+    let fin = matches!(response.header.state, TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING);
+    Received { bytes: bytes.saturating_sub(fin.into()) }
 }
 
 impl Netns {
@@ -155,3 +223,5 @@ fn established(response: InetResponse) -> Established {
 
 /// `INET_DIAG_CGROUP_ID` of <linux/inet_diag.h>.
 const CGROUP_ID: u16 = 21;
+/// Where `tcpi_bytes_received` lies in `struct tcp_info` of <linux/tcp.h>; kernel 4.1.
+const BYTES_RECEIVED: usize = 128;

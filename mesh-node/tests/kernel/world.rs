@@ -140,6 +140,19 @@ impl World {
         as_process(&self.cgroups.pods, &self.outside, f)
     }
 
+    /// The namespace of the host outside, to be a second pod.
+    pub(crate) fn second(&self) -> &Netns {
+        &self.outside
+    }
+
+    /// What an agent that is dead does not hear of: a pod is gone, and its addresses are somebody else's.
+    pub(crate) fn move_second_pods_addresses_to_the_node(&self) {
+        run(&self.outside, "ip addr del 10.57.1.2/24 dev eth0");
+        run(&self.outside, "ip addr del fd57:1::2/64 dev eth0");
+        run(&self.node, "ip addr add 10.57.1.2/32 dev lo");
+        run(&self.node, "ip addr add fd57:1::2/128 dev lo nodad");
+    }
+
     /// Runs `f` as a process of the node's.
     pub(crate) fn node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         as_process(&self.cgroups.pods, &self.node, f)

@@ -288,3 +288,39 @@ fn workload_entries_are_workloads_too() {
     "#]],
     );
 }
+
+#[test]
+fn an_annotation_of_the_pod_or_its_namespace_asks_for_encryption() {
+    let pod = |annotation: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: shop, annotations: {{{annotation}}}}}, spec: {{nodeName: a}}, status: {{phase: Running, podIP: 10.0.0.1, conditions: [{{type: Ready, status: 'True'}}]}}}}\n"
+        )
+    };
+    let namespace =
+        "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, annotations: {weft.io/encrypt: always}}}\n";
+    check(
+        &pod("weft.io/encrypt: always"),
+        expect![[r#"
+            c1//Pod/shop/web ip=10.0.0.1 node=a encrypt-always
+        "#]],
+    );
+    check(
+        &[&pod(""), namespace].concat(),
+        expect![[r#"
+            c1//Pod/shop/web ip=10.0.0.1 node=a encrypt-always
+        "#]],
+    );
+    check(
+        &pod("weft.io/encrypt: alwyas"),
+        expect![[r#"
+            c1//Pod/shop/web ip=10.0.0.1 node=a encrypt-always
+            ! warning fails_closed: Pod shop/web: metadata.annotations[weft.io/encrypt]: "alwyas" is not known and taken for "always"
+        "#]],
+    );
+    check(
+        &pod(""),
+        expect![[r#"
+            c1//Pod/shop/web ip=10.0.0.1 node=a
+        "#]],
+    );
+}

@@ -196,6 +196,7 @@ pub(crate) fn workload(name: &str, ip: &str) -> Workload {
         host_network: false,
         capacity: 1,
         plaintext: PlaintextPorts::default(),
+        encrypt_always: false,
     }
 }
 
