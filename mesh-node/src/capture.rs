@@ -50,9 +50,6 @@ pub async fn accept(listener: TcpListener, pod: Arc<Pod>, connections: Connectio
         match accepted.and_then(|(stream, peer)| Ok((socket::asked(&stream)?, socket::canonical(peer), stream))) {
             Ok((asked, _, stream)) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
             Ok((asked, client, stream)) => {
-                if let Err(error) = socket::tune(&stream, socket::Keepalive::default()) {
-                    warn!(%error, %client, "socket options of an accepted connection");
-                }
                 serve(Captured { pod: pod.clone(), stream, asked, client, at, hold });
             }
             Err(error) if is_of_one_connection(&error) => {}

@@ -37,7 +37,7 @@ use crate::ebpf::{self, Kernel, KernelError, ListenerKind};
 use crate::netns::{Netns, NetnsCookie};
 use crate::outside::Outside;
 use crate::pod::{Enrolment, Pod};
-use crate::socket;
+use crate::socket::{self, Keepalive};
 use crate::worker::{Listeners, Worker};
 
 /// Backlog of a pod's listeners: what somaxconn allows by default since kernel 5.4.
@@ -476,8 +476,12 @@ impl Pods {
             return Err("the pod has no address yet".to_owned());
         }
         let count = self.told.workers.len();
-        let listen = |what| socket::listen(netns, count, BACKLOG).map_err(|e| format!("listen for {what}: {e}"));
-        let (outbound, plaintext, hbone) = (listen("outbound")?, listen("plaintext")?, listen("tunnels")?);
+        let listen = |what, keepalive| {
+            socket::listen(netns, count, BACKLOG, keepalive).map_err(|e| format!("listen for {what}: {e}"))
+        };
+        let outbound = listen("outbound", None)?;
+        let plaintext = listen("plaintext", Some(Keepalive::default()))?;
+        let hbone = listen("tunnels", Some(Keepalive::TUNNEL))?;
         let pod = Arc::new(Pod::new(Enrolment {
             uid: description.uid.clone(),
             namespace: description.namespace.clone(),

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::netns::NetnsCookie;
 use crate::pod::Pod;
-use crate::socket;
+use crate::socket::{self, Keepalive};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -269,6 +269,8 @@ impl Pool {
         let tcp = socket::connect_from_pod(&pod.netns, to.0, timeout)
             .await
             .map_err(|source| DialError::Connect { to, source })?;
+        // It fails only for a socket that is gone already, which the handshake will tell.
+        let _ = socket::keep_alive(&tcp.stream, Keepalive::TUNNEL);
         let transport = if crowded { Transport::Hbone } else { self.config.transport };
         let tls = tls::connect(tcp.stream, &credentials, expected, transport.alpn(), timeout)
             .await

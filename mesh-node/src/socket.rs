@@ -37,6 +37,11 @@ impl Default for Keepalive {
     }
 }
 
+impl Keepalive {
+    /// Of tunnels: a peer that is gone without a word is found out within a minute.
+    pub const TUNNEL: Self = Self { idle: Duration::from_secs(30), interval: Duration::from_secs(10), probes: 3 };
+}
+
 /// A connection that the agent opened.
 #[derive(Debug)]
 pub struct Dialled {
@@ -60,13 +65,20 @@ pub struct Delivery {
 /// Opens listening sockets in the pod's namespace that take connections for any address, IPv4 and IPv6: one for each of
 /// `workers`. All are to be handed to `Kernel`, which spreads connections between them. Non-blocking.
 ///
+/// What is accepted has no delay for small writes, and `keepalive`: accepted sockets have their listener's options.
+///
 /// Each has a port of the kernel's choice, among those for clients: connections come by eBPF and not by address, so the
 /// application keeps the ports it may want. They share no port, because a process of the pod's with the agent's user id
 /// could join such a group and be given connections that are the agent's. Who connects to the port itself is told by
 /// [`is_direct`].
 ///
 /// # Errors  Of entering the namespace, and of the kernel: `EPERM` without CAP_NET_ADMIN.
-pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<TcpListener>> {
+pub fn listen(
+    netns: &Netns,
+    workers: usize,
+    backlog: i32,
+    keepalive: Option<Keepalive>,
+) -> io::Result<Vec<TcpListener>> {
     netns.enter(|| {
         // Bound to a loopback address, an IPv6 socket would be IPv6-only, whatever its options say.
         let (domain, any) = if Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok() {
@@ -82,6 +94,7 @@ pub fn listen(netns: &Netns, workers: usize, backlog: i32) -> io::Result<Vec<Tcp
                 option::transparent_v6(socket.as_fd())?;
             }
             socket.set_ip_transparent_v4(true)?;
+            tune(&SockRef::from(&socket), keepalive)?;
             socket.bind(&SocketAddr::new(any, 0).into())?;
             socket.listen(backlog)?;
             Ok(TcpListener::from(socket))
@@ -172,15 +185,17 @@ pub fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-/// Sets what every connection of the agent has: no delay for small writes, and `keepalive`.
+/// Has the kernel ask a peer on another host whether it is there. One on this host needs no asking: its kernel is ours.
 ///
 /// # Errors  `EINVAL` for durations below a second.
-pub fn tune(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+pub fn keep_alive(stream: &TcpStream, keepalive: Keepalive) -> io::Result<()> {
+    tune(&SockRef::from(stream), Some(keepalive))
+}
+
+fn tune(socket: &SockRef<'_>, keepalive: Option<Keepalive>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.probes),
-    )
+    let Some(Keepalive { idle, interval, probes }) = keepalive else { return Ok(()) };
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes))
 }
 
 /// An IPv4-mapped IPv6 address as the IPv4 address that it is.
@@ -190,8 +205,8 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// A non-blocking socket of the family of `to`, made in the namespace.
 fn dialling(netns: &Netns, to: SocketAddr, mark: u32) -> io::Result<Socket> {
-    let socket = netns.enter(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))??;
-    socket.set_nonblocking(true)?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = netns.enter(|| Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP)))??;
     socket.set_mark(mark)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)

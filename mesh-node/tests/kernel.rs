@@ -570,7 +570,7 @@ fn hooks_report_to_the_log_when_asked() {
 #[test]
 fn listeners_are_spread_between_workers() {
     let Some(world) = World::enrolled() else { return };
-    let group = socket::listen(&world.pod, 2, 128).unwrap();
+    let group = socket::listen(&world.pod, 2, 128, None).unwrap();
     let both = [0, 1].map(|worker| (ListenerKind::Plaintext, group[worker].as_fd()));
     world.kernel().set_listeners(world.pod.cookie(), &both).unwrap();
     for host in POD {

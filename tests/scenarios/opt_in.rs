@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_tests::apps;
@@ -232,6 +233,8 @@ impl PingPong {
                     return Err(std::io::Error::other("heard something else"));
                 }
                 count.fetch_add(1, Ordering::Relaxed);
+                // As many as there are at full speed, tcpdump loses on a busy machine.
+                std::thread::sleep(Duration::from_micros(200));
             }
             Ok(())
         });

@@ -63,8 +63,9 @@ impl Drop for Block {
 }
 
 const SIZE: usize = (BATCH + 1) * LONGEST;
-/// Most that a thread keeps.
-const KEPT: usize = 4;
+/// Most that a thread keeps, those included from which something is still in use: large blocks are dear to the allocator, which
+/// takes them from the system page by page and gives them back each time.
+const KEPT: usize = 32;
 /// Blocks of a thread that wait for the rest of a record: 5 MiB. A peer that sends halves of records on many connections gets
 /// no more memory than those halves.
 const IN_HAND: usize = 32;

@@ -77,7 +77,7 @@ impl Drop for Lent {
 const SIZE: usize = BATCH * (CONTENT + OVERHEAD) + RESERVE;
 const SMALL: usize = CONTENT + OVERHEAD + RESERVE;
 const RESERVE: usize = 1 << 10;
-/// Most that a thread keeps; more are made when more connections have bytes in hand at once, and freed after.
-const KEPT: usize = 4;
+/// Most that a thread keeps, 4 MiB; more are made when more connections have bytes in hand at once, and freed after.
+const KEPT: usize = 32;
 /// Batches that wait for their sockets, 8 MiB, until further connections get single records.
 const MANY: usize = 64;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rustls::AlertDescription;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::block::Block;
@@ -287,7 +288,13 @@ impl Link {
 
     fn fill(&self, block: &mut BytesMut, most: usize) -> io::Result<usize> {
         block.reserve(most);
-        self.tcp.try_read_buf(&mut block.limit(most))
+        let read = self.tcp.try_read_buf(&mut block.limit(most))?;
+        if read > 0 && read < most {
+            // It came up short, so nothing is left, and the runtime need not ask to learn that. (A read stops before urgent
+            // data as well, which a peer of ours does not send.)
+            let _ = self.tcp.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        Ok(read)
     }
 
     /// Opens all whole records; whether there was data.

@@ -49,6 +49,8 @@ struct State {
 struct Arrivals {
     reply: Option<Fields>,
     data: VecDeque<Bytes>,
+    /// How many of the first pieces have been put aside if they are small.
+    small: usize,
     ended: bool,
     over: Option<Over>,
     reader: Option<Waker>,
@@ -233,7 +235,15 @@ impl State {
                 return Poll::Ready(Err(violated(violation)));
             }
             match received {
-                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(true)) => {
+                    self.settle();
+                    if !self.asked.is_empty() {
+                        return Poll::Ready(Ok(Driven::Asked));
+                    }
+                    // Those whose data has come have their turn before more is read.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(false)) if self.http.streams() == 0 => return Poll::Ready(Ok(Driven::Over)),
                 Poll::Ready(Ok(false)) => {
                     return Poll::Ready(Err(ConnectionError::Io(io::ErrorKind::UnexpectedEof.into())));
@@ -561,6 +571,7 @@ impl Carried {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
+        let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
         let written = write(&slices[..count]);
         let mut left = *written.as_ref().unwrap_or(&0);
         let taken = left;
@@ -570,11 +581,17 @@ impl Carried {
             left -= some;
             if bytes.is_empty() {
                 arrivals.data.pop_front();
+                arrivals.small = arrivals.small.saturating_sub(1);
             }
         }
-        if written.is_err() || count > 0 && !arrivals.data.is_empty() {
-            // It waits for its reader: no more memory is kept for it than that takes.
-            arrivals.data.iter_mut().for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes));
+        if taken < offered {
+            // The reader is stuck. Small pieces are put aside, lest each keeps the block that it was read into.
+            let unlooked = arrivals.data.len() - arrivals.small.min(arrivals.data.len());
+            let new = arrivals.data.iter_mut().rev().take(unlooked);
+            new.filter(|bytes| bytes.len() < SMALL).for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes));
+            arrivals.small = arrivals.data.len();
+        } else {
+            arrivals.small = 0;
         }
         state.http.consumed(self.stream, taken);
         state.settle();
@@ -583,7 +600,9 @@ impl Carried {
 
     pub(super) fn take(&self) -> Option<Bytes> {
         let mut state = self.shared.lock();
-        let bytes = state.streams.get_mut(&self.stream)?.data.pop_front()?;
+        let arrivals = state.streams.get_mut(&self.stream)?;
+        let bytes = arrivals.data.pop_front()?;
+        arrivals.small = arrivals.small.saturating_sub(1);
         state.http.consumed(self.stream, bytes.len());
         state.settle();
         Some(bytes)
@@ -654,5 +673,7 @@ impl KeepAlive {
 
 /// Streams that try at once when a full socket takes more.
 const AT_ONCE: usize = 4;
+/// Bytes below which a piece that waits for its reader is copied: what others keep is no more than twice what they are.
+const SMALL: usize = 8 << 10;
 /// Most pieces that one system call writes.
 const SLICES: usize = BATCH + 2;

@@ -91,7 +91,7 @@ fn with_pods(
 ) -> Result<(), String> {
     let mut held = Vec::new();
     for (number, netns) in [from, to].into_iter().enumerate() {
-        let listen = || socket::listen(netns, 1, 16).map_err(|error| format!("listen: {error}"));
+        let listen = || socket::listen(netns, 1, 16, None).map_err(|error| format!("listen: {error}"));
         let listeners = [listen()?, listen()?, listen()?];
         let kinds = [ListenerKind::Outbound, ListenerKind::Plaintext, ListenerKind::Hbone];
         let named: Vec<(ListenerKind, BorrowedFd<'_>)> =

@@ -38,8 +38,5 @@ pub async fn dial(
 ) -> Result<Dialled, Undeliverable> {
     drop(permit);
     let delivered = socket::deliver(&pod.netns, client, to, timeout).await;
-    let app = delivered.map_err(|source| Undeliverable { to, source })?.dialled;
-    // Options of a socket that has just connected fail only if it is gone already, which the splice will tell.
-    let _ = socket::tune(&app.stream, socket::Keepalive::default());
-    Ok(app)
+    Ok(delivered.map_err(|source| Undeliverable { to, source })?.dialled)
 }

@@ -261,7 +261,7 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn open(pod: &Netns) -> Self {
-        let one = || socket::listen(pod, 1, 128).unwrap().remove(0);
+        let one = || socket::listen(pod, 1, 128, None).unwrap().remove(0);
         Self { outbound: one(), plaintext: one(), hbone: one() }
     }
 
