@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tracing::warn;
+use tracing::{trace, warn};
 
 use crate::connections::{Connections, Hold};
 use crate::pod::Pod;
@@ -50,6 +50,7 @@ pub async fn accept(listener: TcpListener, pod: Arc<Pod>, connections: Connectio
         match accepted.and_then(|(stream, peer)| Ok((socket::asked(&stream)?, socket::canonical(peer), stream))) {
             Ok((asked, _, stream)) if socket::is_direct(&stream, asked, port) => socket::reset(stream),
             Ok((asked, client, stream)) => {
+                trace!(pod = %pod.name, %client, %asked, "connection taken");
                 serve(Captured { pod: pod.clone(), stream, asked, client, at, hold });
             }
             Err(error) if is_of_one_connection(&error) => {}
