@@ -51,8 +51,13 @@ fn metrics_have_istios_names_and_labels_and_count_every_byte() -> Result<()> {
         }
         assert_eq!(metrics.sum("istio_tcp_connections_opened_total", reporter), 1);
         assert_eq!(metrics.sum("istio_tcp_connections_closed_total", reporter), 0);
-        assert_eq!(metrics.sum("istio_tcp_received_bytes_total", reporter), SENT, "live, at node {node}");
-        assert_eq!(metrics.sum("istio_tcp_sent_bytes_total", reporter), SENT, "live, at node {node}");
+        // The client may have the last bytes a moment before they are counted.
+        until("every byte to be counted, live", PATIENCE, || {
+            let metrics = Metrics::of(&mesh, node).ok()?;
+            let sum = |name| metrics.sum(name, reporter);
+            (sum("istio_tcp_received_bytes_total") == SENT && sum("istio_tcp_sent_bytes_total") == SENT).then_some(())
+        })
+        .with_context(|| format!("at node {node}"))?;
     }
     drop(client);
     for (node, reporter) in [("a", "source"), ("b", "destination")] {
