@@ -96,7 +96,7 @@ impl Inbound {
                 Some(Ok(request)) => {
                     let (this, pod, hold) = (self.clone(), pod.clone(), hold.clone());
                     tokio::spawn(async move {
-                        this.serve_request(pod, request, asked, client, Instant::now()).await;
+                        this.serve_request(&pod, request, asked, client, Instant::now()).await;
                         drop(hold);
                     });
                 }
@@ -131,7 +131,7 @@ impl Inbound {
                 // Who the peer is has been proven until then: its next connection needs a new proof.
                 Some(Ok(request)) if until <= SystemTime::now() => return request.decline(),
                 Some(Ok(request)) => {
-                    self.clone().serve_request(pod.clone(), request, asked, client, Instant::now()).await;
+                    self.serve_request(&pod, request, asked, client, Instant::now()).await;
                 }
                 Some(Err(error)) => {
                     debug!(%client, %error, reason = error.reason(), "tunnel ended");
@@ -164,7 +164,7 @@ impl Inbound {
         Ok((tunnel, until))
     }
 
-    async fn serve_request(self, pod: Arc<Pod>, request: Request, hbone: SocketAddr, client: SocketAddr, at: Instant) {
+    async fn serve_request(&self, pod: &Pod, request: Request, hbone: SocketAddr, client: SocketAddr, at: Instant) {
         let asked: Option<SocketAddr> = request.head().authority.parse().ok();
         let mut facts = Facts::new(Direction::Inbound, claimed_client(&request, client), asked.unwrap_or(hbone));
         facts.pod = Some(pod.cookie);
@@ -177,9 +177,9 @@ impl Inbound {
             return request.refuse(Status::BadRequest);
         };
         let named = request.head().forwarded.as_ref().and_then(|forwarded| forwarded.host.as_deref());
-        match Box::pin(self.admit(&pod, &mut facts, client, target, named)).await {
+        match Box::pin(self.admit(pod, &mut facts, client, target, named)).await {
             Ok((permit, snapshot)) => {
-                let app = match deliver::dial(permit, &pod, client.ip(), target, self.config.connect_timeout).await {
+                let app = match deliver::dial(permit, pod, client.ip(), target, self.config.connect_timeout).await {
                     Ok(app) => app,
                     Err(error) => {
                         self.connections.refuse(facts, at, error.end());
@@ -340,7 +340,8 @@ impl Refusal {
     }
 }
 
-fn decide(
+/// What policy says of a connection to `workload`.
+pub fn decide(
     snapshot: &Snapshot,
     workload: &Workload,
     facts: &Facts,

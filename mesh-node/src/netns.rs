@@ -24,7 +24,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 pub(crate) use established::can_destroy;
-pub use established::{Established, Received, Sockets};
+pub use established::{Established, Sockets};
 
 /// Number of a network namespace, unique until the machine reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -133,7 +133,6 @@ pub struct Connection {
 
 /// What the peer said of itself.
 struct Peer {
-    max_frame: u32,
     max_streams: u32,
     initial_window: u32,
 }
@@ -193,7 +192,6 @@ impl Connection {
             receive_left: CONNECTION_WINDOW,
             grown: 0,
             peer: Peer {
-                max_frame: frame::DEFAULT_MAX_FRAME,
                 // RFC 9113, section 6.5.2 recommends peers to allow no fewer.
                 max_streams: 100,
                 initial_window: frame::DEFAULT_WINDOW,
@@ -295,11 +293,6 @@ impl Connection {
             Some(own) if !own.local_end => own.send_window.min(self.send_window).max(0) as usize,
             _ => 0,
         }
-    }
-
-    /// Largest payload that the peer takes.
-    pub fn max_frame(&self) -> usize {
-        self.peer.max_frame as usize
     }
 
     /// What goes before `length` bytes of data, which are no more than the credit; `end`: they are the last.
@@ -691,11 +684,9 @@ impl Connection {
                         }
                     }
                 }
-                setting::MAX_FRAME_SIZE => {
-                    if !(frame::DEFAULT_MAX_FRAME..=frame::MAX_MAX_FRAME).contains(&value) {
-                        return Err(violation(Code::PROTOCOL_ERROR, "a setting that cannot be"));
-                    }
-                    self.peer.max_frame = value;
+                // We send no longer ones than every peer takes.
+                setting::MAX_FRAME_SIZE if !(frame::DEFAULT_MAX_FRAME..=frame::MAX_MAX_FRAME).contains(&value) => {
+                    return Err(violation(Code::PROTOCOL_ERROR, "a setting that cannot be"));
                 }
                 _ => {}
             }

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rustls::AlertDescription;
@@ -362,8 +362,3 @@ const READ: usize = BATCH * (CONTENT + OVERHEAD);
 const ROOM: usize = 128;
 /// Most bytes that wait for a socket besides data.
 const LATER: usize = 256 << 10;
-
-/// Whether a waker is of no use: for those who look without waiting.
-pub(crate) fn no_wake_up() -> Context<'static> {
-    Context::from_waker(Waker::noop())
-}

@@ -68,7 +68,7 @@ impl Connection {
             in_use: Arc::default(),
             draining: AtomicBool::new(false),
         };
-        let driver = drive(Driver(hbone), config);
+        let driver = drive(Driver(hbone), KeepAlive::new(config));
         (Self { shared: Arc::new(shared) }, driver)
     }
 
@@ -156,7 +156,7 @@ impl Drop for Driver {
     }
 }
 
-async fn drive_until_over(driver: Driver, mut alive: KeepAlive) -> Result<(), ConnectionError> {
+async fn drive(driver: Driver, mut alive: KeepAlive) -> Result<(), ConnectionError> {
     poll_fn(|cx| {
         loop {
             match driver.0.poll_drive(cx, &mut alive) {
@@ -169,14 +169,6 @@ async fn drive_until_over(driver: Driver, mut alive: KeepAlive) -> Result<(), Co
         }
     })
     .await
-}
-
-fn drive(
-    driver: Driver,
-    config: &Config,
-) -> impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<> {
-    let alive = KeepAlive::new(config);
-    drive_until_over(driver, alive)
 }
 
 /// A lane: a connection that carries one stream after the other (docs/transport.md). Free, so that one may be asked for.

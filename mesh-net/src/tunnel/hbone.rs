@@ -253,22 +253,11 @@ impl State {
                     let http = &mut self.http;
                     match alive.poll(cx, &mut self.heard, || http.ping(0)) {
                         Poll::Ready(silence) => return Poll::Ready(Err(ConnectionError::Timeout(silence))),
-                        Poll::Pending if self.link_owes() => {}
+                        Poll::Pending if self.hand_over() => {}
                         Poll::Pending => return Poll::Pending,
                     }
                 }
             }
-        }
-    }
-
-    /// Whether something that the connection owes is still to be handed to the link.
-    fn link_owes(&mut self) -> bool {
-        match self.http.take_output() {
-            Some(output) => {
-                self.put(&output);
-                true
-            }
-            None => false,
         }
     }
 
@@ -329,11 +318,20 @@ impl State {
         }
     }
 
+    /// Hands the link what the connection owes; whether there was something.
+    fn hand_over(&mut self) -> bool {
+        let Some(output) = self.http.take_output() else { return false };
+        if let Some(link) = &mut self.link
+            && link.put(&output).is_err()
+        {
+            self.close();
+        }
+        true
+    }
+
     /// Hands the link what the connection owes, and the socket what it takes.
     fn settle(&mut self) {
-        if let Some(output) = self.http.take_output() {
-            self.put(&output);
-        }
+        self.hand_over();
         if let Some(link) = &mut self.link
             && !link.is_flushed()
         {
@@ -341,14 +339,6 @@ impl State {
             if !matches!(link.flush(), Ok(true)) {
                 self.wake_driver();
             }
-        }
-    }
-
-    fn put(&mut self, output: &[u8]) {
-        if let Some(link) = &mut self.link
-            && link.put(output).is_err()
-        {
-            self.close();
         }
     }
 

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use super::ConnectionError;
 use super::head::{Baggage, Head};
 use super::stream::{Filled, StreamError};
 use crate::tls::Peered;
-use crate::tls::link::{Link, no_wake_up};
+use crate::tls::link::Link;
 use frame::{Event, Kind, Parser};
 
 /// A lane that carries nothing at the moment.
@@ -67,7 +67,8 @@ impl Lane {
             return false;
         }
         // A ticket is no event; anything that is one does not belong between streams.
-        matches!(self.poll_event(&mut no_wake_up()), Poll::Pending) && !self.leaving
+        let no_wake_up = &mut Context::from_waker(Waker::noop());
+        matches!(self.poll_event(no_wake_up), Poll::Pending) && !self.leaving
     }
 
     /// Asks for a stream.

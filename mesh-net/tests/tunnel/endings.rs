@@ -4,28 +4,16 @@ use std::time::Duration;
 
 use mesh_net::tunnel::client::OpenError;
 use mesh_net::tunnel::head::Head;
-use mesh_net::tunnel::stream::{RecvHalf, SendHalf, StreamError};
+use mesh_net::tunnel::stream::StreamError;
 use mesh_net::tunnel::{Config, ConnectionError, client};
 use tokio::time::timeout;
 
-use crate::pair::{Driver, LONG, echo, encrypted, open, read_to_end, serve, tunnel};
-
-type Halves = (SendHalf, RecvHalf);
-
-/// One stream, both ends in hand.
-async fn stream() -> (client::Connection, Halves, Halves, [Driver; 2]) {
-    let (connection, driver, mut server) = tunnel(&Config::default()).await;
-    let (near, (far, server)) = tokio::join!(open(&connection), async {
-        let far = server.accept().await.unwrap().unwrap().accept(None).unwrap();
-        (far.split(), serve(server, echo))
-    });
-    (connection, near, far, [driver, server])
-}
+use crate::pair::{Halves, LONG, echo, encrypted, open, read_to_end, serve, stream, tunnel};
 
 #[tokio::test]
 async fn half_close_ends_one_direction_only() {
     for client_first in [true, false] {
-        let (_connection, near, far, _drivers) = stream().await;
+        let (_connection, near, far, _drivers) = stream(&Config::default()).await;
         let ((mut send, mut recv), (mut late_send, mut late_recv)) =
             if client_first { (near, far) } else { (far, near) };
         send.send(b"ask").await.unwrap();
@@ -59,7 +47,7 @@ async fn reset_reaches_the_other_ends_reader_and_writer() {
     ];
     for (how, end) in ends {
         for client_first in [true, false] {
-            let (_connection, near, far, _drivers) = stream().await;
+            let (_connection, near, far, _drivers) = stream(&Config::default()).await;
             let (gone, (mut send, mut recv)) = if client_first { (near, far) } else { (far, near) };
             end(gone);
             assert_eq!(timeout(LONG, send.closed_by_peer()).await.unwrap(), StreamError::Reset, "{how}");
@@ -145,7 +133,7 @@ async fn drain_at_the_client_lets_streams_finish_and_ends_the_connection() {
 
 #[tokio::test]
 async fn a_lost_connection_ends_streams_and_says_so() {
-    let (connection, (mut send, mut recv), far, [driver, server]) = stream().await;
+    let (connection, (mut send, mut recv), far, [driver, server]) = stream(&Config::default()).await;
     server.abort();
     let _ = server.await;
     assert_eq!(timeout(LONG, recv.recv()).await.unwrap(), Err(StreamError::ConnectionLost));

@@ -4,15 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use mesh_net::tls::{self, ALPN_H2, ALPN_WEFT, TrustDomains};
+use mesh_net::tls::{ALPN_H2, ALPN_WEFT};
 use mesh_net::tunnel::Config;
 use mesh_net::tunnel::client::{self, Berth, Lane, OpenError, Tunnel};
 use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
 use mesh_net::tunnel::server::{self, Status};
-use mesh_net::tunnel::stream::{RecvHalf, SendHalf, StreamError};
+use mesh_net::tunnel::stream::StreamError;
 use tokio::time::timeout;
 
-use crate::pair::{LONG, Mesh, echo, id, read_to_end, sockets};
+use crate::pair::{Halves, LONG, Mesh, echo, handshake_over, id, read_to_end};
+
+/// What an agent of Weft offers and takes, best first.
+const BOTH: &[&[u8]] = &[ALPN_WEFT, ALPN_H2];
 
 /// Free lanes of the client.
 #[derive(Default)]
@@ -31,12 +34,8 @@ impl Free {
 }
 
 async fn lane() -> (Lane, server::Connection) {
-    let (mesh, (dialled, accepted)) = (Mesh::new(), sockets().await);
-    let (domains, expected) = (TrustDomains::only("cluster.local"), [id("db")]);
-    let (client, server) = tokio::join!(
-        tls::connect(dialled, &mesh.web, &expected, &[ALPN_WEFT, ALPN_H2], LONG),
-        tls::accept(accepted, &mesh.db, &domains, &[ALPN_WEFT, ALPN_H2], LONG)
-    );
+    let mesh = Mesh::new();
+    let (client, server) = handshake_over(&mesh.web, &mesh.db, &[id("db")], [BOTH, BOTH]).await;
     let Tunnel::Lane(lane) = client::begin(client.unwrap(), &Config::default()) else {
         panic!("no lane was agreed on")
     };
@@ -44,8 +43,6 @@ async fn lane() -> (Lane, server::Connection) {
     assert!(server.is_lane());
     (lane, server)
 }
-
-type Halves = (SendHalf, RecvHalf);
 
 /// A stream over `lane`, both ends in hand.
 async fn stream(lane: Lane, free: &Arc<Free>, server: &mut server::Connection) -> (Halves, Halves) {
@@ -260,12 +257,8 @@ async fn a_slow_reader_holds_its_sender_back_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_peer_that_knows_no_lanes_gets_hbone() {
-    let (mesh, (dialled, accepted)) = (Mesh::new(), sockets().await);
-    let (domains, expected) = (TrustDomains::only("cluster.local"), [id("db")]);
-    let (client, server) = tokio::join!(
-        tls::connect(dialled, &mesh.web, &expected, &[ALPN_WEFT, ALPN_H2], LONG),
-        tls::accept(accepted, &mesh.db, &domains, &[ALPN_H2], LONG)
-    );
+    let mesh = Mesh::new();
+    let (client, server) = handshake_over(&mesh.web, &mesh.db, &[id("db")], [BOTH, &[ALPN_H2]]).await;
     let begun = client::begin(client.unwrap(), &Config::default());
     assert!(matches!(begun, Tunnel::Shared(..)));
     drop(server);

@@ -47,11 +47,21 @@ pub(crate) async fn handshake(
     server: &Credentials,
     expected: &[SpiffeId],
 ) -> (Result<ClientTls, HandshakeError>, Result<ServerTls, HandshakeError>) {
+    handshake_over(client, server, expected, [&[ALPN_H2], &[ALPN_H2]]).await
+}
+
+/// As [`handshake`], where the client and the server speak these protocols.
+pub(crate) async fn handshake_over(
+    client: &Credentials,
+    server: &Credentials,
+    expected: &[SpiffeId],
+    alpn: [&[&[u8]]; 2],
+) -> (Result<ClientTls, HandshakeError>, Result<ServerTls, HandshakeError>) {
     let (dialled, accepted) = sockets().await;
     let domains = TrustDomains::only("cluster.local");
     tokio::join!(
-        tls::connect(dialled, client, expected, &[ALPN_H2], LONG),
-        tls::accept(accepted, server, &domains, &[ALPN_H2], LONG)
+        tls::connect(dialled, client, expected, alpn[0], LONG),
+        tls::accept(accepted, server, &domains, alpn[1], LONG)
     )
 }
 
@@ -111,4 +121,16 @@ pub(crate) async fn read_to_end(recv: &mut RecvHalf) -> Result<Vec<u8>, mesh_net
         all.extend_from_slice(&data);
     }
     Ok(all)
+}
+
+pub(crate) type Halves = (SendHalf, RecvHalf);
+
+/// One stream, both ends in hand.
+pub(crate) async fn stream(config: &Config) -> (client::Connection, Halves, Halves, [Driver; 2]) {
+    let (connection, driver, mut server) = tunnel(config).await;
+    let (near, (far, server)) = tokio::join!(open(&connection), async {
+        let far = server.accept().await.unwrap().unwrap().accept(None).unwrap();
+        (far.split(), serve(server, echo))
+    });
+    (connection, near, far, [driver, server])
 }

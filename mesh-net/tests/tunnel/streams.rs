@@ -9,7 +9,7 @@ use mesh_net::tunnel::server::Status;
 use mesh_net::tunnel::{Config, client, server};
 use tokio::time::timeout;
 
-use crate::pair::{LONG, echo, id, open, read_to_end, serve, tunnel};
+use crate::pair::{LONG, echo, id, open, read_to_end, serve, stream, tunnel};
 
 #[tokio::test]
 async fn echo_returns_every_byte_and_both_half_closes() {
@@ -153,14 +153,7 @@ async fn twenty_stuck_readers_do_not_slow_a_quick_one() {
 #[tokio::test]
 async fn credit_is_what_the_reader_gave_back() {
     let config = Config { first_window: 64 << 10, stream_window: 64 << 10, ..Config::default() };
-    let (connection, _driver, mut server) = tunnel(&config).await;
-    let head = Head::to("10.0.0.1:80");
-    let (opened, accepted) = tokio::join!(connection.open(&head, LONG), async {
-        let stream = server.accept().await.unwrap().unwrap().accept(None).unwrap();
-        (stream, tokio::spawn(async move { server.accept().await.map(drop) }))
-    });
-    let (mut send, _recv) = opened.unwrap().1.split();
-    let (_far_send, mut far) = accepted.0.split();
+    let (_connection, (mut send, _recv), (_far_send, mut far), _drivers) = stream(&config).await;
     assert_eq!(fill(&mut send).await, 64 << 10);
     let mut seen = 0;
     while seen < 32 << 10 {
@@ -172,14 +165,7 @@ async fn credit_is_what_the_reader_gave_back() {
 
 #[tokio::test]
 async fn the_window_grows_with_what_a_reader_takes() {
-    let (connection, _driver, mut server) = tunnel(&Config::default()).await;
-    let head = Head::to("10.0.0.1:80");
-    let (opened, accepted) = tokio::join!(connection.open(&head, LONG), async {
-        let stream = server.accept().await.unwrap().unwrap().accept(None).unwrap();
-        (stream, tokio::spawn(async move { server.accept().await.map(drop) }))
-    });
-    let (mut send, _recv) = opened.unwrap().1.split();
-    let (_far_send, mut far) = accepted.0.split();
+    let (_connection, (mut send, _recv), (_far_send, mut far), _drivers) = stream(&Config::default()).await;
     let data = vec![0; 16 << 20];
     let sending = async { send.send(&data).await.unwrap() };
     let receiving = async {

@@ -70,6 +70,10 @@ const CLOSING: u32 = 11;
 mod tests {
     use super::*;
 
+    fn opened(client: Side, server: Side) -> Direct {
+        Direct { source: 1, destination: 2, begun: 1, opened: 2, arrived: 1, ended: 2, client, server }
+    }
+
     /// States that the two ends closed from, who closed first, and what each received by the kernel's count.
     #[track_caller]
     fn check(client: (u32, u64, u64), server: (u32, u64, u64), reason: &str, bytes_expected: (u64, u64)) {
@@ -83,16 +87,7 @@ mod tests {
             rcv_nxt: 7,
             pad: 0,
         };
-        let direct = Direct {
-            source: 1,
-            destination: 2,
-            begun: 1,
-            opened: 2,
-            arrived: 1,
-            ended: 2,
-            client: side(1, client),
-            server: side(2, server),
-        };
+        let direct = opened(side(1, client), side(2, server));
         assert_eq!((end(&direct).reason, bytes(&direct)), (reason, bytes_expected));
     }
 
@@ -124,16 +119,7 @@ mod tests {
             last,
             pad: 0,
         };
-        let direct = Direct {
-            source: 1,
-            destination: 2,
-            begun: 1,
-            opened: 2,
-            arrived: 1,
-            ended: 2,
-            client: side(1, FIN_WAIT2, 10, 100, 51, 100),
-            server: side(2, LAST_ACK, 11, 51, 102, 51),
-        };
+        let direct = opened(side(1, FIN_WAIT2, 10, 100, 51, 100), side(2, LAST_ACK, 11, 51, 102, 51));
         assert_eq!(bytes(&direct), (50, 100));
     }
 

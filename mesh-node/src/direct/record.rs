@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::addr::{NetworkAddress, PodAddr};
-use mesh_core::policy::{Connection, evaluate};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::Workload;
 use mesh_ebpf::{Direct, FlowKey};
@@ -15,7 +14,7 @@ use super::verdicts::Member;
 use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::{Connections, Open};
 use crate::ebpf::Kernel;
-use crate::inbound::{revoked, service};
+use crate::inbound::{decide, revoked, service};
 use crate::netns::NetnsCookie;
 
 /// A direct connection on record.
@@ -54,14 +53,7 @@ impl Record {
         inbound.pod = Some(NetnsCookie(direct.destination));
         if let Some(destination) = &inbound.destination {
             inbound.service = service::asked(snapshot, destination, target.port(), None);
-            let connection = Connection {
-                source: inbound.source_identity.as_ref(),
-                source_ip: client.ip(),
-                destination_ip: target.ip(),
-                destination_port: target.port(),
-                from_node: false,
-            };
-            let permit = evaluate(snapshot.policies_for(destination), &connection).verdict;
+            let permit = decide(snapshot, destination, &inbound, client, target).verdict;
             inbound.policy = permit.ok().and_then(|permit| permit.policy().cloned());
         }
         let age = Duration::from_nanos(Kernel::monotonic().saturating_sub(direct.begun));

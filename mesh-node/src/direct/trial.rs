@@ -175,8 +175,9 @@ pub fn applied(from: &Path, to: &Path) -> Result<(), String> {
 fn talk(from: &Netns, to: &Netns, address: SocketAddr) -> Result<(), (&'static str, io::Error)> {
     let what = |what: &'static str| move |error: io::Error| (what, error);
     let listener = listen(to, address).map_err(what("listen"))?;
+    let made = || from.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)))?;
     let connect = || -> io::Result<(TcpStream, TcpStream)> {
-        let socket = from.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)))??;
+        let socket = made()?;
         socket.connect_timeout(&address.into(), PATIENCE)?;
         let client = TcpStream::from(socket);
         let (server, peer) = listener.accept()?;
@@ -216,8 +217,7 @@ fn talk(from: &Netns, to: &Netns, address: SocketAddr) -> Result<(), (&'static s
     }
     drop((client, listener));
 
-    let socket = from.enter(|| Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)));
-    let socket = socket.and_then(|socket| socket).map_err(what("make a socket"))?;
+    let socket = made().map_err(what("make a socket"))?;
     match socket.connect_timeout(&address.into(), PATIENCE) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         other => Err(("be refused", io::Error::other(format!("{other:?}")))),

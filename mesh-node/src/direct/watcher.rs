@@ -18,7 +18,7 @@ use super::{Config, Figures, Order};
 use crate::connection::End;
 use crate::connections::Connections;
 use crate::ebpf::{Events, Kernel, KernelError};
-use crate::netns::{Netns, Received, Sockets};
+use crate::netns::{Netns, Sockets};
 
 /// The thread that keeps the books.
 pub(super) struct Watcher {
@@ -182,7 +182,8 @@ impl Watcher {
 
     /// Takes connections out of the kernel's books whose sockets are gone.
     fn forget_gone(&mut self, snapshot: &Snapshot) {
-        let sockets = self.received();
+        // Listed again once the sockets are known: what closes meanwhile is told by its event.
+        let sockets = self.received(&self.kernel.direct());
         for (flow, direct) in self.kernel.direct() {
             let there = |pod: u64, socket: u64| {
                 // Of a pod that is gone nobody can be asked.
@@ -411,9 +412,10 @@ impl Watcher {
         if self.records.is_empty() {
             return;
         }
+        let listed = self.kernel.direct();
+        let sockets = self.received(&listed);
         let current: HashMap<u64, Direct> =
-            self.kernel.direct().into_iter().map(|(_, direct)| (direct.client.socket, direct)).collect();
-        let sockets = self.received();
+            listed.into_iter().map(|(_, direct)| (direct.client.socket, direct)).collect();
         for (id, record) in &mut self.records {
             if let Some(direct) = current.get(id) {
                 record.direct = *direct;
@@ -421,17 +423,16 @@ impl Watcher {
             let direct = &record.direct;
             let of = |pod: u64, side: &Side| {
                 let live = sockets.get(&pod).and_then(|sockets| sockets.get(&side.socket));
-                live.map_or(side.received.saturating_sub(1), |live| live.bytes)
+                live.copied().unwrap_or(side.received.saturating_sub(1))
             };
             record.count(of(direct.destination, &direct.server), of(direct.source, &direct.client));
         }
     }
 
-    /// What sockets of the pods with connections have received, by pod and socket.
-    fn received(&self) -> HashMap<u64, HashMap<u64, Received>> {
-        let direct = self.kernel.direct();
+    /// What sockets of the pods that have these connections have received, in bytes, by pod and socket.
+    fn received(&self, listed: &[(FlowKey, Direct)]) -> HashMap<u64, HashMap<u64, u64>> {
         let cookies: BTreeSet<u64> =
-            direct.iter().flat_map(|(_, direct)| [direct.source, direct.destination]).collect();
+            listed.iter().flat_map(|(_, direct)| [direct.source, direct.destination]).collect();
         let asked = cookies.into_iter().filter_map(|cookie| {
             let netns = &self.pods.get(&cookie)?.netns;
             match Sockets::of(netns).and_then(|sockets| sockets.received()) {

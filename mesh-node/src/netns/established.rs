@@ -33,13 +33,6 @@ pub struct Established {
     opening: bool,
 }
 
-/// What a socket of a connection has received, as the kernel counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Bytes of the other end's, without its FIN.
-    pub bytes: u64,
-}
-
 /// A line to the kernel about sockets of one namespace.
 pub struct Sockets(Socket);
 
@@ -61,10 +54,10 @@ impl Sockets {
         destroy(&self.0, family, id)
     }
 
-    /// What sockets have received, by their cookies: all that are connected, are about to be or have not yet closed.
+    /// Bytes that sockets have received, the other end's FIN not counted, by their cookies: all that are connected, are about to be or have not yet closed.
     ///
     /// # Errors  Of netlink.
-    pub fn received(&self) -> io::Result<HashMap<u64, Received>> {
+    pub fn received(&self) -> io::Result<HashMap<u64, u64>> {
         let states = StateFlags::ESTABLISHED
             | StateFlags::SYN_SENT
             | StateFlags::FIN_WAIT1
@@ -86,7 +79,7 @@ impl Sockets {
     }
 }
 
-fn received(response: &InetResponse) -> Received {
+fn received(response: &InetResponse) -> u64 {
     let info = response.nlas.iter().find_map(|attribute| match attribute {
         Nla::TcpInfo(info) => Some(info),
         _ => None,
@@ -94,7 +87,7 @@ fn received(response: &InetResponse) -> Received {
     let bytes = info.and_then(|info| info.get(BYTES_RECEIVED..)?.first_chunk().copied()).map_or(0, u64::from_ne_bytes);
     // The kernel counts a FIN as a byte.
     let fin = matches!(response.header.state, TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING);
-    Received { bytes: bytes.saturating_sub(fin.into()) }
+    bytes.saturating_sub(fin.into())
 }
 
 impl Netns {

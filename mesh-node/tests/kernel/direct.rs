@@ -87,7 +87,7 @@ fn a_verdict_makes_the_connection_ordinary_and_its_books_are_kept() {
         accepted.read_exact(&mut [0; 8]).unwrap();
         accepted.write_all(b"no").unwrap();
         client.read_exact(&mut [0; 2]).unwrap();
-        let received = |netns: &Netns, socket| Sockets::of(netns).unwrap().received().unwrap()[&socket].bytes;
+        let received = |netns: &Netns, socket| Sockets::of(netns).unwrap().received().unwrap()[&socket];
         assert_eq!(received(world.second(), direct.server.socket), 8);
         assert_eq!(received(&world.pod, direct.client.socket), 2);
         drop(client);

@@ -62,7 +62,7 @@ impl Target {
 }
 
 /// Ratios to plain TCP in the same run; KiB for memory. By the beginning of a figure's name.
-const TARGETS: [Target; 25] = {
+const TARGETS: [Target; 23] = {
     const fn target(what: &'static str, way: Way, floor: f64, stretch: f64) -> Target {
         Target { what, way, floor, stretch }
     }
@@ -90,8 +90,6 @@ const TARGETS: [Target; 25] = {
         target("connect-request-close, 4 clients", Way::Near, 0.90, 1.1),
         target("memory of an idle connection, client's agent", Way::Agents, 6.0, 3.0),
         target("memory of an idle connection, server's agent", Way::Agents, 6.0, 3.0),
-        target("memory of an idle connection, client's agent", Way::Hbone, 6.0, 3.0),
-        target("memory of an idle connection, server's agent", Way::Hbone, 6.0, 3.0),
     ]
 };
 
