@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::addr::NetworkAddress;
-use crate::workload::{GatewayAddress, Port, ServiceKey};
+use crate::traffic::Traffic;
+use crate::workload::{GatewayAddress, Port, Scope, ServiceKey};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Service {
@@ -22,6 +23,8 @@ pub struct Service {
     /// Whether this is the service object that stands for its hostname when several claim it.
     pub canonical: bool,
     pub ingress_use_waypoint: bool,
+    /// What clients' agents do with connections to it.
+    pub traffic: Traffic,
 }
 
 impl Service {
@@ -37,17 +40,6 @@ pub struct LoadBalancing {
     pub mode: Mode,
     /// Endpoints that are not ready count too (publishNotReadyAddresses).
     pub allow_unhealthy: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    Region,
-    Zone,
-    Subzone,
-    Node,
-    Cluster,
-    Network,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -2,9 +2,12 @@
 
 mod address;
 mod authorization;
+mod traffic;
+mod scope;
 
 pub use address::InvalidAddress;
 pub use authorization::{InvalidAuthorization, read_authorization};
+pub use traffic::InvalidTraffic;
 
 /// `istio.workload`
 #[allow(clippy::doc_markdown, clippy::large_enum_variant, unreachable_pub, missing_docs)]
@@ -50,6 +53,9 @@ pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authori
 pub const PLAINTEXT_PORTS_EXTENSION: &str = "weft.io/plaintext-ports";
 pub const ENCRYPT_ALWAYS_EXTENSION: &str = "weft.io/encrypt-always";
 pub const ENCRYPT_ALWAYS_TYPE: &str = "type.googleapis.com/weft.v1.EncryptAlways";
+/// Of a service: what clients' agents do with connections to it.
+pub const TRAFFIC_EXTENSION: &str = "weft.io/traffic";
+pub const TRAFFIC_TYPE: &str = "type.googleapis.com/weft.v1.Traffic";
 pub const PLAINTEXT_PORTS_TYPE: &str = "type.googleapis.com/weft.v1.PlaintextPorts";
 
 /// A resource of [`ADDRESS_TYPE`].

@@ -141,6 +141,32 @@ impl WorkloadKind {
     }
 }
 
+/// A place that two workloads may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Region,
+    Zone,
+    Subzone,
+    Node,
+    Cluster,
+    Network,
+}
+
+impl Scope {
+    /// Whether both are in the same one; a zone's name counts within its region only.
+    pub fn has_both(self, a: &Workload, b: &Workload) -> bool {
+        match self {
+            Self::Region => a.locality.region == b.locality.region,
+            Self::Zone => a.locality.region == b.locality.region && a.locality.zone == b.locality.zone,
+            Self::Subzone => a.locality == b.locality,
+            Self::Node => a.node == b.node,
+            Self::Cluster => a.cluster == b.cluster,
+            Self::Network => a.network == b.network,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Locality {
     pub region: Arc<str>,

@@ -10,6 +10,7 @@
 mod policies;
 mod serviceentries;
 mod services;
+mod traffic;
 mod workloads;
 mod cluster;
 mod labels;
@@ -84,6 +85,7 @@ enum Unit {
     Host(ServiceKey),
     Authorization(Name),
     PeerAuthentication(Name),
+    DestinationRule(Name),
 }
 
 /// What one unit comes to.
@@ -188,6 +190,7 @@ impl Index {
             Unit::Host(key) => cluster.build_host(key, &mut built),
             Unit::Authorization(name) => cluster.build_authorization(name, &mut built),
             Unit::PeerAuthentication(name) => cluster.build_peer(name, &mut built),
+            Unit::DestinationRule(name) => cluster.build_destination_rule(name, &mut built),
         }
         built
     }

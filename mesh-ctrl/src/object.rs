@@ -5,6 +5,7 @@
 //! its author wrote. What an object says is checked while it is read, so an [`Object`] is one that can be put in force.
 
 mod read;
+mod traffic;
 mod security;
 mod networking;
 mod kubernetes;
@@ -27,6 +28,7 @@ pub use security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, MtlsMode, Operation, PeerAuthentication, PeerSource,
     When, WhenKey,
 };
+pub use traffic::DestinationRule;
 
 /// One object of the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,7 @@ pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
+    DestinationRule(DestinationRule),
 }
 
 /// The kinds of [`Object`].
@@ -62,6 +65,7 @@ pub enum Kind {
     AuthorizationPolicy,
     ServiceEntry,
     WorkloadEntry,
+    DestinationRule,
 }
 
 /// What names an object within a cluster, whichever of its served versions it came in.
@@ -136,6 +140,7 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::DestinationRule => "DestinationRule",
         }
     }
 }
@@ -156,6 +161,7 @@ impl Object {
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::DestinationRule(_) => Kind::DestinationRule,
         }
     }
 
@@ -171,6 +177,7 @@ impl Object {
             Self::AuthorizationPolicy(o) => &o.metadata,
             Self::ServiceEntry(o) => &o.metadata,
             Self::WorkloadEntry(o) => &o.metadata,
+            Self::DestinationRule(o) => &o.metadata,
         }
     }
 

@@ -27,7 +27,8 @@ use crate::direct::{self, DirectPath};
 use crate::ebpf::{self, Kernel};
 use crate::inbound::{self, Inbound};
 use crate::logging::Log;
-use crate::outbound::balance::Loads;
+use crate::outbound::experience::Upstreams;
+use crate::outbound::limits::Limits;
 use crate::outbound::{self, Outbound};
 use crate::outside::Outside;
 use crate::pods::local::Local;
@@ -71,7 +72,14 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         });
     }
 
-    let parts = Parts { telemetry: &telemetry, connections: &connections, snapshot: &snapshot, draining: &draining };
+    let upstreams = Upstreams::default();
+    let parts = Parts {
+        telemetry: &telemetry,
+        connections: &connections,
+        snapshot: &snapshot,
+        draining: &draining,
+        upstreams: &upstreams,
+    };
     let workers = start_workers(&settings, &parts, &kernel)?;
     let (outside, outside_ended) = Outside::start(kernel.clone(), connections.clone(), snapshot.clone())
         .context("start the thread for connections from before enrolment")?;
@@ -128,6 +136,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         let mut registry = Registry::default();
         // Collectors come before the registries inside this one: the bytes of live connections are counted, then shown.
         telemetry.register(registry.sub_registry_with_labels(std::iter::empty()));
+        upstreams.register(&mut registry);
         registry.register_collector(Box::new(BytesOfLive {
             telemetry: telemetry.clone(),
             connections: connections.clone(),
@@ -225,6 +234,7 @@ struct Parts<'a> {
     connections: &'a Connections,
     snapshot: &'a watch::Receiver<Option<Arc<Snapshot>>>,
     draining: &'a watch::Receiver<bool>,
+    upstreams: &'a Upstreams,
 }
 
 fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -> anyhow::Result<Vec<Worker>> {
@@ -232,7 +242,7 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
         own: settings.trust_domain.as_str().into(),
         aliases: settings.trust_domain_aliases.iter().map(|d| d.as_str().into()).collect(),
     };
-    let loads = Loads::default();
+    let limits = Limits::default();
     let outbound_config =
         Arc::new(outbound::Config::new(settings.network.as_str().into(), settings.unknown_destinations));
     let inbound_config =
@@ -243,7 +253,8 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
                 config: outbound_config.clone(),
                 snapshot: parts.snapshot.clone(),
                 pool: Pool::new(pool::Config { transport: settings.transport, ..pool::Config::default() }),
-                loads: loads.clone(),
+                upstreams: parts.upstreams.clone(),
+                limits: limits.clone(),
                 connections: parts.connections.clone(),
             };
             let inbound = Inbound {

@@ -1,27 +1,36 @@
 //! A pod's connection on its way out: route it, reach the other end, carry the bytes.
 
 pub mod route;
-pub mod balance;
+mod locality;
+mod balance;
+pub mod limits;
+pub mod experience;
+mod outliers;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::snapshot::Snapshot;
+use mesh_core::traffic::{ConnectionPool, TrafficPolicy};
 use mesh_core::workload::Workload;
 use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
 use mesh_net::tunnel::stream::Stream;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
 
 use crate::capture::Captured;
-use crate::connection::{Direction, End, Facts, Security};
+use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::pod::Pod;
 use crate::pool::{DialError, Pool, connect_reason};
 use crate::socket::Dialled;
 use crate::{socket, splice};
-use balance::{Loaded, Loads};
+use experience::{Loaded, Target, Upstreams};
+use limits::{Limits, Taken};
 use route::{Carriage, Endpoint, NoRoute, Origin, Route, UnknownDestinations};
 
 #[derive(Clone, Debug)]
@@ -55,8 +64,24 @@ pub struct Outbound {
     /// `None` until the control stream has been read once.
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub pool: Pool,
-    pub loads: Loads,
+    pub upstreams: Upstreams,
+    pub limits: Limits,
     pub connections: Connections,
+}
+
+/// A connection that is up, as far as this side of it is concerned.
+struct Way {
+    reached: Reached,
+    /// `None`: nobody chose an endpoint.
+    _loaded: Option<Loaded>,
+    governed: Option<Box<Governed>>,
+}
+
+/// What a traffic policy asks of a connection that is up.
+struct Governed {
+    target: Target,
+    policy: TrafficPolicy,
+    _taken: Option<Taken>,
 }
 
 /// The other end, reached.
@@ -73,6 +98,8 @@ enum Failure {
     Dial(#[from] DialError),
     #[error("dial {to}: {source}")]
     Connect { to: SocketAddr, source: std::io::Error },
+    #[error("the pod has {most} connections to the service already (connectionPool.tcp.maxConnections)")]
+    Overflow { most: u32 },
     #[error("the control plane has not been heard of since the agent started")]
     NotSynced,
 }
@@ -83,6 +110,7 @@ impl Failure {
             Self::NoRoute(no) => no.reason(),
             Self::Dial(error) => error.reason(),
             Self::Connect { source, .. } => connect_reason(source),
+            Self::Overflow { .. } => "max_connections",
             Self::NotSynced => "not_synced",
         };
         End::because(reason, self)
@@ -97,12 +125,16 @@ impl Outbound {
         facts.pod = Some(pod.cookie);
         facts.source_identity = Some(pod.identity.clone());
         match Box::pin(self.reach(&pod, &mut facts)).await {
-            Ok((reached, _loaded)) => {
+            Ok(Way { reached, _loaded, governed }) => {
                 let open = self.connections.open(facts, at);
+                let _watch = governed.as_deref().and_then(|governed| watch(governed, open.live()));
                 let end = match reached {
                     Reached::Tunnel(stream) => splice::into_tunnel(client, *stream, open.live()).await,
                     Reached::Tcp(app) => splice::relay(client, app, open.live()).await,
                 };
+                if let Some(governed) = governed {
+                    self.judge(&governed, open.live(), &end);
+                }
                 open.finish(end);
             }
             Err(failure) => {
@@ -112,26 +144,36 @@ impl Outbound {
         }
     }
 
-    async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts) -> Result<(Reached, Option<Loaded>), Failure> {
+    async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts) -> Result<Way, Failure> {
         let mut tried: Vec<Arc<Workload>> = Vec::new();
         let mut last: Option<Failure> = None;
+        let mut taken: Option<Taken> = None;
         let give_up = Instant::now() + self.config.enrolling;
+        let namespace = pod.identity.namespace();
         loop {
             let snapshot = self.synced().await?;
             facts.source = snapshot.workload(&pod.workload).cloned();
-            let origin = Origin { network: &self.config.network, workload: facts.source.as_deref() };
+            let origin = Origin {
+                network: &self.config.network,
+                workload: facts.source.as_deref(),
+                namespace,
+                client: facts.client.0.ip(),
+            };
             let routed = route::route(
                 &snapshot,
                 &origin,
                 facts.asked,
                 self.config.unknown,
                 &tried,
-                &self.loads,
+                &self.upstreams,
                 &mut rand::rng(),
             );
             let endpoint = match routed {
                 Ok(Route::Endpoint(endpoint)) => endpoint,
-                Ok(Route::Passthrough(to)) => return Ok((self.plain(pod, to.0).await?, None)),
+                Ok(Route::Passthrough(to)) => {
+                    let reached = self.plain(pod, to.0).await?;
+                    return Ok(Way { reached, _loaded: None, governed: None });
+                }
                 // Endpoints were there, and each was tried: what went wrong last says more than that none is left.
                 Err(NoRoute::NoEndpoint) if last.is_some() => {
                     if last.as_ref().is_some_and(starting) && Instant::now() < give_up {
@@ -144,16 +186,35 @@ impl Outbound {
                 Err(no) => return Err(no.into()),
             };
             describe(facts, &endpoint);
-            let loaded = self.loads.begin(&endpoint.workload);
-            let failure = match self.endpoint(pod, facts, &endpoint).await {
-                Ok(reached) => return Ok((reached, Some(loaded))),
+            let policy = endpoint.policy(namespace);
+            if let Some((target, TrafficPolicy { pool: ConnectionPool { max_connections: Some(most), .. }, .. })) =
+                &policy
+                && taken.is_none()
+            {
+                taken = Some(self.limits.take(pod.cookie, target, *most).ok_or(Failure::Overflow { most: *most })?);
+            }
+            let loaded = self.upstreams.begin(&endpoint.workload);
+            let pool = policy.as_ref().map(|(_, policy)| &policy.pool);
+            let failure = match self.endpoint(pod, facts, &endpoint, pool).await {
+                Ok(reached) => {
+                    let governed = policy.map(|(target, policy)| {
+                        Box::new(Governed { target, policy: policy.clone(), _taken: taken.take() })
+                    });
+                    return Ok(Way { reached, _loaded: Some(loaded), governed });
+                }
                 Err(failure) => failure,
             };
             let again = match &failure {
                 Failure::Dial(error) => error.is_failure(),
                 Failure::Connect { .. } => true,
-                Failure::NoRoute(_) | Failure::NotSynced => false,
+                Failure::NoRoute(_) | Failure::Overflow { .. } | Failure::NotSynced => false,
             };
+            if let Some((target, policy)) = &policy
+                && again
+                && !starting(&failure)
+            {
+                self.failed(target, policy, &endpoint.workload, &snapshot);
+            }
             tried.push(endpoint.workload.clone());
             if endpoint.service.is_none() {
                 // The application named this pod: there is no other to try, but its agent may be about to listen.
@@ -171,7 +232,56 @@ impl Outbound {
         }
     }
 
-    async fn endpoint(&self, pod: &Arc<Pod>, facts: &mut Facts, endpoint: &Endpoint) -> Result<Reached, Failure> {
+    /// Counts how a connection ended for or against its endpoint.
+    fn judge(&self, governed: &Governed, live: &Live, end: &End) {
+        let Some(workload) = &live.facts.destination else { return };
+        match (end.reason, &*self.snapshot.borrow()) {
+            (splice::DESTINATION_RESET, Some(snapshot)) => {
+                self.failed(&governed.target, &governed.policy, workload, snapshot);
+            }
+            _ if governed.policy.outliers.is_some() => self.upstreams.succeeded(&governed.target, &workload.uid),
+            _ => {}
+        }
+    }
+
+    fn failed(&self, target: &Target, policy: &TrafficPolicy, workload: &Workload, snapshot: &Snapshot) {
+        let Some(rule) = &policy.outliers else { return };
+        let endpoints = snapshot.endpoints(&target.service).count();
+        if let Some(time) = self.upstreams.failed(target, &workload.uid, rule, endpoints) {
+            let (service, port) = (&target.service, target.port);
+            info!(%service, port, endpoint = %workload.uid, ?time, "endpoint ejected: it failed too often in a row");
+        }
+    }
+
+    /// Reaches an endpoint, within the time that its service's traffic policy gives.
+    async fn endpoint(
+        &self,
+        pod: &Arc<Pod>,
+        facts: &mut Facts,
+        endpoint: &Endpoint,
+        pool: Option<&ConnectionPool>,
+    ) -> Result<Reached, Failure> {
+        let reached = match pool.and_then(|pool| pool.connect_timeout) {
+            None => self.carriage(pod, facts, endpoint).await?,
+            Some(most) => {
+                let late = |_| Failure::Connect { to: endpoint.target.0, source: io::ErrorKind::TimedOut.into() };
+                tokio::time::timeout(most, self.carriage(pod, facts, endpoint)).await.map_err(late)??
+            }
+        };
+        if let (Reached::Tcp(dialled), Some(keepalive)) = (&reached, pool.and_then(|pool| pool.keepalive)) {
+            let default = socket::Keepalive::default();
+            let keepalive = socket::Keepalive {
+                idle: keepalive.time.unwrap_or(default.idle),
+                interval: keepalive.interval.unwrap_or(default.interval),
+                probes: keepalive.probes.unwrap_or(default.probes),
+            };
+            socket::keep_alive(&dialled.stream, keepalive)
+                .map_err(|source| Failure::Connect { to: endpoint.target.0, source })?;
+        }
+        Ok(reached)
+    }
+
+    async fn carriage(&self, pod: &Arc<Pod>, facts: &mut Facts, endpoint: &Endpoint) -> Result<Reached, Failure> {
         match &endpoint.carriage {
             Carriage::Plain => self.plain(pod, endpoint.target.0).await,
             Carriage::Tunnel { to, expected } => {
@@ -198,6 +308,16 @@ impl Outbound {
         let synced = tokio::time::timeout(self.config.connect_timeout, first).await;
         synced.ok().and_then(Result::ok).and_then(|s| s.clone()).ok_or(Failure::NotSynced)
     }
+}
+
+/// Looks after how long the connection lives, until it is dropped.
+fn watch(governed: &Governed, live: &Arc<Live>) -> Option<JoinSet<()>> {
+    let pool = &governed.policy.pool;
+    (pool.idle_timeout.is_some() || pool.max_duration.is_some()).then(|| {
+        let mut watch = JoinSet::new();
+        watch.spawn(limits::watch(live.clone(), pool.clone()));
+        watch
+    })
 }
 
 /// Pause before asking again whether a pod's agent listens.

@@ -23,6 +23,9 @@ use crate::socket::{self, Dialled};
 /// How long bytes that a broken end sent before it broke may take to reach the other end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Reason of a connection that the application, or its agent for it, reset.
+pub const DESTINATION_RESET: &str = "destination_reset";
+
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
@@ -51,7 +54,7 @@ impl Broken {
         let reason = match (side, cause) {
             (_, Cause::Tunnel(StreamError::ConnectionLost)) => "tunnel_lost",
             (Side::Client, _) => "client_reset",
-            (Side::App, _) => "destination_reset",
+            (Side::App, _) => DESTINATION_RESET,
         };
         match cause {
             Cause::Io(error) => End::because(reason, error),

@@ -19,4 +19,5 @@ mod admin;
 mod protocols;
 mod transfers;
 mod closing;
+mod resilience;
 mod crowds;

@@ -97,8 +97,9 @@ impl<'w> PodPlan<'w> {
         self
     }
 
-    /// Beside `app: <name>`.
+    /// Beside `app: <name>`, or in its place.
     pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.retain(|(existing, _)| existing != key);
         self.labels.push((key.to_owned(), value.to_owned()));
         self
     }

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
 
+use super::traffic::{self, InvalidTraffic};
 use super::{
     Address, ENCRYPT_ALWAYS_EXTENSION, ENCRYPT_ALWAYS_TYPE, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE,
-    extensions, workload as wire,
+    extensions, scope, workload as wire,
 };
 use crate::addr::NetworkAddress;
 use crate::identity::{InvalidSpiffeId, SpiffeId};
-use crate::service::{IpFamilies, LoadBalancing, Mode, Scope, Service};
+use crate::service::{IpFamilies, LoadBalancing, Mode, Service};
 use crate::workload::{
     GatewayAddress, GatewayDestination, Health, Locality, PlaintextPorts, PolicyKey, Port, ServiceKey, Tunnel, Uid,
     Workload, WorkloadKind,
@@ -41,6 +42,8 @@ pub enum InvalidAddress {
     Unknown { of: String, field: &'static str, value: i32 },
     #[error("extension {name} of {of} cannot be decoded: {error}")]
     Extension { of: String, name: &'static str, error: prost::DecodeError },
+    #[error("traffic policy of {of}: {source}")]
+    Traffic { of: String, source: InvalidTraffic },
 }
 
 impl TryFrom<wire::Address> for Address {
@@ -200,19 +203,11 @@ impl TryFrom<wire::Service> for Service {
             return Err(InvalidAddress::Missing { of: of(), field: "hostname" });
         }
         let lb = s.load_balancing.clone().unwrap_or_default();
+        let (mode, health) = (lb.mode(), lb.health_policy());
         let mut routing_preference = Vec::with_capacity(lb.routing_preference.len());
-        for scope in lb.routing_preference() {
-            routing_preference.push(match scope {
-                wire::load_balancing::Scope::UnspecifiedScope => {
-                    return Err(InvalidAddress::Unknown { of: of(), field: "routing_preference", value: 0 });
-                }
-                wire::load_balancing::Scope::Region => Scope::Region,
-                wire::load_balancing::Scope::Zone => Scope::Zone,
-                wire::load_balancing::Scope::Subzone => Scope::Subzone,
-                wire::load_balancing::Scope::Node => Scope::Node,
-                wire::load_balancing::Scope::Cluster => Scope::Cluster,
-                wire::load_balancing::Scope::Network => Scope::Network,
-            });
+        for scope in lb.routing_preference {
+            let unknown = || InvalidAddress::Unknown { of: of(), field: "routing_preference", value: scope };
+            routing_preference.push(scope::read(scope).ok_or_else(unknown)?);
         }
         Ok(Service {
             key: ServiceKey { namespace: s.namespace.as_str().into(), hostname: s.hostname.as_str().into() },
@@ -223,13 +218,13 @@ impl TryFrom<wire::Service> for Service {
             waypoint: s.waypoint.as_ref().map(|g| gateway(g, of)).transpose()?,
             load_balancing: LoadBalancing {
                 routing_preference,
-                mode: match lb.mode() {
+                mode: match mode {
                     wire::load_balancing::Mode::UnspecifiedMode => Mode::Any,
                     wire::load_balancing::Mode::Strict => Mode::Strict,
                     wire::load_balancing::Mode::Failover => Mode::Failover,
                     wire::load_balancing::Mode::Passthrough => Mode::Passthrough,
                 },
-                allow_unhealthy: lb.health_policy() == wire::load_balancing::HealthPolicy::AllowAll,
+                allow_unhealthy: health == wire::load_balancing::HealthPolicy::AllowAll,
             },
             ip_families: match s.ip_families() {
                 wire::IpFamilies::Automatic => IpFamilies::Automatic,
@@ -239,6 +234,7 @@ impl TryFrom<wire::Service> for Service {
             },
             canonical: s.canonical,
             ingress_use_waypoint: s.ingress_use_waypoint,
+            traffic: traffic::read(&s.extensions).map_err(|source| InvalidAddress::Traffic { of: of(), source })?,
         })
     }
 }
@@ -255,18 +251,7 @@ impl From<&Service> for wire::Service {
             subject_alt_names: s.subject_alt_names.iter().map(ToString::to_string).collect(),
             waypoint: s.waypoint.as_ref().map(Into::into),
             load_balancing: (*lb != LoadBalancing::default()).then(|| wire::LoadBalancing {
-                routing_preference: lb
-                    .routing_preference
-                    .iter()
-                    .map(|scope| match scope {
-                        Scope::Region => wire::load_balancing::Scope::Region,
-                        Scope::Zone => wire::load_balancing::Scope::Zone,
-                        Scope::Subzone => wire::load_balancing::Scope::Subzone,
-                        Scope::Node => wire::load_balancing::Scope::Node,
-                        Scope::Cluster => wire::load_balancing::Scope::Cluster,
-                        Scope::Network => wire::load_balancing::Scope::Network,
-                    } as i32)
-                    .collect(),
+                routing_preference: lb.routing_preference.iter().map(|scope| scope::write(*scope)).collect(),
                 mode: match lb.mode {
                     Mode::Any => wire::load_balancing::Mode::UnspecifiedMode,
                     Mode::Strict => wire::load_balancing::Mode::Strict,
@@ -284,7 +269,7 @@ impl From<&Service> for wire::Service {
                 IpFamilies::Ipv6Only => wire::IpFamilies::Ipv6Only,
                 IpFamilies::Dual => wire::IpFamilies::Dual,
             } as i32,
-            extensions: Vec::new(),
+            extensions: traffic::write(&s.traffic).into_iter().collect(),
             canonical: s.canonical,
             ingress_use_waypoint: s.ingress_use_waypoint,
         }

@@ -2,15 +2,20 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mesh_core::addr::NetworkAddress;
 use mesh_core::identity::SpiffeId;
 use mesh_core::policy::{Action, Clause, Connection, Match, Policy, Rule, Scope, ServiceAccount, StringMatch};
-use mesh_core::service::{self, IpFamilies, LoadBalancing, Mode, Service};
+use mesh_core::service::{IpFamilies, LoadBalancing, Mode, Service};
+use mesh_core::traffic::{
+    Balance, ConnectionPool, Distribution, Keepalive, LocalityPolicy, OutlierDetection, Place, Rule as TrafficRule,
+    Traffic, TrafficPolicy,
+};
 use mesh_core::workload::{
-    GatewayAddress, GatewayDestination, Health, Locality, PlaintextPorts, PolicyKey, Port, ServiceKey, Tunnel, Uid,
-    Workload, WorkloadKind,
+    GatewayAddress, GatewayDestination, Health, Locality, PlaintextPorts, PolicyKey, Port, Scope as WorkloadScope,
+    ServiceKey, Tunnel, Uid, Workload, WorkloadKind,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -231,8 +236,9 @@ pub(crate) fn workload() -> impl Strategy<Value = Workload> {
 pub(crate) fn service() -> impl Strategy<Value = Service> {
     let lists = (vec(network_address(), 0..3), vec(port(), 0..3), vec(word(), 0..3));
     let families = select(vec![IpFamilies::Automatic, IpFamilies::Ipv4Only, IpFamilies::Ipv6Only, IpFamilies::Dual]);
-    (service_key(), word(), lists, option::of(gateway()), load_balancing(), families, any::<bool>(), any::<bool>())
-        .prop_map(|(key, name, lists, waypoint, load_balancing, ip_families, canonical, ingress_use_waypoint)| {
+    let flags = any::<(bool, bool)>();
+    (service_key(), word(), lists, option::of(gateway()), load_balancing(), families, flags, traffic()).prop_map(
+        |(key, name, lists, waypoint, load_balancing, ip_families, (canonical, ingress_use_waypoint), traffic)| {
             Service {
                 key,
                 name,
@@ -244,15 +250,65 @@ pub(crate) fn service() -> impl Strategy<Value = Service> {
                 ip_families,
                 canonical,
                 ingress_use_waypoint,
+                traffic,
             }
-        })
+        },
+    )
+}
+
+fn scopes() -> impl Strategy<Value = Vec<WorkloadScope>> {
+    use WorkloadScope::*;
+    vec(select(vec![Region, Zone, Subzone, Node, Cluster, Network]), 0..4)
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let rule = (traffic_policy(), btree_map(port_number(), traffic_policy(), 0..2))
+        .prop_map(|(general, ports)| Arc::new(TrafficRule { general, ports }));
+    btree_map(text(&["", "dev", "prod"]), rule, 0..3).prop_map(|rules| Traffic { rules })
+}
+
+fn traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
+    use Balance::*;
+    let duration = || option::of(any::<(u32, u16)>().prop_map(|(s, ms)| Duration::new(s.into(), u32::from(ms) * 1000)));
+    let keepalive = (option::of(any::<u32>()), duration(), duration()).prop_map(|(probes, time, interval)| Keepalive {
+        probes,
+        time,
+        interval,
+    });
+    let pool = (option::of(any::<u32>()), duration(), option::of(keepalive), duration(), duration()).prop_map(
+        |(max_connections, connect_timeout, keepalive, idle_timeout, max_duration)| ConnectionPool {
+            max_connections,
+            connect_timeout,
+            keepalive,
+            idle_timeout,
+            max_duration,
+        },
+    );
+    let outliers =
+        (any::<u32>(), any::<(u16, u16)>(), 0..=100u8, 0..=100u8).prop_map(|(failures, times, most, least)| {
+            OutlierDetection {
+                consecutive_failures: failures,
+                interval: Duration::from_millis(times.0.into()),
+                base_ejection: Duration::from_millis(times.1.into()),
+                max_ejection_percent: most,
+                min_health_percent: least,
+            }
+        });
+    let place = || text(&["*", "eu", "eu/a", "eu/a/*"]).prop_map(Place);
+    let distribution = (place(), vec((place(), any::<u32>()), 0..3)).prop_map(|(from, to)| Distribution { from, to });
+    let locality = prop_oneof![
+        (scopes(), btree_map(word(), word(), 0..2))
+            .prop_map(|(scopes, regions)| LocalityPolicy::Failover { scopes, regions }),
+        vec(distribution, 0..3).prop_map(LocalityPolicy::Distribute),
+    ];
+    let balance = select(vec![LeastConnections, RoundRobin, Random, SourceIp]);
+    (balance, pool, option::of(outliers), option::of(locality))
+        .prop_map(|(balance, pool, outliers, locality)| TrafficPolicy { balance, pool, outliers, locality })
 }
 
 fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
-    use service::Scope::*;
-    let scopes = vec(select(vec![Region, Zone, Subzone, Node, Cluster, Network]), 0..4);
     let modes = select(vec![Mode::Any, Mode::Strict, Mode::Failover, Mode::Passthrough]);
-    (scopes, modes, any::<bool>()).prop_map(|(routing_preference, mode, allow_unhealthy)| LoadBalancing {
+    (scopes(), modes, any::<bool>()).prop_map(|(routing_preference, mode, allow_unhealthy)| LoadBalancing {
         routing_preference,
         mode,
         allow_unhealthy,

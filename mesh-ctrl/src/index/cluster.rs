@@ -8,8 +8,8 @@ use mesh_core::workload::ServiceKey;
 use super::labels::{ByLabel, BySelector, forget, matches};
 use super::{Config, Unit};
 use crate::object::{
-    AuthorizationPolicy, EndpointSlice, Kind, Labels, Metadata, Namespace, Node, Object, ObjectKey, PeerAuthentication,
-    Pod, Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, Kind, Labels, Metadata, Namespace, Node, Object, ObjectKey,
+    PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
 };
 
 /// Namespace and name of an object whose kind is known from where this stands.
@@ -62,6 +62,7 @@ pub(super) struct Cluster {
     pub(super) service_entries: HashMap<Name, ServiceEntry>,
     pub(super) authorizations: HashMap<Name, AuthorizationPolicy>,
     pub(super) peers: HashMap<Name, PeerAuthentication>,
+    pub(super) destination_rules: HashMap<Name, DestinationRule>,
     /// ReplicaSets and Jobs: what owns pods and may be owned itself.
     pub(super) owners: HashMap<(Kind, Name), Metadata>,
 
@@ -79,6 +80,8 @@ pub(super) struct Cluster {
     pub(super) peers_of_namespace: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
     peers_in: HashMap<Arc<str>, BTreeSet<Name>>,
     claims: HashMap<Arc<str>, BTreeSet<Claim>>,
+    /// By their host in full, which may begin with a wildcard; oldest first.
+    pub(super) rules_for: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
 }
 
 /// Units that may come out differently.
@@ -103,6 +106,7 @@ impl Cluster {
             Object::AuthorizationPolicy(o) => self.set_authorization(name, Some(o), touched),
             Object::ServiceEntry(o) => self.set_service_entry(name, Some(o), touched),
             Object::WorkloadEntry(o) => self.set_entry(name, Some(o), touched),
+            Object::DestinationRule(o) => self.set_destination_rule(name, Some(o), touched),
             // A pod says its account and its ReplicaSet; nothing more is asked of these.
             Object::ServiceAccount(_) | Object::Deployment(_) => {}
         }
@@ -121,6 +125,7 @@ impl Cluster {
             Kind::AuthorizationPolicy => self.set_authorization(name, None, touched),
             Kind::ServiceEntry => self.set_service_entry(name, None, touched),
             Kind::WorkloadEntry => self.set_entry(name, None, touched),
+            Kind::DestinationRule => self.set_destination_rule(name, None, touched),
             Kind::ServiceAccount | Kind::Deployment => {}
         }
     }
@@ -366,6 +371,41 @@ impl Cluster {
             self.peers.insert(name.clone(), new);
         }
         touched.insert(Unit::PeerAuthentication(name));
+    }
+
+    fn set_destination_rule(&mut self, name: Name, new: Option<DestinationRule>, touched: &mut Touched) {
+        if let Some(old) = self.destination_rules.remove(&name) {
+            let host = self.rule_host(&old);
+            self.touch_hosts(&host, touched);
+            forget(&mut self.rules_for, &host, &(Age::of(&old.metadata), name.clone()));
+        }
+        if let Some(new) = new {
+            let host = self.rule_host(&new);
+            self.touch_hosts(&host, touched);
+            self.rules_for.entry(host).or_default().insert((Age::of(&new.metadata), name.clone()));
+            self.destination_rules.insert(name.clone(), new);
+        }
+        touched.insert(Unit::DestinationRule(name));
+    }
+
+    /// Every service whose hostname is `host`, or ends as it does where it begins with a wildcard.
+    fn touch_hosts(&self, host: &Arc<str>, touched: &mut Touched) {
+        let mut touch = |hostname: &Arc<str>| {
+            let keys = self.claims(hostname).map(|claim| claim.name.namespace.clone());
+            touched.extend(keys.map(|namespace| Unit::Host(ServiceKey { namespace, hostname: hostname.clone() })));
+        };
+        match host.strip_prefix('*') {
+            None => touch(host),
+            Some(end) => self.claims.keys().filter(|hostname| hostname.ends_with(end)).for_each(touch),
+        }
+    }
+
+    /// A name without a dot is a service of the rule's own namespace.
+    fn rule_host(&self, rule: &DestinationRule) -> Arc<str> {
+        match rule.host.contains(['.', '*']) {
+            true => rule.host.clone(),
+            false => self.hostname(&Name { namespace: rule.metadata.namespace.clone(), name: rule.host.clone() }),
+        }
     }
 
     /// A PeerAuthentication reaches its selection, its namespace or the mesh, and there also what inherits from it.

@@ -53,6 +53,7 @@ impl Cluster {
             ip_families: IpFamilies::Automatic,
             canonical: false,
             ingress_use_waypoint: false,
+            traffic: self.traffic_of(key),
         })
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_core::addr::NetworkAddress;
-use mesh_core::service::{IpFamilies, LoadBalancing, Mode, Scope, Service as MeshService};
+use mesh_core::service::{IpFamilies, LoadBalancing, Mode, Service as MeshService};
 use mesh_core::wire::Address;
-use mesh_core::workload::{Port, ServiceKey};
+use mesh_core::workload::{Port, Scope, ServiceKey};
 
 use super::Built;
 use super::cluster::{Claim, Cluster, Name};
@@ -73,6 +73,7 @@ impl Cluster {
             },
             canonical: false,
             ingress_use_waypoint: false,
+            traffic: self.traffic_of(key),
         })
     }
 

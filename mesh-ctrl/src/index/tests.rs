@@ -5,6 +5,7 @@ mod enrolment;
 mod incremental;
 mod policies;
 mod serviceentries;
+mod traffic;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -133,6 +134,13 @@ fn service(out: &mut String, s: &Service) {
         write!(out, " sans={}", s.subject_alt_names.join(",")).unwrap();
     }
     out.push_str(if s.canonical { "\n" } else { " not-canonical\n" });
+    for (namespace, rule) in &s.traffic.rules {
+        let whose = if namespace.is_empty() { "others" } else { namespace };
+        writeln!(out, "  for {whose}: {:?}", rule.general).unwrap();
+        for (port, policy) in &rule.ports {
+            writeln!(out, "  for {whose} at {port}: {policy:?}").unwrap();
+        }
+    }
 }
 
 fn policy_text(p: &Policy) -> String {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::networking::{RawServiceEntry, RawWorkloadEntry};
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
+use super::traffic::RawDestinationRule;
 use super::{Kind, Metadata, Object, ObjectKey};
 
 /// What became of a value.
@@ -81,6 +82,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("security.istio.io", "PeerAuthentication") => (Kind::PeerAuthentication, &["v1", "v1beta1"]),
         ("security.istio.io", "AuthorizationPolicy") => (Kind::AuthorizationPolicy, &["v1", "v1beta1"]),
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &["v1", "v1beta1", "v1alpha3"]),
+        ("networking.istio.io", "DestinationRule") => (Kind::DestinationRule, &["v1", "v1beta1", "v1alpha3"]),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     })
@@ -133,6 +135,7 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::PeerAuthentication => Object::PeerAuthentication(parse::<RawPeerAuthentication>(value)?.try_into()?),
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(parse::<RawAuthorizationPolicy>(value)?.try_into()?),
         Kind::ServiceEntry => Object::ServiceEntry(parse::<RawServiceEntry>(value)?.try_into()?),
+        Kind::DestinationRule => Object::DestinationRule(parse::<RawDestinationRule>(value)?.try_into()?),
         Kind::WorkloadEntry => Object::WorkloadEntry(parse::<RawWorkloadEntry>(value)?.try_into()?),
     })
 }

@@ -59,6 +59,7 @@ pub(crate) fn service(name: &str, vip: &str) -> Change {
         ip_families: IpFamilies::default(),
         canonical: true,
         ingress_use_waypoint: false,
+        traffic: Default::default(),
     };
     Change { name: format!("shop/{name}").into(), resource: index::Resource::Address(Some(Address::Service(service))) }
 }

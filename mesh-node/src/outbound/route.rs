@@ -1,16 +1,20 @@
 //! Where a captured connection goes: a function of the snapshot, the pod and the address that it asked for.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_core::addr::{NetworkAddress, OrigDst, PodAddr, ServiceAddr, TunnelAddr};
 use mesh_core::identity::SpiffeId;
-use mesh_core::service::{Mode, Scope, Service};
+use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
+use mesh_core::traffic::TrafficPolicy;
 use mesh_core::workload::{Health, Workload};
 use rand::Rng;
 
-use super::balance::{self, Load};
+use super::balance::{self, Asker};
+use super::experience::{Experience, Target};
+use super::locality;
 
 /// Port on which every enrolled pod accepts HBONE.
 pub const HBONE_PORT: u16 = 15008;
@@ -33,6 +37,15 @@ pub struct Endpoint {
     /// The workload's address and the application's port.
     pub target: PodAddr,
     pub carriage: Carriage,
+}
+
+impl Endpoint {
+    /// What is to be done with a connection of a pod of `namespace`, and for which port of which service.
+    pub fn policy(&self, namespace: &str) -> Option<(Target, &TrafficPolicy)> {
+        let (service, asked) = self.service.as_ref()?;
+        let policy = service.traffic.policy(namespace, asked.port())?;
+        Some((Target { service: service.key.clone(), port: asked.port() }, policy))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +93,10 @@ pub struct Origin<'a> {
     pub network: &'a Arc<str>,
     /// The pod's own workload, when the control plane has told of it.
     pub workload: Option<&'a Workload>,
+    /// The pod's namespace, which says what traffic policy holds for it.
+    pub namespace: &'a str,
+    /// The address that the pod connects from.
+    pub client: IpAddr,
 }
 
 /// Destinations that no workload, service or network is known for.
@@ -99,7 +116,7 @@ pub fn route(
     destination: OrigDst,
     unknown: UnknownDestinations,
     avoid: &[Arc<Workload>],
-    load: &impl Load,
+    experience: &impl Experience,
     rng: &mut impl Rng,
 ) -> Result<Route, NoRoute> {
     let address = NetworkAddress::new(origin.network.clone(), destination.ip());
@@ -111,7 +128,7 @@ pub fn route(
             return pass(destination, unknown);
         }
         let asked = ServiceAddr(destination.0);
-        return endpoint_of(snapshot, origin, service, asked, avoid, load, rng).map(Route::Endpoint);
+        return endpoint_of(snapshot, origin, service, asked, avoid, experience, rng).map(Route::Endpoint);
     }
     match snapshot.workload_at(&address) {
         Some(workload) if workload.waypoint.is_some() => Err(NoRoute::Waypoint),
@@ -131,19 +148,19 @@ fn pass(destination: OrigDst, unknown: UnknownDestinations) -> Result<Route, NoR
     }
 }
 
-fn endpoint_of(
-    snapshot: &Snapshot,
+fn endpoint_of<'a>(
+    snapshot: &'a Snapshot,
     origin: &Origin<'_>,
     service: &Arc<Service>,
     asked: ServiceAddr,
     avoid: &[Arc<Workload>],
-    load: &impl Load,
+    experience: &impl Experience,
     rng: &mut impl Rng,
 ) -> Result<Endpoint, NoRoute> {
     if service.port(asked.port()).is_none() {
         return Err(NoRoute::NoSuchPort);
     }
-    let candidates: Vec<Candidate<'_>> = snapshot
+    let candidates: Vec<Candidate<'a>> = snapshot
         .endpoints(&service.key)
         .filter(|w| service.load_balancing.allow_unhealthy || w.health == Health::Healthy)
         .filter(|w| w.capacity > 0 && !avoid.iter().any(|tried| tried.uid == w.uid))
@@ -155,8 +172,17 @@ fn endpoint_of(
             (target_port != 0).then_some(Candidate { workload, target: SocketAddr::new(ip, target_port) })
         })
         .collect();
-    let preferred = prefer(&candidates, origin, service);
-    let chosen = balance::pick(&preferred, |c| c.workload.as_ref(), load, rng).ok_or(NoRoute::NoEndpoint)?;
+    let policy = service.traffic.policy(origin.namespace, asked.port());
+    let target = Target { service: service.key.clone(), port: asked.port() };
+    let ejected = match policy.and_then(|policy| policy.outliers) {
+        Some(_) => experience.ejected(&target),
+        None => BTreeSet::new(),
+    };
+    let of = |c: &Candidate<'a>| -> &'a Workload { c.workload };
+    let near = locality::narrow(&candidates, of, origin.workload, service, policy, &ejected, rng);
+    let asker = Asker { client: origin.client, target: &target };
+    let balance = policy.map(|policy| policy.balance).unwrap_or_default();
+    let chosen = balance::pick(balance, &near, of, asker, experience, rng).ok_or(NoRoute::NoEndpoint)?;
     let target = PodAddr::new(chosen.target);
     let carriage = carriage(origin, chosen.workload, Some(service), target)?;
     Ok(Endpoint { workload: chosen.workload.clone(), service: Some((service.clone(), asked)), target, carriage })
@@ -172,34 +198,6 @@ struct Candidate<'a> {
 fn address_for(workload: &Workload, asked: IpAddr) -> Option<IpAddr> {
     let same = workload.addresses.iter().find(|ip| ip.is_ipv4() == asked.is_ipv4());
     same.or(workload.addresses.first()).copied()
-}
-
-/// Keeps the endpoints that rank best by the service's routing preference.
-fn prefer<'a>(candidates: &[Candidate<'a>], origin: &Origin<'_>, service: &Service) -> Vec<Candidate<'a>> {
-    let preference = &service.load_balancing.routing_preference;
-    let rank = |workload: &Workload| {
-        let Some(own) = origin.workload else { return 0 };
-        preference.iter().take_while(|scope| same(**scope, own, workload)).count()
-    };
-    match service.load_balancing.mode {
-        Mode::Any | Mode::Passthrough => candidates.to_vec(),
-        Mode::Strict => candidates.iter().filter(|c| rank(c.workload) == preference.len()).copied().collect(),
-        Mode::Failover => {
-            let best = candidates.iter().map(|c| rank(c.workload)).max().unwrap_or(0);
-            candidates.iter().filter(|c| rank(c.workload) == best).copied().collect()
-        }
-    }
-}
-
-fn same(scope: Scope, a: &Workload, b: &Workload) -> bool {
-    match scope {
-        Scope::Region => a.locality.region == b.locality.region,
-        Scope::Zone => a.locality.region == b.locality.region && a.locality.zone == b.locality.zone,
-        Scope::Subzone => a.locality == b.locality,
-        Scope::Node => a.node == b.node,
-        Scope::Cluster => a.cluster == b.cluster,
-        Scope::Network => a.network == b.network,
-    }
 }
 
 fn carriage(

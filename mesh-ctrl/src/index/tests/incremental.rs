@@ -68,6 +68,11 @@ fn any_object() -> impl Strategy<Value = Object> {
             };
             format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{{t}name: {n}, namespace: {ns}}}, spec: {{hosts: [{host}], ports: [{{number: 80, name: web}}], resolution: STATIC, {rest}}}}}")
         }),
+        3 => (name(), namespace(), 0..5usize, time(), 1u8..3).prop_map(|(n, ns, host, t, most)| {
+            let host = ["a", "a.shop.svc.cluster.local", "'*.shop.svc.cluster.local'", "b", "'*'"][host];
+            let to = ["", ", exportTo: [bank]", ", exportTo: ['.']"][usize::from(most)];
+            format!("{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{{t}name: {n}, namespace: {ns}}}, spec: {{host: {host}, trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {most}}}}}}}{to}}}}}")
+        }),
         2 => (name(), namespace(), label(), name()).prop_map(|(n, ns, l, node)| {
             format!("{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: {n}, namespace: {ns}, annotations: {{weft.io/node: {node}}}}}, spec: {{address: 192.0.2.1, labels: {{{l}}}}}}}")
         }),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use expect_test::{Expect, expect};
 use mesh_core::service::{IpFamilies, LoadBalancing};
 use mesh_core::workload::{
-    GatewayAddress, GatewayDestination, Locality, PlaintextPorts, Port, ServiceKey, Tunnel, Uid, WorkloadKind,
+    GatewayAddress, GatewayDestination, Locality, PlaintextPorts, Port, Scope, ServiceKey, Tunnel, Uid, WorkloadKind,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -12,9 +12,17 @@ use super::*;
 
 struct Idle;
 
-impl Load for Idle {
+impl Experience for Idle {
     fn live(&self, _: &Workload) -> usize {
         0
+    }
+
+    fn turn(&self, _: &Target) -> u64 {
+        0
+    }
+
+    fn ejected(&self, _: &Target) -> BTreeSet<Uid> {
+        BTreeSet::new()
     }
 }
 
@@ -41,7 +49,7 @@ fn world() -> Snapshot {
 fn check_in(s: &Snapshot, to: &str, unknown: UnknownDestinations, avoid: &[&str], expect: Expect) {
     let network = Arc::from("");
     let client = s.workload(&Uid::pod("c", "shop", "client")).expect("in every world").clone();
-    let origin = Origin { network: &network, workload: Some(&client) };
+    let origin = Origin { network: &network, workload: Some(&client), namespace: "shop", client: client.addresses[0] };
     let avoid: Vec<_> = avoid.iter().map(|n| s.workload(&Uid::pod("c", "shop", n)).expect("known").clone()).collect();
     let to = OrigDst::new(to.parse().expect("an address"));
     let mut rng = SmallRng::seed_from_u64(1);
@@ -212,6 +220,7 @@ pub(crate) fn service(namespace: &str, hostname: &str, addresses: &[&str], ports
         ip_families: IpFamilies::Automatic,
         canonical: true,
         ingress_use_waypoint: false,
+        traffic: Default::default(),
     }
 }
 

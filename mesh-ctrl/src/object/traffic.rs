@@ -1,0 +1,466 @@
+//! DestinationRule: what is to happen to connections to a host. A field that is not listed is refused; what needs a waypoint
+//! is kept by name only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::traffic::{
+    Balance, ConnectionPool, Distribution, Keepalive, LocalityPolicy, OutlierDetection, Place, Rule, TrafficPolicy,
+};
+use mesh_core::workload::Scope;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Metadata;
+use super::scalar::{GoDuration, PortNumber};
+use super::security::Mistake;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DestinationRule {
+    pub metadata: Metadata,
+    /// As it was written: a short name is one of the rule's own namespace.
+    pub host: Arc<str>,
+    /// `None` without a `trafficPolicy`.
+    pub rule: Option<Arc<Rule>>,
+    /// Empty: everybody. `.` is the rule's own namespace.
+    pub export_to: Vec<Arc<str>>,
+    /// Fields that have no effect on what agents do, and why.
+    pub unused: Vec<(String, &'static str)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawDestinationRule {
+    #[serde(rename = "apiVersion")]
+    _api_version: Value,
+    #[serde(rename = "kind")]
+    _kind: Value,
+    metadata: Metadata,
+    spec: RuleSpec,
+    #[serde(default, rename = "status")]
+    _status: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RuleSpec {
+    host: Arc<str>,
+    #[serde(default)]
+    traffic_policy: Option<RawPolicy>,
+    #[serde(default)]
+    subsets: Vec<Value>,
+    #[serde(default)]
+    export_to: Vec<Arc<str>>,
+    #[serde(default)]
+    workload_selector: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawPolicy {
+    load_balancer: Option<RawBalancer>,
+    connection_pool: RawPool,
+    outlier_detection: Option<RawOutliers>,
+    tls: Option<Value>,
+    port_level_settings: Vec<RawPortPolicy>,
+    tunnel: Option<Value>,
+    proxy_protocol: Option<Value>,
+    retry_budget: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawPortPolicy {
+    port: PortSelector,
+    #[serde(default)]
+    load_balancer: Option<RawBalancer>,
+    #[serde(default)]
+    connection_pool: RawPool,
+    #[serde(default)]
+    outlier_detection: Option<RawOutliers>,
+    #[serde(default)]
+    tls: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortSelector {
+    number: PortNumber,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawBalancer {
+    simple: Option<Simple>,
+    consistent_hash: Option<ConsistentHash>,
+    locality_lb_setting: Option<RawLocality>,
+    warmup_duration_secs: Option<Value>,
+    warmup: Option<Value>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Simple {
+    Unspecified,
+    LeastConn,
+    Random,
+    Passthrough,
+    RoundRobin,
+    LeastRequest,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct ConsistentHash {
+    http_header_name: Option<Value>,
+    http_cookie: Option<Value>,
+    use_source_ip: bool,
+    http_query_parameter_name: Option<Value>,
+    // Which of the two algorithms is asked for changes who gets whom, and nothing that a client could rely on.
+    #[serde(rename = "ringHash")]
+    _ring_hash: Option<Value>,
+    #[serde(rename = "maglev")]
+    _maglev: Option<Value>,
+    #[serde(rename = "minimumRingSize")]
+    _minimum_ring_size: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawLocality {
+    distribute: Vec<RawDistribution>,
+    failover: Vec<RawFailover>,
+    failover_priority: Vec<String>,
+    enabled: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDistribution {
+    from: Arc<str>,
+    to: BTreeMap<Arc<str>, u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFailover {
+    from: Arc<str>,
+    to: Arc<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPool {
+    tcp: RawTcp,
+    http: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawTcp {
+    max_connections: Option<i32>,
+    connect_timeout: Option<GoDuration>,
+    tcp_keepalive: Option<RawKeepalive>,
+    max_connection_duration: Option<GoDuration>,
+    idle_timeout: Option<GoDuration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawKeepalive {
+    probes: Option<u32>,
+    time: Option<GoDuration>,
+    interval: Option<GoDuration>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct RawOutliers {
+    #[serde(rename = "consecutiveErrors")]
+    _consecutive_errors: Option<i32>,
+    split_external_local_origin_errors: bool,
+    consecutive_local_origin_failures: Option<u32>,
+    consecutive_gateway_errors: Option<u32>,
+    #[serde(rename = "consecutive5xxErrors")]
+    consecutive_5xx_errors: Option<u32>,
+    interval: Option<GoDuration>,
+    base_ejection_time: Option<GoDuration>,
+    max_ejection_percent: Option<u8>,
+    min_health_percent: Option<u8>,
+}
+
+const NEEDS_WAYPOINT: &str = "needs a waypoint";
+
+impl TryFrom<RawDestinationRule> for DestinationRule {
+    type Error = Mistake;
+
+    fn try_from(raw: RawDestinationRule) -> Result<Self, Mistake> {
+        let spec = raw.spec;
+        if spec.host.is_empty() {
+            return mistake("spec.host", "a host is needed");
+        }
+        let mut unused = Vec::new();
+        if !spec.subsets.is_empty() {
+            unused.push(("spec.subsets".to_owned(), NEEDS_WAYPOINT));
+        }
+        if spec.workload_selector.is_some() {
+            unused.push(("spec.workloadSelector".to_owned(), "the rule is in force for every client that sees it"));
+        }
+        let rule = spec.traffic_policy.map(|policy| policy.read(&mut unused)).transpose()?;
+        Ok(Self {
+            metadata: raw.metadata,
+            host: spec.host,
+            rule: rule.map(Arc::new),
+            export_to: spec.export_to,
+            unused,
+        })
+    }
+}
+
+impl RawPolicy {
+    fn read(self, unused: &mut Vec<(String, &'static str)>) -> Result<Rule, Mistake> {
+        let path = "spec.trafficPolicy";
+        for (is_set, field) in [
+            (self.tunnel.is_some(), "tunnel"),
+            (self.proxy_protocol.is_some(), "proxyProtocol"),
+            (self.retry_budget.is_some(), "retryBudget"),
+        ] {
+            if is_set {
+                unused.push((format!("{path}.{field}"), NEEDS_WAYPOINT));
+            }
+        }
+        let general = policy(path, self.load_balancer, self.connection_pool, self.outlier_detection, self.tls, unused)?;
+        let (mut ports, mut seen) = (BTreeMap::new(), BTreeSet::new());
+        for (i, port) in self.port_level_settings.into_iter().enumerate() {
+            let path = format!("{path}.portLevelSettings[{i}]");
+            if !seen.insert(port.port.number) {
+                return mistake(format!("{path}.port.number"), "the port is listed before");
+            }
+            let settings =
+                policy(&path, port.load_balancer, port.connection_pool, port.outlier_detection, port.tls, unused)?;
+            ports.insert(port.port.number.0, settings);
+        }
+        Ok(Rule { general, ports })
+    }
+}
+
+fn policy(
+    path: &str,
+    balancer: Option<RawBalancer>,
+    pool: RawPool,
+    outliers: Option<RawOutliers>,
+    tls: Option<Value>,
+    unused: &mut Vec<(String, &'static str)>,
+) -> Result<TrafficPolicy, Mistake> {
+    let balancer = balancer.unwrap_or_default();
+    if let Some(tls) = tls {
+        let why = match tls.get("mode").and_then(Value::as_str) {
+            Some("ISTIO_MUTUAL") => "the mesh's own mutual TLS needs no asking for",
+            Some("DISABLE") => "the destination says whether it takes plaintext: PeerAuthentication",
+            _ => NEEDS_WAYPOINT,
+        };
+        unused.push((format!("{path}.tls"), why));
+    }
+    if pool.http.is_some() {
+        unused.push((format!("{path}.connectionPool.http"), NEEDS_WAYPOINT));
+    }
+    if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
+        unused.push((format!("{path}.loadBalancer.warmup"), NEEDS_WAYPOINT));
+    }
+    let outliers = outliers.map(|o| o.read(&format!("{path}.outlierDetection"))).transpose()?;
+    let locality_path = format!("{path}.loadBalancer.localityLbSetting");
+    Ok(TrafficPolicy {
+        balance: balance(&format!("{path}.loadBalancer"), &balancer, unused)?,
+        pool: pool.tcp.read(&format!("{path}.connectionPool.tcp"))?,
+        outliers,
+        locality: locality(&locality_path, balancer.locality_lb_setting, outliers.is_some(), unused)?,
+    })
+}
+
+fn balance(path: &str, balancer: &RawBalancer, unused: &mut Vec<(String, &'static str)>) -> Result<Balance, Mistake> {
+    let Some(hash) = &balancer.consistent_hash else {
+        return Ok(match balancer.simple {
+            None | Some(Simple::Unspecified | Simple::LeastConn | Simple::LeastRequest) => Balance::LeastConnections,
+            Some(Simple::Random) => Balance::Random,
+            Some(Simple::RoundRobin) => Balance::RoundRobin,
+            Some(Simple::Passthrough) => {
+                let why = "an agent has to know the endpoint, to know who may answer there";
+                unused.push((format!("{path}.simple"), why));
+                Balance::LeastConnections
+            }
+        });
+    };
+    if balancer.simple.is_some() {
+        return mistake(path, "simple and consistentHash exclude each other");
+    }
+    let l7 = [&hash.http_header_name, &hash.http_cookie, &hash.http_query_parameter_name];
+    match (l7.iter().filter(|key| key.is_some()).count(), hash.use_source_ip) {
+        (0, true) => Ok(Balance::SourceIp),
+        (1, false) => {
+            unused.push((format!("{path}.consistentHash"), NEEDS_WAYPOINT));
+            Ok(Balance::LeastConnections)
+        }
+        (0, false) => mistake(format!("{path}.consistentHash"), "nothing to hash is named"),
+        _ => mistake(format!("{path}.consistentHash"), "one thing to hash is to be named, not several"),
+    }
+}
+
+impl RawTcp {
+    fn read(self, path: &str) -> Result<ConnectionPool, Mistake> {
+        let at = |field: &str| format!("{path}.{field}");
+        let max_connections = match self.max_connections {
+            Some(..0) => return mistake(at("maxConnections"), "less than 0"),
+            // As in the reference, where 0 is a field that was not set.
+            None | Some(0) => None,
+            Some(most) => Some(most.unsigned_abs()),
+        };
+        let positive = |duration: Option<GoDuration>, field: &str| match duration {
+            Some(GoDuration(duration)) if duration < Duration::from_millis(1) => {
+                mistake(at(field), "a duration of at least 1ms is needed")
+            }
+            other => Ok(other.map(|d| d.0)),
+        };
+        let keepalive = self.tcp_keepalive.map(|keepalive| {
+            let seconds = |duration: Option<GoDuration>, field: &str| match duration {
+                Some(GoDuration(duration)) if duration < Duration::from_secs(1) => {
+                    mistake(at(field), "a duration of at least 1s is needed")
+                }
+                other => Ok(other.map(|d| d.0)),
+            };
+            Ok(Keepalive {
+                probes: keepalive.probes.filter(|probes| *probes > 0),
+                time: seconds(keepalive.time, "tcpKeepalive.time")?,
+                interval: seconds(keepalive.interval, "tcpKeepalive.interval")?,
+            })
+        });
+        Ok(ConnectionPool {
+            max_connections,
+            connect_timeout: positive(self.connect_timeout, "connectTimeout")?,
+            keepalive: keepalive.transpose()?,
+            // 0s switches the reference's default of an hour off; here there is none.
+            idle_timeout: self.idle_timeout.map(|d| d.0).filter(|idle| !idle.is_zero()),
+            max_duration: positive(self.max_connection_duration, "maxConnectionDuration")?,
+        })
+    }
+}
+
+impl RawOutliers {
+    fn read(self, path: &str) -> Result<OutlierDetection, Mistake> {
+        let at = |field: &str| format!("{path}.{field}");
+        let positive = |duration: Option<GoDuration>, default: u64, field: &str| match duration {
+            Some(GoDuration(duration)) if duration < Duration::from_millis(1) => {
+                mistake(at(field), "a duration of at least 1ms is needed")
+            }
+            other => Ok(other.map_or(Duration::from_secs(default), |d| d.0)),
+        };
+        let percent = |value: Option<u8>, default: u8, field: &str| match value.unwrap_or(default) {
+            value @ 0..=100 => Ok(value),
+            _ => mistake(at(field), "more than 100"),
+        };
+        // A connection that fails counts as a 5xx and as a gateway error, unless what is local is counted apart.
+        let consecutive_failures = match self.split_external_local_origin_errors {
+            true => self.consecutive_local_origin_failures.unwrap_or(5),
+            false => {
+                let set = [self.consecutive_5xx_errors.unwrap_or(5), self.consecutive_gateway_errors.unwrap_or(0)];
+                set.into_iter().filter(|count| *count > 0).min().unwrap_or(0)
+            }
+        };
+        Ok(OutlierDetection {
+            consecutive_failures,
+            interval: positive(self.interval, 10, "interval")?,
+            base_ejection: positive(self.base_ejection_time, 30, "baseEjectionTime")?,
+            max_ejection_percent: percent(self.max_ejection_percent, 10, "maxEjectionPercent")?,
+            min_health_percent: percent(self.min_health_percent, 0, "minHealthPercent")?,
+        })
+    }
+}
+
+/// Without outlier detection nobody knows that a place fails, so nothing fails over, as in the reference.
+fn locality(
+    path: &str,
+    raw: Option<RawLocality>,
+    has_outliers: bool,
+    unused: &mut Vec<(String, &'static str)>,
+) -> Result<Option<LocalityPolicy>, Mistake> {
+    let default = || LocalityPolicy::Failover {
+        scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone],
+        regions: BTreeMap::new(),
+    };
+    let Some(raw) = raw else { return Ok(has_outliers.then(default)) };
+    let given = [!raw.distribute.is_empty(), !raw.failover.is_empty()];
+    if given == [true, true] || (given[0] && !raw.failover_priority.is_empty()) {
+        return mistake(path, "distribute and failover exclude each other");
+    }
+    if raw.enabled == Some(false) {
+        return Ok(None);
+    }
+    if given[0] {
+        return distribute(path, raw.distribute).map(Some);
+    }
+    if !has_outliers {
+        unused.push((path.to_owned(), "failover needs outlierDetection"));
+        return Ok(None);
+    }
+    let mut regions = BTreeMap::new();
+    for (i, failover) in raw.failover.into_iter().enumerate() {
+        let at = format!("{path}.failover[{i}]");
+        if failover.from.contains('/') || failover.to.contains('/') {
+            return mistake(at, "a region is needed, without zone");
+        }
+        if failover.from == failover.to {
+            return mistake(at, "from and to are the same region");
+        }
+        regions.insert(failover.from, failover.to);
+    }
+    if raw.failover_priority.is_empty() {
+        return Ok(Some(LocalityPolicy::Failover {
+            scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone],
+            regions,
+        }));
+    }
+    let mut scopes = Vec::new();
+    for (i, label) in raw.failover_priority.iter().enumerate() {
+        match scope(label) {
+            Some(scope) => scopes.push(scope),
+            None => {
+                let why = "agents know topology labels only; this one and those after it are left out";
+                unused.push((format!("{path}.failoverPriority[{i}]"), why));
+                break;
+            }
+        }
+    }
+    Ok(Some(LocalityPolicy::Failover { scopes, regions }))
+}
+
+fn distribute(path: &str, raw: Vec<RawDistribution>) -> Result<LocalityPolicy, Mistake> {
+    let mut rules = Vec::with_capacity(raw.len());
+    for (i, rule) in raw.into_iter().enumerate() {
+        let at = format!("{path}.distribute[{i}].to");
+        if rule.to.values().any(|share| !(1..=100).contains(share)) {
+            return mistake(at, "shares from 1 to 100 are needed");
+        }
+        if rule.to.values().sum::<u32>() != 100 {
+            return mistake(at, "the shares do not add up to 100");
+        }
+        let to = rule.to.into_iter().map(|(place, share)| (Place(place), share)).collect();
+        rules.push(Distribution { from: Place(rule.from), to });
+    }
+    Ok(LocalityPolicy::Distribute(rules))
+}
+
+fn scope(label: &str) -> Option<Scope> {
+    Some(match label {
+        "topology.kubernetes.io/region" | "failure-domain.beta.kubernetes.io/region" => Scope::Region,
+        "topology.kubernetes.io/zone" | "failure-domain.beta.kubernetes.io/zone" => Scope::Zone,
+        "topology.istio.io/subzone" => Scope::Subzone,
+        "kubernetes.io/hostname" => Scope::Node,
+        "topology.istio.io/cluster" => Scope::Cluster,
+        "topology.istio.io/network" => Scope::Network,
+        _ => return None,
+    })
+}
+
+fn mistake<T>(field: impl Into<String>, message: &str) -> Result<T, Mistake> {
+    Err(Mistake { field: field.into(), message: message.to_owned() })
+}
