@@ -33,6 +33,7 @@ mod credentials;
 pub use credentials::Credentials;
 use handshake::End;
 use link::Link;
+pub use session::KEY_LIMIT;
 use session::Session;
 
 /// ALPN of the HBONE tunnel (RFC 9113, section 3.1): what every peer understands.
@@ -121,8 +122,9 @@ impl Peered {
         &self.facts.peer
     }
 
-    /// The connection without what the handshake settled.
-    pub(crate) fn into_link(self) -> Link {
+    /// The connection without what the handshake settled; its keys are renewed after `key_records` records.
+    pub(crate) fn into_link(mut self, key_records: u64) -> Link {
+        self.link.session().limit_keys(key_records);
         *self.link
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::http2::connection::Limits;
+use crate::tls::KEY_LIMIT;
 
 pub mod client;
 pub mod server;
@@ -36,6 +37,8 @@ pub struct Config {
     pub ping_timeout: Duration,
     /// Time for the HTTP/2 preface and first SETTINGS.
     pub handshake_timeout: Duration,
+    /// Records that a key of ours seals before it is renewed: 64 to 2^24 ([`KEY_LIMIT`]).
+    pub key_records: u64,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
+            key_records: KEY_LIMIT,
         }
     }
 }

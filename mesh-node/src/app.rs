@@ -13,6 +13,7 @@ use mesh_net::certificates::{self, Certificates};
 use mesh_net::control::{self, ControlStatus};
 use mesh_net::grpc::{Backoff, Target};
 use mesh_net::tls::TrustDomains;
+use mesh_net::tunnel;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
@@ -37,7 +38,7 @@ use crate::pool::{self, Pool};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::views::{self, ConfigView, FacilityView};
-use crate::worker::Worker;
+use crate::worker::{Tasks, Worker};
 
 /// Name of the agent's socket in its run directory.
 pub const SOCKET: &str = "node.sock";
@@ -81,6 +82,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         upstreams: &upstreams,
     };
     let workers = start_workers(&settings, &parts, &kernel)?;
+    let tasks = Tasks::of(&workers);
     let (outside, outside_ended) = Outside::start(kernel.clone(), connections.clone(), snapshot.clone())
         .context("start the thread for connections from before enrolment")?;
     let (direct, direct_ended) = DirectPath::start(
@@ -141,6 +143,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             telemetry: telemetry.clone(),
             connections: connections.clone(),
         }));
+        registry.register_collector(Box::new(tasks));
         registry.register_collector(Box::new(outside.clone()));
         registry.register_collector(Box::new(direct.clone()));
         registry.register_collector(Box::new(log.dropped.clone()));
@@ -245,14 +248,16 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
     let limits = Limits::default();
     let outbound_config =
         Arc::new(outbound::Config::new(settings.network.as_str().into(), settings.unknown_destinations));
+    let (transport, tunnel) =
+        (settings.transport, tunnel::Config { key_records: settings.key_records, ..Default::default() });
     let inbound_config =
-        Arc::new(inbound::Config { transport: settings.transport, ..inbound::Config::new(trust_domains) });
+        Arc::new(inbound::Config { transport, tunnel: tunnel.clone(), ..inbound::Config::new(trust_domains) });
     (0..settings.workers)
         .map(|index| {
             let outbound = Outbound {
                 config: outbound_config.clone(),
                 snapshot: parts.snapshot.clone(),
-                pool: Pool::new(pool::Config { transport: settings.transport, ..pool::Config::default() }),
+                pool: Pool::new(pool::Config { transport, tunnel: tunnel.clone(), ..pool::Config::default() }),
                 upstreams: parts.upstreams.clone(),
                 limits: limits.clone(),
                 connections: parts.connections.clone(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use mesh_net::tls::KEY_LIMIT;
 
 use crate::outbound::route::UnknownDestinations;
 use crate::pool::Transport;
@@ -72,6 +73,9 @@ pub struct Flags {
     /// How other agents are spoken to: auto (Weft's own transport where the peer knows it) or hbone.
     #[arg(long, env = "TRANSPORT", default_value = "auto")]
     pub transport: String,
+    /// Records after which a TLS key is renewed: 64 to 16777216 (2^24, what RFC 8446 allows), 16 KiB each at most.
+    #[arg(long, env = "KEY_RECORDS", default_value = "16777216")]
+    pub key_records: String,
     /// How long connections may go on after SIGTERM, in seconds.
     #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
     pub drain_seconds: String,
@@ -121,6 +125,7 @@ pub struct Settings {
     pub admin_address: SocketAddr,
     pub unknown_destinations: UnknownDestinations,
     pub transport: Transport,
+    pub key_records: u64,
     pub drain: Duration,
     pub release: Duration,
     pub same_node: bool,
@@ -217,6 +222,13 @@ impl Flags {
                 Transport::Any
             }
         };
+        let key_records = match self.key_records.parse::<u64>() {
+            Ok(records) if (64..=KEY_LIMIT).contains(&records) => records,
+            _ => {
+                wrong.push(format!("--key-records {:?} is not a number from 64 to {KEY_LIMIT}", self.key_records));
+                KEY_LIMIT
+            }
+        };
         let same_node = match &*self.same_node {
             "direct" => true,
             "relay" => false,
@@ -271,6 +283,7 @@ impl Flags {
             admin_address,
             unknown_destinations,
             transport,
+            key_records,
             drain,
             release,
             same_node,
@@ -307,6 +320,7 @@ mod tests {
             "--workers=0",
             "--unknown-destinations=maybe",
             "--transport=quic",
+            "--key-records=7",
             "--trust-domain=UPPER",
             "--drain-seconds=soon",
             "--same-node=far",
@@ -314,7 +328,7 @@ mod tests {
         ]);
         let mistakes = cli.flags.check().expect_err("many mistakes");
         expect![[r#"
-            11 settings are wrong:
+            12 settings are wrong:
               --node-name (NODE_NAME) is missing: the name of this node
               --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
               --xds-address "nowhere" is not host:port
@@ -323,6 +337,7 @@ mod tests {
               --workers "0" is not a number from 1 to 256
               --unknown-destinations "maybe" is neither allow nor refuse
               --transport "quic" is neither auto nor hbone
+              --key-records "7" is not a number from 64 to 16777216
               --same-node "far" is neither direct nor relay
               --drain-seconds "soon" is not a number of seconds from 0 on
               --log-format "xml" is neither text nor json"#]]

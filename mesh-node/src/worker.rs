@@ -8,7 +8,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
@@ -30,6 +34,7 @@ pub struct Listeners {
 /// A running worker; it stops when this is dropped and its connections have ended.
 #[derive(Debug)]
 pub struct Worker {
+    runtime: Handle,
     serve: mpsc::UnboundedSender<(Arc<Pod>, Listeners)>,
 }
 
@@ -44,6 +49,7 @@ impl Worker {
     pub fn start(index: usize, outbound: Outbound, inbound: Inbound, kernel: Arc<Kernel>) -> io::Result<Self> {
         let (serve, mut pods) = mpsc::unbounded_channel::<(Arc<Pod>, Listeners)>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async {
                 // Weak, so that a pod's key is forgotten with its last connection and not with the next sweep.
@@ -71,13 +77,33 @@ impl Worker {
                 }
             });
         })?;
-        Ok(Self { serve })
+        Ok(Self { runtime: handle, serve })
     }
 
     pub fn serve(&self, pod: Arc<Pod>, listeners: Listeners) {
         if self.serve.send((pod, listeners)).is_err() {
             warn!("a worker has stopped; its share of connections is lost until the agent restarts");
         }
+    }
+}
+
+/// Shows how many tasks the workers have: none but listeners when nothing is carried.
+#[derive(Debug)]
+pub struct Tasks(Vec<Handle>);
+
+impl Tasks {
+    pub fn of(workers: &[Worker]) -> Self {
+        Self(workers.iter().map(|worker| worker.runtime.clone()).collect())
+    }
+}
+
+impl Collector for Tasks {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let tasks: usize = self.0.iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+        let gauge = ConstGauge::new(i64::try_from(tasks).unwrap_or(i64::MAX));
+        let help = "Tasks of the threads that carry connections";
+        let metric = encoder.encode_descriptor("weft_worker_tasks", help, None, gauge.metric_type())?;
+        gauge.encode(metric)
     }
 }
 

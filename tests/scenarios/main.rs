@@ -18,6 +18,7 @@ mod managers;
 mod admin;
 mod protocols;
 mod transfers;
+mod copying;
 mod closing;
 mod resilience;
 mod crowds;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use weft_tests::apps;
-use weft_tests::bulk::{Exchanged, exchange};
+use weft_tests::bulk::{Exchanged, Manner, exchange, exchange_as};
+use weft_tests::mesh::Setup;
 use weft_tests::needs;
 use weft_tests::outcome::prove;
 use weft_tests::pair::Pair;
@@ -61,6 +62,25 @@ fn many_bytes_arrive_whole_over_ipv6_and_by_a_service() -> Result<()> {
         let client = pair.web.dial(to)?;
         let (server, _) = accepted(&listener)?;
         assert_equal(&both_ways(&client, &server, 64 << 20)?, 64 << 20);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_manner_of_writing_arrives_whole_while_keys_are_renewed() -> Result<()> {
+    needs!();
+    // A key for each MiB. Minutes of it, with 20 GiB for each path: `cargo xtask soak`.
+    let pair = Pair::with_setup("manners", Setup::default().agent("KEY_RECORDS", "64"))?;
+    let listener = pair.db.listen(7000)?;
+    for manner in Manner::ALL {
+        let client = pair.web.dial(pair.db.at(7000))?;
+        let (server, _) = accepted(&listener)?;
+        let bytes = 24 << 20;
+        let (near, far) = thread::scope(|scope| {
+            let far = scope.spawn(|| exchange_as(manner, &server, bytes, 2, Duration::ZERO));
+            (exchange_as(manner, &client, bytes, 1, Duration::ZERO), far.join().expect("exchange does not panic"))
+        });
+        assert_equal(&[near?, far?], bytes);
     }
     Ok(())
 }

@@ -14,10 +14,12 @@
 pub mod demo;
 pub mod pair;
 pub mod bench;
+pub mod soak;
 pub mod mesh;
 pub mod objects;
 pub mod needs;
 pub mod footprint;
+pub mod copies;
 pub mod knock;
 pub mod apps;
 pub mod outcome;

@@ -67,6 +67,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Transfer and churn for long, and look at what is left of it
+    Soak {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Formatting, clippy, tidy tests and licences
     Lint,
     /// Run the property tests of every parser of bytes from outside for long
@@ -117,18 +122,22 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(child::code(status))
         }
         Command::Test { suite, filter } => suite::test(suite, filter.as_deref()),
-        Command::Bench { args } => {
-            setup::ensure(&Purpose::ALL)?;
-            clean_up()?;
-            build(true)?;
-            let status = child::foreground(built("bench", true)?.args(args))?;
-            clean_up()?;
-            Ok(child::code(status))
-        }
+        Command::Bench { args } => measure("bench", &args),
+        Command::Soak { args } => measure("soak", &args),
         Command::Lint => lint::lint(),
         Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
         Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Runs a program of the testbed, optimised, and takes apart what it may have left.
+fn measure(program: &str, args: &[String]) -> Result<ExitCode> {
+    setup::ensure(&Purpose::ALL)?;
+    clean_up()?;
+    build(true)?;
+    let status = child::foreground(built(program, true)?.args(args))?;
+    clean_up()?;
+    Ok(child::code(status))
 }
 
 /// Builds every program, and what scenarios and the demo run beside them.

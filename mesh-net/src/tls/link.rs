@@ -82,7 +82,6 @@ impl Link {
         &self.tcp
     }
 
-    #[cfg(test)]
     pub(super) fn session(&mut self) -> &mut Session {
         &mut self.session
     }

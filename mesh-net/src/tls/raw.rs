@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::link::Link;
-use super::{ClientTls, ServerTls};
+use super::{ClientTls, KEY_LIMIT, ServerTls};
 
 /// Reads and writes what is encrypted. Reading ends only where the peer says so.
 pub struct Raw {
@@ -25,13 +25,13 @@ impl Raw {
 
 impl From<ClientTls> for Raw {
     fn from(tls: ClientTls) -> Self {
-        Self::new(tls.into_inner().into_link())
+        Self::new(tls.into_inner().into_link(KEY_LIMIT))
     }
 }
 
 impl From<ServerTls> for Raw {
     fn from(tls: ServerTls) -> Self {
-        Self::new(tls.into_inner().into_link())
+        Self::new(tls.into_inner().into_link(KEY_LIMIT))
     }
 }
 

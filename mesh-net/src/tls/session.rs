@@ -61,10 +61,9 @@ impl Session {
         })
     }
 
-    /// Takes new keys of our own after `records` records.
-    #[cfg(test)]
+    /// Takes new keys of our own after `records` records, [`KEY_LIMIT`] at most.
     pub(super) fn limit_keys(&mut self, records: u64) {
-        self.key_limit = records;
+        self.key_limit = records.min(KEY_LIMIT);
     }
 
     /// Whether an alert has been sealed: nothing may follow it.
@@ -219,7 +218,7 @@ impl Session {
 }
 
 /// Records that one AES-GCM key may seal: fewer than the 2^24.5 full ones of RFC 8446, section 5.5.
-const KEY_LIMIT: u64 = 1 << 24;
+pub const KEY_LIMIT: u64 = 1 << 24;
 /// Records in a row without data until a peer is taken to waste our time, as rustls has it.
 const EMPTY_LIMIT: u32 = 32;
 /// Longest message after a handshake, a ticket: its parts are of 16-bit lengths.

@@ -32,7 +32,7 @@ pub fn begin(
     config: &Config,
 ) -> Tunnel<impl Future<Output = Result<(), ConnectionError>> + Send + 'static + use<>> {
     if tls.alpn() == ALPN_WEFT {
-        return Tunnel::Lane(Lane::new(tls));
+        return Tunnel::Lane(Lane::new(tls, config));
     }
     let (connection, driver) = Connection::new(tls, config);
     Tunnel::Shared(connection, driver)
@@ -185,11 +185,11 @@ pub trait Berth: Send + Sync + 'static {
 }
 
 impl Lane {
-    fn new(tls: ClientTls) -> Self {
+    fn new(tls: ClientTls, config: &Config) -> Self {
         let until = tls.peer_until();
         let tls = tls.into_inner();
         let peer = Arc::new(tls.peer().clone());
-        Self { lane: Box::new(lane::Lane::new(tls)), peer, until }
+        Self { lane: Box::new(lane::Lane::new(tls, config)), peer, until }
     }
 
     pub fn peer(&self) -> &SpiffeId {

@@ -92,7 +92,7 @@ impl Arrivals {
 impl Hbone {
     pub(super) fn new(tls: Peered, role: Role, config: &Config) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
-            link: Some(tls.into_link()),
+            link: Some(tls.into_link(config.key_records)),
             http: Connection::new(role, config.limits()),
             streams: HashMap::new(),
             asked: VecDeque::new(),

@@ -25,9 +25,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::ConnectionError;
 use super::head::{Baggage, Head};
 use super::stream::{Filled, StreamError};
+use super::{Config, ConnectionError};
 use crate::tls::Peered;
 use crate::tls::link::Link;
 use frame::{Event, Kind, Parser};
@@ -49,9 +49,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(tls: Peered) -> Self {
+    pub(super) fn new(tls: Peered, config: &Config) -> Self {
         Self {
-            link: tls.into_link(),
+            link: tls.into_link(config.key_records),
             parser: Parser::default(),
             arrived: VecDeque::new(),
             sent_last: true,

@@ -75,7 +75,7 @@ impl Connection {
         let peer = Arc::new(tls.peer().clone());
         if is_lane {
             let quay = Quay::default();
-            quay.lock().lane = Some(Box::new(Lane::new(tls)));
+            quay.lock().lane = Some(Box::new(Lane::new(tls, config)));
             return Ok(Self { peer, kind: Kind::Lane(Arc::new(quay)) });
         }
         let mut shared =
