@@ -45,8 +45,9 @@ fn a_gibibyte_each_way_at_once_arrives_whole() -> Result<()> {
     assert_equal(&seen, 1 << 30);
     drop((client, server));
     let bytes = (1_u64 << 30).to_string();
-    for node in ["a", "b"] {
-        let access = pair.mesh.agent(node).until_access(&["complete", "mutual_tls"])?;
+    let (nodes, security) = pair.nodes();
+    for node in nodes {
+        let access = pair.mesh.agent(node).until_access(&["complete", security])?;
         ensure!(access.to_string().matches(&bytes).count() == 2, "{node} counted {access:#}");
     }
     Ok(())

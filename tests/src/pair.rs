@@ -8,8 +8,10 @@ use anyhow::Result;
 use crate::mesh::{Mesh, Setup};
 use crate::objects;
 use crate::pod::Pod;
+use crate::wait::{PATIENCE, until};
 
-/// `web` on node a and `db` on node b, both in the namespace `shop`, which is in the mesh. Fields are dropped in this order.
+/// `web` on node a and `db` on node b, both in the namespace `shop`, which is in the mesh. (On one node
+/// with `WEFT_TEST_PAIR=near` in the environment.) Fields are dropped in this order.
 #[derive(Debug)]
 pub struct Pair {
     pub web: Pod,
@@ -34,13 +36,25 @@ impl Pair {
         let mesh = Mesh::with_setup(name, &["a", "b"], setup)?;
         mesh.namespace("shop", true)?;
         let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
-        // Within one node as well: `WEFT_TEST_PAIR=near cargo xtask test mesh`.
+        // Scenarios whose pods are within one node: see xtask's suites.
         let near = env::var("WEFT_TEST_PAIR").is_ok_and(|place| place == "near");
         let db = mesh.enrolled(mesh.pod("db").namespace("shop"), if near { "a" } else { "b" })?;
         for pod in [&web, &db] {
             mesh.until_captured(pod)?;
         }
+        if near {
+            until("the two to do without the agent", PATIENCE, || {
+                mesh.admin("a", "/metrics").ok()?.contains("\nweft_same_node_verdicts 4\n").then_some(())
+            })?;
+        }
         Ok(Pair { web, db, mesh })
+    }
+
+    /// The nodes of the two, and how connections between them are secured.
+    #[must_use]
+    pub fn nodes(&self) -> ([&str; 2], &'static str) {
+        let security = if self.web.node == self.db.node { "kernel_attested" } else { "mutual_tls" };
+        ([&self.web.node, &self.db.node], security)
     }
 
     /// Puts a Service with a ClusterIP of either family before the pods labelled `app: <app>`.

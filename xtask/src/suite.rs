@@ -46,7 +46,17 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     // set of features, so nothing is built twice.
     let built = child::succeed(child::cargo(&["build", "--all-targets"]).args(packages));
     match built {
-        Ok(()) => cargo_test(packages, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?,
+        Ok(()) => {
+            cargo_test(packages, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?;
+            if mesh && filter.is_none() {
+                for (variable, value, scenarios) in OTHER_PATHS {
+                    let environment = [("RUST_TEST_THREADS", THREADS), (variable, value)];
+                    let scenario = ["-p=weft-tests", "--test=scenarios"];
+                    println!("\nscenarios with {variable}={value}");
+                    cargo_test(&scenario, scenarios, &environment, &mut tally)?;
+                }
+            }
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             tally.failed += 1;
@@ -116,6 +126,32 @@ const FUZZED: &[&str] = &["-p=mesh-core", "-p=mesh-net", "-p=mesh-ctrl", "-p=mes
 
 /// How the properties of parsers are named: no bytes panic, arbitrary text is an object or a finding, and the like.
 const HOSTILE: &[&str] = &["panic", "arbitrary", "damaged", "any_bytes", "survives_the_wire"];
+
+/// Scenarios carry their connections over Weft's own transport. These are run again, over HBONE and within one node.
+const OTHER_PATHS: [(&str, &str, &[&str]); 2] = [
+    (
+        "WEFT_TEST_TRANSPORT",
+        "hbone",
+        &[
+            "authorization",
+            "carried",
+            "closing",
+            "crowds",
+            "endurance",
+            "hostile",
+            "identity",
+            "opt_in",
+            "protocols",
+            "resilience",
+            "revocation",
+            "strictness",
+            "transfers",
+            "upgrade",
+        ],
+    ),
+    // One of them is about both at once.
+    ("WEFT_TEST_PAIR", "near", &["closing", "protocols", "transfers", "--skip=every_kind_of_destination"]),
+];
 
 /// Tests of one binary at a time. Each scenario is a world of its own with a dozen processes: two keep a small machine honest.
 const THREADS: &str = "2";
