@@ -1,0 +1,3 @@
+//! Tests on a real Kubernetes. One file is one subject; every file is listed here.
+
+mod control_plane;

@@ -1,0 +1,127 @@
+//! A real Kubernetes on this machine, without an image registry: etcd and the API server as processes on loopback.
+//!
+//! ```text
+//! cargo xtask cluster up ──> binaries (ready, or built once) ──> state folder ──> etcd ──> kube-apiserver ──> KUBECONFIG
+//! ```
+//! What it consists of can be found by its state folder alone ([`xtask::clusters`]), so that `down` and a test's end are
+//! the same few lines, also after a crash.
+
+pub mod controller;
+mod control_plane;
+mod daemon;
+mod http;
+mod credentials;
+pub mod binaries;
+pub mod api;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+use xtask::clusters;
+
+use api::Api;
+use binaries::Binaries;
+use control_plane::ControlPlane;
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    dir: PathBuf,
+    plane: ControlPlane,
+    /// Ends with this value; a cluster of `cluster up` stays.
+    owned: bool,
+}
+
+impl Cluster {
+    /// Starts a cluster that stays until it is taken down by its name.
+    ///
+    /// # Errors
+    /// The name is taken, or a part does not come up, with the end of its log.
+    pub fn up(name: &str, binaries: &Binaries) -> Result<Cluster> {
+        Cluster::start(name, binaries, false)
+    }
+
+    /// Starts a cluster for one test, which ends with the value, or is swept when this process dies.
+    ///
+    /// # Errors
+    /// A part does not come up, with the end of its log.
+    pub fn of_test(binaries: &Binaries) -> Result<Cluster> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Cluster::start(&name, binaries, true)
+    }
+
+    fn start(name: &str, binaries: &Binaries, owned: bool) -> Result<Cluster> {
+        let dir = clusters::claim(name, owned)?;
+        match ControlPlane::start(&dir, binaries) {
+            Ok(plane) => Ok(Cluster { name: name.to_owned(), dir, plane, owned }),
+            Err(error) => {
+                clusters::remove(name)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Credentials of an administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.plane.kubeconfig
+    }
+
+    /// Credentials of another user.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn kubeconfig_of(&self, user: &str, group: &str) -> Result<PathBuf> {
+        self.plane.credentials.kubeconfig(user, group, &self.plane.url)
+    }
+
+    /// The API, as an administrator.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.plane.api
+    }
+
+    /// The state folder: data, credentials, logs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends the API server as `kill -9` does; what it held stays.
+    ///
+    /// # Errors
+    /// When it had ended before.
+    pub fn kill_apiserver(&mut self) -> Result<()> {
+        self.plane.kill_apiserver()
+    }
+
+    /// Starts the API server again and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up, with the end of its log.
+    pub fn start_apiserver(&mut self) -> Result<()> {
+        self.plane.start_apiserver()
+    }
+
+    /// Has the store forget its history, so that a watch from before has to begin anew (410 Gone). For while the API
+    /// server is down: it would notice.
+    ///
+    /// # Errors
+    /// What etcd said.
+    pub fn forget_history(&self) -> Result<()> {
+        self.plane.compact()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.owned
+            && let Err(error) = clusters::remove(&self.name)
+        {
+            eprintln!("error: {error:#}; cargo xtask clean-up removes the rest once this process has ended");
+        }
+    }
+}
