@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -20,13 +21,14 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use crate::ads::{Ads, Agents};
+use crate::apiserver::{self, ConnectError};
 use crate::authority::service::{Certificates, Residence, Residents};
 use crate::authority::serving::{self, ServingError};
 use crate::authority::{Authority, FilesError};
 use crate::debug::{self, LogLevel, Views};
 use crate::index::Index;
 use crate::settings::{Settings, Source};
-use crate::source::{Event, dir};
+use crate::source::{Event, dir, kube};
 use crate::store::World;
 
 #[derive(Debug, Error)]
@@ -35,6 +37,8 @@ pub enum StartError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Serving(#[from] ServingError),
+    #[error("credentials for the Kubernetes API: {0}")]
+    Connect(#[from] ConnectError),
     #[error("listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
 }
@@ -43,6 +47,12 @@ pub enum StartError {
 const EVENT_QUEUE: usize = 16;
 /// Streams that one connection may have open; an agent uses one, and one for each certificate under way.
 const MAX_STREAMS: u32 = 128;
+
+/// A source whose credentials, if it needs any, are at hand.
+enum Opened {
+    Folder(PathBuf),
+    Kubernetes(Box<::kube::Config>),
+}
 
 /// A controller that serves.
 pub struct App {
@@ -62,11 +72,30 @@ impl App {
     /// The authority's files are wrong, or an address is taken.
     pub async fn start(settings: Settings, log_level: LogLevel) -> Result<Self, StartError> {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
-        let Source::Folder(path) = settings.source.clone();
+        let source = match settings.source.clone() {
+            Source::Folder(path) => Opened::Folder(path),
+            Source::Kubernetes { kubeconfig } => {
+                Opened::Kubernetes(Box::new(apiserver::config(kubeconfig.as_deref()).await?))
+            }
+        };
         let remember = Some(settings.authority.state_dir.join("last-good"));
-        let mut app = Self::start_with(settings, events, log_level).await?;
+        let mut registry = Registry::default();
+        let hearing = kube::Hearing::default();
+        if let Opened::Kubernetes(_) = source {
+            hearing.register(&mut registry);
+        }
+        let mut app = Self::assemble(settings, events, log_level, registry)?;
         app.tasks.spawn(async move {
-            match dir::watch(dir::Config { remember, ..dir::Config::new(path) }, sender).await {
+            let ended = match source {
+                Opened::Folder(path) => {
+                    let config = dir::Config { remember, ..dir::Config::new(path) };
+                    dir::watch(config, sender).await.map_err(anyhow::Error::from)
+                }
+                Opened::Kubernetes(server) => {
+                    kube::watch(*server, kube::Pace::default(), hearing, sender).await.map_err(anyhow::Error::from)
+                }
+            };
+            match ended {
                 Ok(()) => warn!("the source ended"),
                 Err(error) => error!(%error, "the source failed; what was read stays in force"),
             }
@@ -83,7 +112,15 @@ impl App {
         events: mpsc::Receiver<Vec<Event>>,
         log_level: LogLevel,
     ) -> Result<Self, StartError> {
-        let mut registry = Registry::default();
+        Self::assemble(settings, events, log_level, Registry::default())
+    }
+
+    fn assemble(
+        settings: Settings,
+        events: mpsc::Receiver<Vec<Event>>,
+        log_level: LogLevel,
+        mut registry: Registry,
+    ) -> Result<Self, StartError> {
         let mut tasks = JoinSet::new();
         let authority = Arc::new(Authority::open(settings.authority, SystemTime::now())?);
         let (tls, renew) = serving::tls(authority.clone(), settings.server_names)?;

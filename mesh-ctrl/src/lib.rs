@@ -10,4 +10,5 @@ pub mod store;
 pub mod index;
 pub mod source;
 pub mod object;
+pub mod apiserver;
 mod durable;

@@ -14,9 +14,12 @@ use crate::index;
 #[derive(Debug, Parser)]
 #[command(name = "mesh-ctrl", version, about)]
 pub struct Flags {
-    /// Where objects come from: dir:PATH, a folder of Kubernetes YAML and JSON
+    /// Where objects come from: kube, the Kubernetes API; or dir:PATH, a folder of Kubernetes YAML and JSON
     #[arg(long, env = "WEFT_SOURCE", default_value = "")]
     source: String,
+    /// Credentials for the Kubernetes API; without, those of the pod, of $KUBECONFIG or ~/.kube/config
+    #[arg(long, env = "WEFT_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// Address of the control stream and the certificate service (gRPC over TLS); [::] takes IPv4 too
     #[arg(long, env = "WEFT_LISTEN", default_value = "[::]:15012")]
     listen: String,
@@ -92,6 +95,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Folder(PathBuf),
+    Kubernetes { kubeconfig: Option<PathBuf> },
 }
 
 /// A century: beyond it, sums of times may leave what a certificate can say.
@@ -102,7 +106,7 @@ impl Settings {
     /// Everything that is wrong, one text each.
     pub fn read(flags: Flags) -> Result<Self, Vec<String>> {
         let mut mistakes = Mistakes::default();
-        let source = mistakes.take(source(&flags.source));
+        let source = mistakes.take(source(&flags));
         let listen = mistakes.take(address("--listen", &flags.listen, Ipv6Addr::UNSPECIFIED.into()));
         let monitoring = mistakes.take(address("--monitoring", &flags.monitoring, Ipv4Addr::LOCALHOST.into()));
         let leaf_ttl = mistakes.take(duration("--leaf-ttl", &flags.leaf_ttl));
@@ -196,12 +200,17 @@ impl Mistakes {
     }
 }
 
-fn source(text: &str) -> Result<Source, String> {
-    match text.split_once(':') {
+fn source(flags: &Flags) -> Result<Source, String> {
+    if let Some(path) = flags.kubeconfig.as_ref().filter(|path| !path.is_file()) {
+        return Err(format!("--kubeconfig: {} is no file", path.display()));
+    }
+    match flags.source.split_once(':') {
+        None if flags.source == "kube" => Ok(Source::Kubernetes { kubeconfig: flags.kubeconfig.clone() }),
+        _ if flags.kubeconfig.is_some() => Err("--kubeconfig belongs to --source kube".to_owned()),
         Some(("dir", path)) if Path::new(path).is_dir() => Ok(Source::Folder(path.into())),
         Some(("dir", path)) => Err(format!("--source: {path:?} is no folder")),
-        _ if text.is_empty() => Err("--source is missing: dir:PATH".to_owned()),
-        _ => Err(format!("--source: {text:?} is not dir:PATH")),
+        _ if flags.source.is_empty() => Err("--source is missing: kube, or dir:PATH".to_owned()),
+        _ => Err(format!("--source: {:?} is neither kube nor dir:PATH", flags.source)),
     }
 }
 
@@ -329,7 +338,7 @@ mod tests {
                 "/no",
             ],
             expect![[r#"
-                --source: "git:x" is not dir:PATH
+                --source: "git:x" is neither kube nor dir:PATH
                 --listen: "here" is neither a port nor an IP address and port
                 --leaf-ttl: "soon" is no time such as 30s, 10m, 24h or 90d
                 --trust-domain: trust domain "A B" is empty or has characters outside a-z, 0-9, '.', '-', '_'
@@ -351,7 +360,7 @@ mod tests {
                 "/no",
             ],
             expect![[r#"
-                --source is missing: dir:PATH
+                --source is missing: kube, or dir:PATH
                 --leaf-ttl 2d is longer than --max-leaf-ttl 1d
                 --dataplane-modes: `none` is what opts a pod out
                 --server-name: "a b" is neither a DNS name nor an IP address

@@ -1,3 +1,4 @@
 //! Tests on a real Kubernetes. One file is one subject; every file is listed here.
 
 mod control_plane;
+mod source;
