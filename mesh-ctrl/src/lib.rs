@@ -3,6 +3,7 @@
 pub mod app;
 pub mod settings;
 pub mod debug;
+mod leader;
 pub mod ads;
 pub mod authority;
 pub mod access;

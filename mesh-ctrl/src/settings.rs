@@ -1,12 +1,13 @@
 //! What the controller is told at its start: flags, or the environment. Every mistake is reported, then it exits.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
 
-use crate::access::Access;
+use crate::access::{Account, Tokens};
 use crate::authority::{self, PluggedIn, ServerName};
 use crate::index;
 
@@ -57,9 +58,17 @@ pub struct Flags {
     /// Its root; without a plugged-in intermediate, roots that agents are to trust besides the own one
     #[arg(long, env = "WEFT_ROOT_CERT")]
     root_cert: Option<PathBuf>,
-    /// File with a token for each node, as `node: token` or `node: sha256:...`
+    /// File with a token for each node, as `node: token` or `node: sha256:...`; without, with --source kube, callers show
+    /// a service account's token
     #[arg(long, env = "WEFT_TOKENS")]
     tokens: Option<PathBuf>,
+    /// Service accounts whose tokens speak for the node of their pod, as namespace/name; default: weft-node beside the
+    /// controller
+    #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
+    agent_accounts: Vec<String>,
+    /// Namespace of the controller: where its Secret, ConfigMap and Lease are
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    namespace: String,
     /// DNS names and IP addresses of the controller, for its serving certificate; besides localhost
     #[arg(long, visible_alias = "san", env = "WEFT_SERVER_NAME", value_delimiter = ',')]
     server_name: Vec<String>,
@@ -88,7 +97,9 @@ pub struct Settings {
     pub index: index::Config,
     pub authority: authority::Config,
     pub server_names: Vec<ServerName>,
-    pub access: Access,
+    pub access: Callers,
+    /// Namespace of the controller.
+    pub namespace: String,
     pub drain: Duration,
 }
 
@@ -96,6 +107,14 @@ pub struct Settings {
 pub enum Source {
     Folder(PathBuf),
     Kubernetes { kubeconfig: Option<PathBuf> },
+}
+
+/// How callers show which node they are.
+#[derive(Debug)]
+pub enum Callers {
+    Tokens(Tokens),
+    /// By the token of one of these service accounts.
+    Accounts(BTreeSet<Account>),
 }
 
 /// A century: beyond it, sums of times may leave what a certificate can say.
@@ -120,8 +139,11 @@ impl Settings {
         if let Err(error) = mesh_core::identity::SpiffeId::new(&flags.trust_domain, "a", "a") {
             mistakes.add(format!("--trust-domain: {error}"));
         }
-        for (flag, value) in [("--cluster-domain", &flags.cluster_domain), ("--root-namespace", &flags.root_namespace)]
-        {
+        for (flag, value) in [
+            ("--cluster-domain", &flags.cluster_domain),
+            ("--root-namespace", &flags.root_namespace),
+            ("--namespace", &flags.namespace),
+        ] {
             if !is_dns(value) {
                 mistakes.add(format!("{flag}: {value:?} is no DNS name"));
             }
@@ -129,7 +151,7 @@ impl Settings {
         if flags.cluster_id.is_empty() || flags.cluster_id.contains(['/', ' ']) {
             mistakes.add(format!("--cluster-id: {:?} is empty or has '/' or ' ' in it", flags.cluster_id));
         }
-        let modes: std::collections::BTreeSet<std::sync::Arc<str>> =
+        let modes: BTreeSet<std::sync::Arc<str>> =
             flags.dataplane_modes.iter().map(|m| m.trim()).filter(|m| !m.is_empty()).map(Into::into).collect();
         if modes.is_empty() {
             mistakes.add("--dataplane-modes: at least one is needed, or no pod can join".to_owned());
@@ -139,10 +161,7 @@ impl Settings {
         }
         let (plugged_in, extra_roots) = plugged_in(&flags, &mut mistakes);
         let server_names = server_names(&flags.server_name, &mut mistakes);
-        let access = match &flags.tokens {
-            Some(path) => mistakes.take(Access::open(path).map_err(|e| format!("--tokens: {}", causes(&e)))),
-            None => mistakes.take(Err("--tokens is missing: a file with a token for each node".to_owned())),
-        };
+        let access = callers(&flags, &mut mistakes);
         if let Err(error) = flags.log.parse::<tracing_subscriber::EnvFilter>() {
             mistakes.add(format!("--log: {error}"));
         }
@@ -180,6 +199,7 @@ impl Settings {
                 },
                 server_names,
                 access,
+                namespace: flags.namespace,
                 drain,
             }),
             _ => Err(mistakes.0),
@@ -212,6 +232,22 @@ fn source(flags: &Flags) -> Result<Source, String> {
         _ if flags.source.is_empty() => Err("--source is missing: kube, or dir:PATH".to_owned()),
         _ => Err(format!("--source: {:?} is neither kube nor dir:PATH", flags.source)),
     }
+}
+
+fn callers(flags: &Flags, mistakes: &mut Mistakes) -> Option<Callers> {
+    if let Some(path) = &flags.tokens {
+        return mistakes.take(Tokens::open(path).map(Callers::Tokens).map_err(|e| format!("--tokens: {}", causes(&e))));
+    }
+    if flags.source != "kube" {
+        mistakes.add("--tokens is missing: a file with a token for each node".to_owned());
+        return None;
+    }
+    let own = [format!("{}/weft-node", flags.namespace)];
+    let texts = if flags.agent_accounts.is_empty() { &own[..] } else { &flags.agent_accounts[..] };
+    let accounts = texts.iter().filter_map(|text| {
+        mistakes.take(text.parse::<Account>().map_err(|error| format!("--agent-accounts: {error}")))
+    });
+    Some(Callers::Accounts(accounts.collect()))
 }
 
 /// An address, or a port on `host`.

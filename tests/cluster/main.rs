@@ -1,4 +1,5 @@
 //! Tests on a real Kubernetes. One file is one subject; every file is listed here.
 
 mod control_plane;
+mod identity;
 mod source;

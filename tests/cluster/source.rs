@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use weft_tests::binaries;
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
-use weft_tests::cluster::controller::Controller;
+use weft_tests::cluster::controller::{Controller, NAMESPACE};
 use weft_tests::wait::{PATIENCE, until};
 
 #[test]
@@ -156,7 +156,10 @@ fn what_happened_behind_a_gap_in_the_history_is_found_out() -> Result<()> {
     let controller = Controller::start(&cluster, "controller", &[])?;
     controller.wait_ready()?;
 
+    // Its connections end while it cannot read: what the API server sent last is not in their buffers.
     controller.signal(Signal::SIGSTOP)?;
+    cluster.kill_apiserver()?;
+    cluster.start_apiserver()?;
     cluster.api().delete(&pod("web", "shop"))?;
     run(cluster.api(), &pod("new", "shop"), "10.1.0.20")?;
     cluster.kill_apiserver()?;
@@ -178,9 +181,27 @@ fn what_happened_behind_a_gap_in_the_history_is_found_out() -> Result<()> {
 #[test]
 fn a_controller_that_may_not_read_says_what_it_lacks_and_is_not_ready() -> Result<()> {
     let cluster = Cluster::of_test(&binaries!())?;
-    let nobody = cluster.kubeconfig_of("system:serviceaccount:weft-system:nobody", "system:authenticated")?;
+    let user = "system:serviceaccount:weft-system:nobody";
+    let nobody = cluster.kubeconfig_of(user, "system:authenticated")?;
     let kubeconfig = format!("--kubeconfig={}", nobody.display());
-    let controller = Controller::start(&cluster, "controller", &[&kubeconfig])?;
+    let Err(error) = Controller::start(&cluster, "refused", &[&kubeconfig]) else { bail!("it started") };
+    ensure!(format!("{error:#}").contains("get Secret weft-system/weft-ca: "), "{error:#}");
+
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "home", "namespace": NAMESPACE},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"]}],
+    });
+    cluster.api().apply(&role)?;
+    cluster.api().apply(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "home", "namespace": NAMESPACE},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "home"},
+        "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+    }))?;
+    // A role is in force a moment after it was accepted.
+    let start = || Controller::start(&cluster, "controller", &[&kubeconfig]).ok();
+    let controller = until("the controller to start", PATIENCE, start)?;
     until("a finding", PATIENCE, || {
         controller.findings().is_ok_and(|f| f.contains("pods is forbidden")).then_some(())
     })?;

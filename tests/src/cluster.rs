@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
+use serde_json::Value;
 use xtask::clusters;
 
 use api::Api;
@@ -76,6 +77,14 @@ impl Cluster {
     /// They cannot be written.
     pub fn kubeconfig_of(&self, user: &str, group: &str) -> Result<PathBuf> {
         self.plane.credentials.kubeconfig(user, group, &self.plane.url)
+    }
+
+    /// A service-account token with claims of the caller's choice, signed as the API server signs.
+    ///
+    /// # Errors
+    /// The key cannot be used.
+    pub fn token_of(&self, claims: &Value) -> Result<String> {
+        self.plane.credentials.token(claims)
     }
 
     /// The API, as an administrator.

@@ -29,19 +29,18 @@ use follow::{Follower, Report};
 pub use hearing::Hearing;
 use kinds::WATCHED;
 
-/// Sends the cluster's objects, [`Event::InitialSynced`], and then every change, until the receiver is dropped.
+/// A task that sends the cluster's objects, [`Event::InitialSynced`], and then every change, until the receiver is dropped.
 ///
 /// # Errors
 /// The credentials are of no use. An API server that does not answer is waited for.
-pub async fn watch(
+pub fn watch(
     server: Config,
     pace: Pace,
     hearing: Hearing,
     events: mpsc::Sender<Vec<Event>>,
-) -> Result<(), ::kube::Error> {
+) -> Result<impl Future<Output = ()> + Send + use<>, ::kube::Error> {
     let client = ClientBuilder::try_from(server)?.with_layer(&hearing).build();
-    run(client, pace, hearing, events).await;
-    Ok(())
+    Ok(run(client, pace, hearing, events))
 }
 
 async fn run(client: Client, pace: Pace, hearing: Hearing, events: mpsc::Sender<Vec<Event>>) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Cluster;
 use super::daemon::Daemon;
@@ -32,14 +32,14 @@ impl Controller {
     pub fn start(cluster: &Cluster, name: &str, arguments: &[&str]) -> Result<Controller> {
         let state = cluster.dir().join(name);
         fs::create_dir_all(&state)?;
-        let tokens = state.join("tokens");
-        fs::write(&tokens, "a: token-of-node-a-0123456789\n")?;
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        cluster.api().apply(&namespace)?;
         let mut all = vec![
             "--source=kube".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
             "--monitoring=127.0.0.1:0".to_owned(),
             format!("--state-dir={}", state.display()),
-            format!("--tokens={}", tokens.display()),
+            format!("--namespace={NAMESPACE}"),
             "--log-format=json".to_owned(),
         ];
         if !arguments.iter().any(|argument| argument.starts_with("--kubeconfig")) {
@@ -145,6 +145,9 @@ impl Controller {
         http::get(&self.monitoring.to_string(), path)
     }
 }
+
+/// Where the controller is at home.
+pub const NAMESPACE: &str = "weft-system";
 
 /// Control and monitoring address, once it has logged them.
 fn addresses(log: &str) -> Option<[SocketAddr; 2]> {

@@ -5,10 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use serde_json::{Value, json};
 
 /// The authority, and the folder in which all certificates and keys are.
 #[derive(Debug)]
@@ -61,6 +66,16 @@ impl Credentials {
         );
         fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// A JSON Web Token of `claims` (RFC 7515, compact), by the key of service accounts.
+    pub(super) fn token(&self, claims: &Value) -> Result<String> {
+        let key = KeyPair::from_pem(&fs::read_to_string(self.path("accounts.key"))?)?;
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der())?;
+        let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&json!({"alg": "ES256"})), part(claims));
+        let signature = key.sign(&SystemRandom::new(), signed.as_bytes())?;
+        Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
