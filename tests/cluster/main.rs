@@ -2,4 +2,5 @@
 
 mod control_plane;
 mod identity;
+mod nodes;
 mod source;

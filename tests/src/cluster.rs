@@ -1,4 +1,5 @@
-//! A real Kubernetes on this machine, without an image registry: etcd and the API server as processes on loopback.
+//! A real Kubernetes on this machine, without an image registry: etcd and the API server as processes on loopback, and
+//! nodes in namespaces of their own.
 //!
 //! ```text
 //! cargo xtask cluster up ──> binaries (ready, or built once) ──> state folder ──> etcd ──> kube-apiserver ──> KUBECONFIG
@@ -7,6 +8,9 @@
 //! the same few lines, also after a crash.
 
 pub mod controller;
+pub mod node;
+mod network;
+pub mod image;
 mod control_plane;
 mod daemon;
 mod http;
@@ -18,12 +22,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::clusters;
 
+use crate::wait::{PATIENCE, until};
 use api::Api;
 use binaries::Binaries;
 use control_plane::ControlPlane;
+use network::Network;
+use node::Node;
 
 /// A running cluster.
 #[derive(Debug)]
@@ -31,6 +38,7 @@ pub struct Cluster {
     name: String,
     dir: PathBuf,
     plane: ControlPlane,
+    nodes: Vec<Node>,
     /// Ends with this value; a cluster of `cluster up` stays.
     owned: bool,
 }
@@ -40,8 +48,8 @@ impl Cluster {
     ///
     /// # Errors
     /// The name is taken, or a part does not come up, with the end of its log.
-    pub fn up(name: &str, binaries: &Binaries) -> Result<Cluster> {
-        Cluster::start(name, binaries, false)
+    pub fn up(name: &str, binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+        Cluster::start(name, binaries, nodes, false)
     }
 
     /// Starts a cluster for one test, which ends with the value, or is swept when this process dies.
@@ -49,20 +57,37 @@ impl Cluster {
     /// # Errors
     /// A part does not come up, with the end of its log.
     pub fn of_test(binaries: &Binaries) -> Result<Cluster> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Cluster::start(&name, binaries, true)
+        Cluster::of_test_with_nodes(binaries, 0)
     }
 
-    fn start(name: &str, binaries: &Binaries, owned: bool) -> Result<Cluster> {
+    /// As [`of_test`](Cluster::of_test), with nodes.
+    ///
+    /// # Errors
+    /// A part does not come up, with the end of its log.
+    pub fn of_test_with_nodes(binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Cluster::start(&name, binaries, nodes, true)
+    }
+
+    fn start(name: &str, binaries: &Binaries, nodes: u8, owned: bool) -> Result<Cluster> {
         let dir = clusters::claim(name, owned)?;
-        match ControlPlane::start(&dir, binaries) {
-            Ok(plane) => Ok(Cluster { name: name.to_owned(), dir, plane, owned }),
+        let started = match nodes {
+            0 => ControlPlane::start(&dir, binaries, None).map(|plane| (plane, Vec::new())),
+            _ => start_with_nodes(&dir, binaries, nodes),
+        };
+        match started {
+            Ok((plane, nodes)) => Ok(Cluster { name: name.to_owned(), dir, plane, nodes, owned }),
             Err(error) => {
                 clusters::remove(name)?;
                 Err(error)
             }
         }
+    }
+
+    /// Its nodes.
+    pub fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
     }
 
     /// Credentials of an administrator.
@@ -123,6 +148,33 @@ impl Cluster {
     pub fn forget_history(&self) -> Result<()> {
         self.plane.compact()
     }
+}
+
+fn start_with_nodes(dir: &Path, binaries: &Binaries, count: u8) -> Result<(ControlPlane, Vec<Node>)> {
+    let network = Network::make(dir)?;
+    let plane = ControlPlane::start(dir, binaries, Some(network.gateway()))?;
+    plane.start_controllers(binaries)?;
+    let mut nodes = Vec::new();
+    for number in 1..=count {
+        // Before kubelet makes it: the pods' addresses are ours to choose.
+        plane.api.apply(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{number}")},
+            "spec": {"podCIDR": network.pods(number), "podCIDRs": [network.pods(number)]},
+        }))?;
+        nodes.push(Node::start(dir, number, count, &network, &plane.credentials, &plane.url, binaries)?);
+    }
+    for image in image::basic()? {
+        for node in &mut nodes {
+            node.import(&image)?;
+        }
+    }
+    for node in &mut nodes {
+        node.wait_ready(&plane.api)?;
+    }
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}});
+    until("the account that pods run as", PATIENCE, || plane.api.get(&account).ok().flatten().map(drop))?;
+    Ok((plane, nodes))
 }
 
 impl Drop for Cluster {

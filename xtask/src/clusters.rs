@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/weft/clusters/<name>/          etcd's data, credentials, logs; removed last
+//! <state>/weft/clusters/<name>/made       what nodes need outside of it, a line each: link NAME, cgroup DIRECTORY
 //! <state>/weft/clusters/<name>/owner     "<pid> <start time>" of the test that made it; none for `cluster up`
 //! ```
 //!
@@ -9,8 +10,9 @@
 //! `exec` on, and a list of pids that could be stale is not kept.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,8 +80,74 @@ pub fn remove(name: &str) -> Result<bool> {
         return Ok(false);
     }
     end(&dir)?;
+    undo(&dir)?;
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     Ok(true)
+}
+
+/// Notes that cluster `dir` is about to make a `link` or a `cgroup`.
+///
+/// # Errors
+/// The note cannot be written.
+pub fn note(dir: &Path, kind: &str, name: &str) -> Result<()> {
+    let file = fs::File::options().create(true).append(true).open(dir.join("made"));
+    let mut file = file.with_context(|| format!("open {}/made", dir.display()))?;
+    Ok(writeln!(file, "{kind} {name}")?)
+}
+
+/// Removes what was noted, the last first. What is no longer there is fine: a node's end takes its links along.
+fn undo(dir: &Path) -> Result<()> {
+    let made = match fs::read_to_string(dir.join("made")) {
+        Ok(made) => made,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("read {}/made", dir.display())),
+    };
+    for line in made.lines().rev() {
+        match line.split_once(' ') {
+            Some(("link", name)) => remove_link(name)?,
+            Some(("cgroup", path)) => remove_cgroup(Path::new(path))?,
+            _ => bail!("{}/made has a line that is no note: {line}", dir.display()),
+        }
+    }
+    Ok(())
+}
+
+fn remove_link(name: &str) -> Result<()> {
+    let begun = Instant::now();
+    while Path::new("/sys/class/net").join(name).exists() {
+        // A node's end removes its link too, a moment later: that it is gone by now is no failure.
+        let removed = Command::new("ip").args(["link", "delete", name]).stderr(Stdio::null()).status()?;
+        if !removed.success() && begun.elapsed() > PATIENCE {
+            bail!("ip link delete {name} fails");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Removes a cgroup with all below it. Its last processes may still be on their way out.
+fn remove_cgroup(path: &Path) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match remove_cgroups_below(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if begun.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn remove_cgroups_below(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroups_below(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// Removes clusters of tests that died, and yields their names.

@@ -4,6 +4,7 @@
 //! `tests/binaries/` are built into `$XDG_CACHE_HOME/weft/cluster/<key>/`, where the key is of what they are built from.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -15,10 +16,12 @@ use xtask::clusters;
 
 use crate::program::find;
 
-/// A folder with all the programs that were asked for.
+/// Folders with all the programs that were asked for.
 #[derive(Clone, Debug)]
 pub struct Binaries {
     dir: PathBuf,
+    /// Those of nodes.
+    nodes: Option<PathBuf>,
 }
 
 /// A Go module of `tests/binaries/`, and a program in it.
@@ -48,6 +51,21 @@ const CONTROL_PLANE: [Source; 2] = [
     },
 ];
 
+/// What runs on nodes, and what is only needed where nodes are.
+const NODES: [Source; 4] = [
+    Source { program: "kubernetes", module: "kubernetes", package: ".", minutes: 4, flags: kubernetes_flags },
+    containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+    containerd("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+    containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
+];
+
+/// What `kubernetes` is called as.
+const NAMES: [&str; 4] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"];
+
+const fn containerd(program: &'static str, package: &'static str) -> Source {
+    Source { program, module: "containerd", package, minutes: 1, flags: || "-s -w".to_owned() }
+}
+
 /// Without these a program says that it is v0.0.0-master, and clients that compare versions believe it.
 fn kubernetes_flags() -> String {
     let stamps = ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"].map(|package| {
@@ -60,6 +78,9 @@ fn kubernetes_flags() -> String {
     format!("-s -w{}", stamps.concat())
 }
 
+/// What containerd would need libraries for; nothing else has these tags.
+const TAGS: &str = "no_btrfs,no_devmapper,no_zfs,no_aufs";
+
 /// Minor and patch version of what `tests/binaries/kubernetes/go.mod` asks for; a test compares.
 const KUBERNETES: (u32, u32) = (36, 3);
 
@@ -67,11 +88,15 @@ impl Binaries {
     /// The programs of a control plane if they are there, without building anything.
     #[must_use]
     pub fn present() -> Option<Binaries> {
-        if let Some(dir) = assets() {
-            return CONTROL_PLANE.iter().all(|source| dir.join(source.program).is_file()).then_some(Binaries { dir });
-        }
-        let dir = cache(&CONTROL_PLANE).ok()?;
-        CONTROL_PLANE.iter().all(|source| dir.join(source.program).is_file()).then_some(Binaries { dir })
+        let dir = assets().or_else(|| cache(&CONTROL_PLANE).ok())?;
+        all_in(&dir, &CONTROL_PLANE).then_some(Binaries { dir, nodes: None })
+    }
+
+    /// With the programs of nodes.
+    #[must_use]
+    pub fn present_with_nodes() -> Option<Binaries> {
+        let nodes = cache(&NODES).ok().filter(|dir| all_in(dir, &NODES))?;
+        Some(Binaries { nodes: Some(nodes), ..Binaries::present()? })
     }
 
     /// The programs of a control plane, built if they are not there. Says what it builds and how long that takes.
@@ -85,18 +110,20 @@ impl Binaries {
         if let Some(dir) = assets() {
             bail!("KUBEBUILDER_ASSETS is {}, which lacks etcd or kube-apiserver", dir.display());
         }
-        let go = go().context(
-            "building Kubernetes' programs needs Go 1.26 or newer (https://go.dev/dl), in PATH or /usr/local/go",
-        )?;
-        let dir = cache(&CONTROL_PLANE)?;
-        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        // Two runs at once would build the same thing twice.
-        let lock = fs::File::create(dir.join(".lock"))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).context("lock the cache")?;
-        for source in CONTROL_PLANE.iter().filter(|source| !dir.join(source.program).is_file()) {
-            source.build(&go, &dir)?;
-        }
-        Ok(Binaries { dir })
+        Ok(Binaries { dir: build(&CONTROL_PLANE)?, nodes: None })
+    }
+
+    /// As [`ensure`](Binaries::ensure), with the programs of nodes.
+    ///
+    /// # Errors
+    /// Without Go or network, or when a build fails.
+    pub fn ensure_with_nodes() -> Result<Binaries> {
+        let plane = Binaries::ensure()?;
+        let nodes = match cache(&NODES)? {
+            dir if all_in(&dir, &NODES) => dir,
+            _ => build(&NODES)?,
+        };
+        Ok(Binaries { nodes: Some(nodes), ..plane })
     }
 
     #[must_use]
@@ -108,6 +135,41 @@ impl Binaries {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// The folder of nodes' programs.
+    ///
+    /// # Errors
+    /// They were not asked for.
+    pub fn nodes(&self) -> Result<&Path> {
+        self.nodes.as_deref().context("the programs of nodes were not asked for")
+    }
+}
+
+fn all_in(dir: &Path, sources: &[Source]) -> bool {
+    sources.iter().all(|source| dir.join(source.program).is_file())
+}
+
+fn build(sources: &[Source]) -> Result<PathBuf> {
+    let go = go().context(
+        "building Kubernetes' programs needs Go 1.26 or newer (https://go.dev/dl), in PATH or /usr/local/go",
+    )?;
+    let dir = cache(sources)?;
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    // Two runs at once would build the same thing twice.
+    let lock = fs::File::create(dir.join(".lock"))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).context("lock the cache")?;
+    for source in sources.iter().filter(|source| !dir.join(source.program).is_file()) {
+        source.build(&go, &dir)?;
+        if source.program == "kubernetes" {
+            for name in NAMES {
+                let link = dir.join(name);
+                // Left by a build that was cut off.
+                let _ = fs::remove_file(&link);
+                symlink("kubernetes", &link)?;
+            }
+        }
+    }
+    Ok(dir)
 }
 
 impl Source {
@@ -123,7 +185,7 @@ impl Source {
         let status = Command::new(go)
             .current_dir(modules().join(self.module))
             .env("CGO_ENABLED", "0")
-            .args(["build", "-trimpath", "-mod=readonly", "-ldflags", &(self.flags)(), "-o"])
+            .args(["build", "-trimpath", "-mod=readonly", "-tags", TAGS, "-ldflags", &(self.flags)(), "-o"])
             .arg(&aside)
             .arg(self.package)
             .stdin(Stdio::null())
@@ -147,6 +209,21 @@ macro_rules! binaries {
             None => {
                 let what = "etcd and kube-apiserver, which `cargo xtask cluster build` builds with Go 1.26";
                 println!("skipped: {}:{}: needs {what}", module_path!(), line!());
+                return Ok(());
+            }
+        }
+    };
+}
+
+/// As [`binaries!`](crate::binaries), for a cluster with nodes.
+#[macro_export]
+macro_rules! node_binaries {
+    () => {
+        match ($crate::cluster::node::lacking(), $crate::cluster::binaries::Binaries::present_with_nodes()) {
+            (None, Some(binaries)) => binaries,
+            (lacking, _) => {
+                let built = "needs programs of nodes, which `cargo xtask cluster build --nodes` builds with Go 1.26";
+                println!("skipped: {}:{}: {}", module_path!(), line!(), lacking.unwrap_or(built.to_owned()));
                 return Ok(());
             }
         }

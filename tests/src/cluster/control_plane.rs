@@ -1,4 +1,5 @@
-//! etcd and the API server, on loopback: a whole Kubernetes as far as objects are concerned, and nothing runs in it.
+//! etcd and the API server: a whole Kubernetes as far as objects are concerned, in which nothing runs. With nodes, also the
+//! controller manager and the scheduler.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
@@ -37,11 +38,14 @@ struct Launch {
 
 impl ControlPlane {
     /// Starts both and waits until the API server is ready: about four seconds.
-    pub(super) fn start(dir: &Path, binaries: &Binaries) -> Result<ControlPlane> {
+    ///
+    /// Nodes reach the API server at `wire`; without nodes it is on loopback.
+    pub(super) fn start(dir: &Path, binaries: &Binaries, wire: Option<Ipv4Addr>) -> Result<ControlPlane> {
         let [client, peer, secure] = free_ports()?;
-        let url = format!("https://127.0.0.1:{secure}");
-        let credentials =
-            Credentials::make(dir.join("pki"), &["127.0.0.1", "localhost", "10.96.0.1", "kubernetes.default.svc"])?;
+        let address = wire.unwrap_or(Ipv4Addr::LOCALHOST);
+        let url = format!("https://{address}:{secure}");
+        let names = [&address.to_string(), "localhost", "10.96.0.1", "kubernetes.default.svc"];
+        let credentials = Credentials::make(dir.join("pki"), &names)?;
         let kubeconfig = credentials.kubeconfig("admin", "system:masters", &url)?;
         let file = |name: &str| credentials.path(name).display().to_string();
 
@@ -57,10 +61,10 @@ impl ControlPlane {
             "--log-level=warn".to_owned(),
         ];
         let etcd = Daemon::start(dir, "etcd", &binaries.program("etcd"), &etcd)?;
-        let arguments = [
+        let mut arguments = vec![
             format!("--etcd-servers=http://127.0.0.1:{client}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--bind-address={address}"),
+            format!("--advertise-address={address}"),
             format!("--secure-port={secure}"),
             format!("--tls-cert-file={}", file("apiserver.crt")),
             format!("--tls-private-key-file={}", file("apiserver.key")),
@@ -74,13 +78,26 @@ impl ControlPlane {
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
-            // Without a controller manager nothing makes a namespace's `default` account, and no pod would be admitted.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
             "--allow-privileged=true".to_owned(),
-            // Loopback is no valid endpoint of the Service `kubernetes`.
-            "--endpoint-reconciler-type=none".to_owned(),
         ];
-        let launch = Launch { program: binaries.program("kube-apiserver"), arguments: arguments.to_vec() };
+        if wire.is_some() {
+            credentials.kubeconfig("kubelet-client", "system:masters", &url)?;
+            arguments.extend([
+                format!("--kubelet-client-certificate={}", file("kubelet-client.crt")),
+                format!("--kubelet-client-key={}", file("kubelet-client.key")),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+                // Webhooks are dialled at their pods: there is no kube-proxy where the API server runs.
+                "--enable-aggregator-routing=true".to_owned(),
+            ]);
+        } else {
+            arguments.extend([
+                // Without a controller manager nothing makes a namespace's `default` account, and no pod would be admitted.
+                "--disable-admission-plugins=ServiceAccount".to_owned(),
+                // Loopback is no valid endpoint of the Service `kubernetes`.
+                "--endpoint-reconciler-type=none".to_owned(),
+            ]);
+        }
+        let launch = Launch { program: binaries.program("kube-apiserver"), arguments };
         let apiserver = Daemon::start(dir, "kube-apiserver", &launch.program, &launch.arguments)?;
         let api = Api::connect(&kubeconfig)?;
         let mut plane = ControlPlane {
@@ -96,6 +113,31 @@ impl ControlPlane {
         };
         plane.wait_ready()?;
         Ok(plane)
+    }
+
+    /// Starts what turns Deployments into pods, pods' accounts into tokens, and finds nodes for pods.
+    pub(super) fn start_controllers(&self, binaries: &Binaries) -> Result<()> {
+        let kubeconfig = |user: &str| self.credentials.kubeconfig(user, "system:authenticated", &self.url);
+        let file = |name: &str| self.credentials.path(name).display().to_string();
+        let manager = [
+            format!("--kubeconfig={}", kubeconfig("system:kube-controller-manager")?.display()),
+            format!("--service-account-private-key-file={}", file("accounts.key")),
+            format!("--root-ca-file={}", file("ca.crt")),
+            "--use-service-account-credentials=true".to_owned(),
+            "--node-monitor-grace-period=20s".to_owned(),
+            // One of each, serving nothing: no election and no port.
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        let scheduler = [
+            format!("--kubeconfig={}", kubeconfig("system:kube-scheduler")?.display()),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        for (name, arguments) in [("kube-controller-manager", &manager[..]), ("kube-scheduler", &scheduler[..])] {
+            Daemon::start(&self.dir, name, &binaries.nodes()?.join(name), arguments)?;
+        }
+        Ok(())
     }
 
     /// Ends the API server as `kill -9` does. etcd keeps what it held.
