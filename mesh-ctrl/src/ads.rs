@@ -14,6 +14,7 @@ mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::Stream;
 use mesh_core::wire::discovery::{DeltaDiscoveryRequest, Node};
@@ -26,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
-use crate::access::Access;
+use crate::access::{Access, Caller};
 use crate::store::World;
 use session::{Heard, Session, SessionError};
 
@@ -87,8 +88,9 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = self.access.node(request.metadata())?;
-        if self.agents.streams_of(&node) >= MAX_STREAMS_OF_NODE {
+        let caller = self.access.caller(request.metadata()).await?;
+        let node = &caller.node;
+        if self.agents.streams_of(node) >= MAX_STREAMS_OF_NODE {
             warn!(%node, "too many control streams of one node");
             return Err(Status::resource_exhausted(format!("node {node} has {MAX_STREAMS_OF_NODE} streams open")));
         }
@@ -96,7 +98,7 @@ impl AggregatedDiscoveryService for Ads {
         let (responses, stream) = mpsc::channel(1);
         let agent = self.agents.enter(node.clone(), peer);
         info!(%node, ?peer, agent = agent.id(), "agent connected");
-        let served = Served { ads: self.clone(), node, agent, session: Session::default() };
+        let served = Served { ads: self.clone(), caller, agent, session: Session::default() };
         tokio::spawn(served.run(request.into_inner(), responses));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -105,7 +107,7 @@ impl AggregatedDiscoveryService for Ads {
 /// One agent's stream.
 struct Served {
     ads: Ads,
-    node: Arc<str>,
+    caller: Caller,
     agent: agents::Entered,
     session: Session,
 }
@@ -117,7 +119,7 @@ impl Served {
         responses: mpsc::Sender<Result<EncodedResponse, Status>>,
     ) {
         let end = self.serve(&mut requests, &responses).await;
-        let (node, agent) = (&self.node, self.agent.id());
+        let (node, agent) = (&self.caller.node, self.agent.id());
         match end {
             Ok(why) => info!(%node, agent, why, "agent gone"),
             Err(status) => {
@@ -149,9 +151,7 @@ impl Served {
                 },
                 place = responses.reserve(), if work => match place {
                     Ok(place) => {
-                        if !self.ads.access.knows(&self.node) {
-                            return Err(Status::unauthenticated("the node's token was withdrawn"));
-                        }
+                        self.ads.access.check(&self.caller, Instant::now())?;
                         if let Some(response) = self.session.next(&world).map_err(ended)? {
                             self.ads.metrics.responses.inc();
                             self.ads.metrics.resources.inc_by(response.resources.len() as u64);
@@ -175,16 +175,16 @@ impl Served {
     fn hear(&mut self, world: &World, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         if let Some(node) = &request.node {
             self.agent.named(&node.id);
-            if let Some(claimed) = node_name(node).filter(|claimed| *claimed != &*self.node) {
-                debug!(node = %self.node, claimed, "agent calls its node something else");
+            if let Some(claimed) = node_name(node).filter(|claimed| *claimed != &*self.caller.node) {
+                debug!(node = %self.caller.node, claimed, "agent calls its node something else");
             }
         }
         match self.session.hear(world, request).map_err(ended)? {
             Heard::Refused { kind, message } => {
                 self.ads.metrics.nacks.inc();
-                warn!(node = %self.node, ?kind, %message, "agent refuses a response");
+                warn!(node = %self.caller.node, ?kind, %message, "agent refuses a response");
             }
-            Heard::Subscribed { kind } => debug!(node = %self.node, ?kind, "agent subscribes"),
+            Heard::Subscribed { kind } => debug!(node = %self.caller.node, ?kind, "agent subscribes"),
             Heard::Acknowledged { .. } => {}
         }
         self.agent.show(&self.session);

@@ -4,9 +4,11 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use ::kube::Client;
 use mesh_net::admin;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -19,14 +21,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
+use crate::access::{Access, Reviews};
 use crate::ads::{Ads, Agents};
+use crate::apiserver::{self, ConnectError};
+use crate::authority::cluster::ShareError;
 use crate::authority::service::{Certificates, Residence, Residents};
 use crate::authority::serving::{self, ServingError};
-use crate::authority::{Authority, FilesError};
+use crate::authority::{self, Authority, FilesError};
 use crate::debug::{self, LogLevel, Views};
 use crate::index::Index;
-use crate::settings::{Settings, Source};
-use crate::source::{Event, dir};
+use crate::leader::Candidate;
+use crate::settings::{Callers, Settings, Source};
+use crate::source::{Event, dir, kube};
 use crate::store::World;
 
 #[derive(Debug, Error)]
@@ -35,10 +41,18 @@ pub enum StartError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Serving(#[from] ServingError),
+    #[error("credentials for the Kubernetes API: {0}")]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    #[error("callers' tokens can be reviewed only with --source kube; otherwise --tokens is needed")]
+    NoCluster,
     #[error("listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
 }
 
+/// Name of the Lease that the controller which writes holds.
+const LEASE: &str = "weft-controller";
 /// Batches of events that may wait for the index.
 const EVENT_QUEUE: usize = 16;
 /// Streams that one connection may have open; an agent uses one, and one for each certificate under way.
@@ -53,6 +67,10 @@ pub struct App {
     server: tokio::task::JoinHandle<()>,
     /// Source, index, serving certificate, monitoring; they end with the app.
     tasks: JoinSet<()>,
+    /// What ends by itself when the app stops, and is waited for.
+    closing: JoinSet<()>,
+    /// In PEM: what agents trust.
+    roots: String,
 }
 
 impl App {
@@ -61,17 +79,13 @@ impl App {
     /// # Errors
     /// The authority's files are wrong, or an address is taken.
     pub async fn start(settings: Settings, log_level: LogLevel) -> Result<Self, StartError> {
-        let (sender, events) = mpsc::channel(EVENT_QUEUE);
-        let Source::Folder(path) = settings.source.clone();
-        let remember = Some(settings.authority.state_dir.join("last-good"));
-        let mut app = Self::start_with(settings, events, log_level).await?;
-        app.tasks.spawn(async move {
-            match dir::watch(dir::Config { remember, ..dir::Config::new(path) }, sender).await {
-                Ok(()) => warn!("the source ended"),
-                Err(error) => error!(%error, "the source failed; what was read stays in force"),
+        match settings.source.clone() {
+            Source::Folder(path) => Self::start_in_folder(settings, path, log_level),
+            Source::Kubernetes { kubeconfig } => {
+                let server = apiserver::config(kubeconfig.as_deref()).await?;
+                Self::start_in_cluster(settings, server, log_level).await
             }
-        });
-        Ok(app)
+        }
     }
 
     /// Starts with events from elsewhere.
@@ -83,9 +97,64 @@ impl App {
         events: mpsc::Receiver<Vec<Event>>,
         log_level: LogLevel,
     ) -> Result<Self, StartError> {
+        Self::assemble(settings, None, events, log_level, Registry::default())
+    }
+
+    fn start_in_folder(settings: Settings, path: PathBuf, log_level: LogLevel) -> Result<Self, StartError> {
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        let remember = Some(settings.authority.state_dir.join("last-good"));
+        let mut app = Self::assemble(settings, None, events, log_level, Registry::default())?;
+        app.tasks.spawn(async move {
+            match dir::watch(dir::Config { remember, ..dir::Config::new(path) }, sender).await {
+                Ok(()) => warn!("the source ended"),
+                Err(error) => error!(%error, "the source failed; what was read stays in force"),
+            }
+        });
+        Ok(app)
+    }
+
+    async fn start_in_cluster(
+        settings: Settings,
+        server: ::kube::Config,
+        log_level: LogLevel,
+    ) -> Result<Self, StartError> {
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let mut registry = Registry::default();
+        let (hearing, leading) = (kube::Hearing::default(), Gauge::default());
+        hearing.register(&mut registry);
+        registry.register("weft_leader", "Whether this controller is the one that writes", leading.clone());
+        let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
+        let namespace = settings.namespace.clone();
+        // A plugged-in authority's files are the same for all replicas by themselves.
+        if settings.authority.plugged_in.is_none() {
+            authority::cluster::share(&client, &namespace, &settings.authority.state_dir).await?;
+        }
+        let mut app = Self::assemble(settings, Some(client.clone()), events, log_level, registry)?;
+        let source = kube::watch(server, kube::Pace::default(), hearing, sender).map_err(ConnectError::from)?;
+        app.tasks.spawn(source);
+
+        let (leads, led) = watch::channel(false);
+        let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leading);
+        app.closing.spawn(candidate.run(leads, app.stopping.subscribe()));
+        app.tasks.spawn(authority::cluster::publish(client, namespace, app.roots.clone(), led));
+        Ok(app)
+    }
+
+    fn assemble(
+        settings: Settings,
+        cluster: Option<Client>,
+        events: mpsc::Receiver<Vec<Event>>,
+        log_level: LogLevel,
+        mut registry: Registry,
+    ) -> Result<Self, StartError> {
+        let access = match (settings.access, cluster) {
+            (Callers::Tokens(tokens), _) => Access::tokens(tokens),
+            (Callers::Accounts(accounts), Some(cluster)) => Access::reviews(Reviews::new(cluster, accounts)),
+            (Callers::Accounts(_), None) => return Err(StartError::NoCluster),
+        };
         let mut tasks = JoinSet::new();
         let authority = Arc::new(Authority::open(settings.authority, SystemTime::now())?);
+        let roots = authority.roots().to_owned();
         let (tls, renew) = serving::tls(authority.clone(), settings.server_names)?;
         let control = listen(settings.listen)?;
         let monitoring = listen(settings.monitoring)?;
@@ -98,7 +167,7 @@ impl App {
         // On the blocking pool: the first batch of a large mesh is seconds of work.
         tasks.spawn_blocking(move || feed(events, &feeding, &publish, &gauges));
 
-        let access = Arc::new(settings.access);
+        let access = Arc::new(access);
         let agents = Arc::new(Agents::default());
         let ads = Ads::new(worlds.clone(), access.clone(), agents.clone(), stop.clone());
         let certificates = Certificates::new(authority.clone(), access.clone(), residents(index.clone()));
@@ -143,7 +212,8 @@ impl App {
         });
         let (control, monitoring) = addresses;
         info!(%control, %monitoring, "controller started");
-        Ok(Self { control, monitoring, drain: settings.drain, stopping, server, tasks })
+        let (drain, closing) = (settings.drain, JoinSet::new());
+        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots })
     }
 
     /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.
@@ -160,6 +230,10 @@ impl App {
         if tokio::time::timeout(self.drain, &mut self.server).await.is_err() {
             warn!(after = ?self.drain, "connections are still open");
             self.server.abort();
+        }
+        if tokio::time::timeout(self.drain, async { while self.closing.join_next().await.is_some() {} }).await.is_err()
+        {
+            warn!(after = ?self.drain, "the Lease is not given back");
         }
         self.tasks.abort_all();
     }
@@ -207,6 +281,12 @@ impl Gauges {
         registry.register("weft_policies", "Policies", gauges.policies.clone());
         gauges
     }
+}
+
+/// Another one in each process, also when a pod's container starts anew.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "controller".to_owned());
+    format!("{host}_{:08x}", rand::random::<u32>())
 }
 
 fn residents(index: Arc<Mutex<Index>>) -> Residents {

@@ -4,9 +4,10 @@
 //! ends in a root that somebody else keeps. A request contributes its public key and the proof that the caller has the
 //! private half; everything else in the certificate is decided here.
 
-mod files;
+pub mod cluster;
 pub mod service;
 pub mod serving;
+mod files;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod settings;
 pub mod debug;
+mod leader;
 pub mod ads;
 pub mod authority;
 pub mod access;
@@ -10,4 +11,5 @@ pub mod store;
 pub mod index;
 pub mod source;
 pub mod object;
+pub mod apiserver;
 mod durable;

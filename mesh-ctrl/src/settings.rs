@@ -1,12 +1,13 @@
 //! What the controller is told at its start: flags, or the environment. Every mistake is reported, then it exits.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
 
-use crate::access::Access;
+use crate::access::{Account, Tokens};
 use crate::authority::{self, PluggedIn, ServerName};
 use crate::index;
 
@@ -14,9 +15,12 @@ use crate::index;
 #[derive(Debug, Parser)]
 #[command(name = "mesh-ctrl", version, about)]
 pub struct Flags {
-    /// Where objects come from: dir:PATH, a folder of Kubernetes YAML and JSON
+    /// Where objects come from: kube, the Kubernetes API; or dir:PATH, a folder of Kubernetes YAML and JSON
     #[arg(long, env = "WEFT_SOURCE", default_value = "")]
     source: String,
+    /// Credentials for the Kubernetes API; without, those of the pod, of $KUBECONFIG or ~/.kube/config
+    #[arg(long, env = "WEFT_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// Address of the control stream and the certificate service (gRPC over TLS); [::] takes IPv4 too
     #[arg(long, env = "WEFT_LISTEN", default_value = "[::]:15012")]
     listen: String,
@@ -54,9 +58,17 @@ pub struct Flags {
     /// Its root; without a plugged-in intermediate, roots that agents are to trust besides the own one
     #[arg(long, env = "WEFT_ROOT_CERT")]
     root_cert: Option<PathBuf>,
-    /// File with a token for each node, as `node: token` or `node: sha256:...`
+    /// File with a token for each node, as `node: token` or `node: sha256:...`; without, with --source kube, callers show
+    /// a service account's token
     #[arg(long, env = "WEFT_TOKENS")]
     tokens: Option<PathBuf>,
+    /// Service accounts whose tokens speak for the node of their pod, as namespace/name; default: weft-node beside the
+    /// controller
+    #[arg(long, env = "CA_TRUSTED_NODE_ACCOUNTS", value_delimiter = ',')]
+    agent_accounts: Vec<String>,
+    /// Namespace of the controller: where its Secret, ConfigMap and Lease are
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    namespace: String,
     /// DNS names and IP addresses of the controller, for its serving certificate; besides localhost
     #[arg(long, visible_alias = "san", env = "WEFT_SERVER_NAME", value_delimiter = ',')]
     server_name: Vec<String>,
@@ -85,13 +97,24 @@ pub struct Settings {
     pub index: index::Config,
     pub authority: authority::Config,
     pub server_names: Vec<ServerName>,
-    pub access: Access,
+    pub access: Callers,
+    /// Namespace of the controller.
+    pub namespace: String,
     pub drain: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Folder(PathBuf),
+    Kubernetes { kubeconfig: Option<PathBuf> },
+}
+
+/// How callers show which node they are.
+#[derive(Debug)]
+pub enum Callers {
+    Tokens(Tokens),
+    /// By the token of one of these service accounts.
+    Accounts(BTreeSet<Account>),
 }
 
 /// A century: beyond it, sums of times may leave what a certificate can say.
@@ -102,7 +125,7 @@ impl Settings {
     /// Everything that is wrong, one text each.
     pub fn read(flags: Flags) -> Result<Self, Vec<String>> {
         let mut mistakes = Mistakes::default();
-        let source = mistakes.take(source(&flags.source));
+        let source = mistakes.take(source(&flags));
         let listen = mistakes.take(address("--listen", &flags.listen, Ipv6Addr::UNSPECIFIED.into()));
         let monitoring = mistakes.take(address("--monitoring", &flags.monitoring, Ipv4Addr::LOCALHOST.into()));
         let leaf_ttl = mistakes.take(duration("--leaf-ttl", &flags.leaf_ttl));
@@ -116,8 +139,11 @@ impl Settings {
         if let Err(error) = mesh_core::identity::SpiffeId::new(&flags.trust_domain, "a", "a") {
             mistakes.add(format!("--trust-domain: {error}"));
         }
-        for (flag, value) in [("--cluster-domain", &flags.cluster_domain), ("--root-namespace", &flags.root_namespace)]
-        {
+        for (flag, value) in [
+            ("--cluster-domain", &flags.cluster_domain),
+            ("--root-namespace", &flags.root_namespace),
+            ("--namespace", &flags.namespace),
+        ] {
             if !is_dns(value) {
                 mistakes.add(format!("{flag}: {value:?} is no DNS name"));
             }
@@ -125,7 +151,7 @@ impl Settings {
         if flags.cluster_id.is_empty() || flags.cluster_id.contains(['/', ' ']) {
             mistakes.add(format!("--cluster-id: {:?} is empty or has '/' or ' ' in it", flags.cluster_id));
         }
-        let modes: std::collections::BTreeSet<std::sync::Arc<str>> =
+        let modes: BTreeSet<std::sync::Arc<str>> =
             flags.dataplane_modes.iter().map(|m| m.trim()).filter(|m| !m.is_empty()).map(Into::into).collect();
         if modes.is_empty() {
             mistakes.add("--dataplane-modes: at least one is needed, or no pod can join".to_owned());
@@ -135,10 +161,7 @@ impl Settings {
         }
         let (plugged_in, extra_roots) = plugged_in(&flags, &mut mistakes);
         let server_names = server_names(&flags.server_name, &mut mistakes);
-        let access = match &flags.tokens {
-            Some(path) => mistakes.take(Access::open(path).map_err(|e| format!("--tokens: {}", causes(&e)))),
-            None => mistakes.take(Err("--tokens is missing: a file with a token for each node".to_owned())),
-        };
+        let access = callers(&flags, &mut mistakes);
         if let Err(error) = flags.log.parse::<tracing_subscriber::EnvFilter>() {
             mistakes.add(format!("--log: {error}"));
         }
@@ -176,6 +199,7 @@ impl Settings {
                 },
                 server_names,
                 access,
+                namespace: flags.namespace,
                 drain,
             }),
             _ => Err(mistakes.0),
@@ -196,13 +220,34 @@ impl Mistakes {
     }
 }
 
-fn source(text: &str) -> Result<Source, String> {
-    match text.split_once(':') {
+fn source(flags: &Flags) -> Result<Source, String> {
+    if let Some(path) = flags.kubeconfig.as_ref().filter(|path| !path.is_file()) {
+        return Err(format!("--kubeconfig: {} is no file", path.display()));
+    }
+    match flags.source.split_once(':') {
+        None if flags.source == "kube" => Ok(Source::Kubernetes { kubeconfig: flags.kubeconfig.clone() }),
+        _ if flags.kubeconfig.is_some() => Err("--kubeconfig belongs to --source kube".to_owned()),
         Some(("dir", path)) if Path::new(path).is_dir() => Ok(Source::Folder(path.into())),
         Some(("dir", path)) => Err(format!("--source: {path:?} is no folder")),
-        _ if text.is_empty() => Err("--source is missing: dir:PATH".to_owned()),
-        _ => Err(format!("--source: {text:?} is not dir:PATH")),
+        _ if flags.source.is_empty() => Err("--source is missing: kube, or dir:PATH".to_owned()),
+        _ => Err(format!("--source: {:?} is neither kube nor dir:PATH", flags.source)),
     }
+}
+
+fn callers(flags: &Flags, mistakes: &mut Mistakes) -> Option<Callers> {
+    if let Some(path) = &flags.tokens {
+        return mistakes.take(Tokens::open(path).map(Callers::Tokens).map_err(|e| format!("--tokens: {}", causes(&e))));
+    }
+    if flags.source != "kube" {
+        mistakes.add("--tokens is missing: a file with a token for each node".to_owned());
+        return None;
+    }
+    let own = [format!("{}/weft-node", flags.namespace)];
+    let texts = if flags.agent_accounts.is_empty() { &own[..] } else { &flags.agent_accounts[..] };
+    let accounts = texts.iter().filter_map(|text| {
+        mistakes.take(text.parse::<Account>().map_err(|error| format!("--agent-accounts: {error}")))
+    });
+    Some(Callers::Accounts(accounts.collect()))
 }
 
 /// An address, or a port on `host`.
@@ -329,7 +374,7 @@ mod tests {
                 "/no",
             ],
             expect![[r#"
-                --source: "git:x" is not dir:PATH
+                --source: "git:x" is neither kube nor dir:PATH
                 --listen: "here" is neither a port nor an IP address and port
                 --leaf-ttl: "soon" is no time such as 30s, 10m, 24h or 90d
                 --trust-domain: trust domain "A B" is empty or has characters outside a-z, 0-9, '.', '-', '_'
@@ -351,7 +396,7 @@ mod tests {
                 "/no",
             ],
             expect![[r#"
-                --source is missing: dir:PATH
+                --source is missing: kube, or dir:PATH
                 --leaf-ttl 2d is longer than --max-leaf-ttl 1d
                 --dataplane-modes: `none` is what opts a pod out
                 --server-name: "a b" is neither a DNS name nor an IP address

@@ -3,6 +3,7 @@
 //! There is no trait. The folder source is one producer, a Kubernetes client is another, a test pushes by hand; the index
 //! takes `Vec<Event>` and cannot tell them apart.
 
+pub mod kube;
 pub mod dir;
 mod folder;
 mod yaml;
@@ -57,7 +58,7 @@ pub enum Severity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The source cannot be read.
+    /// The source, or a part of it, cannot be read.
     Unreadable,
     /// The file is no YAML; its last good content stays in force.
     Syntax,

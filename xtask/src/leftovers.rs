@@ -100,11 +100,16 @@ pub fn claim(id: &str) -> Result<PathBuf> {
     let aside = Path::new(RUNS).join(format!("{BEING_MADE}{id}"));
     let dir = Path::new(RUNS).join(id);
     fs::create_dir(&aside).with_context(|| format!("make {}", aside.display()))?;
-    let pid = std::process::id();
-    let started = start_time(pid).context("read this process's start time")?;
-    fs::write(aside.join("owner"), format!("{pid} {started}\n"))?;
+    own(&aside)?;
     fs::rename(&aside, &dir).with_context(|| format!("name {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Notes in `dir` that this process made it.
+pub(crate) fn own(dir: &Path) -> Result<()> {
+    let pid = std::process::id();
+    let started = start_time(pid).context("read this process's start time")?;
+    fs::write(dir.join("owner"), format!("{pid} {started}\n")).with_context(|| format!("own {}", dir.display()))
 }
 
 /// Whether the process that made the run in `dir` is still there. A pid alone is not enough: it may have been reused, so

@@ -1,6 +1,8 @@
-//! The part of xtask that the testbed shares with it: taking a run of the testbed apart.
+//! The part of xtask that the testbed shares with it: taking a run of the testbed, or a test
+//! cluster, apart.
 //!
 //! xtask sees no other crate of Weft; `weft-tests` sees this one, so that a run that ends well and a run that was
 //! killed are removed by the same code.
 
+pub mod clusters;
 pub mod leftovers;

@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a developer runs that is more than one cargo command.
 //!
 //! ```text
-//! setup ──> build-ebpf ──> build ──> test | demo | bench        lint   fuzz   clean-up
+//! setup ──> build-ebpf ──> build ──> test | demo | bench | cluster        lint   fuzz   clean-up
 //! ```
 //!
 //! It sees no other crate of Weft and asks cargo for everything, so that it builds in seconds on a fresh clone.
@@ -82,6 +82,11 @@ enum Command {
         /// Only properties whose name contains this
         filter: Option<String>,
     },
+    /// A real Kubernetes on this machine: up [--nodes N] [--name NAME], down [--name NAME], build
+    Cluster {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
     /// Remove what runs that were killed left behind
     CleanUp,
 }
@@ -126,6 +131,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Soak { args } => measure("soak", &args),
         Command::Lint => lint::lint(),
         Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
+        Command::Cluster { args } => {
+            setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
+            let status = child::foreground(cluster()?.args(args))?;
+            Ok(child::code(status))
+        }
         Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
     }
 }
@@ -146,6 +156,14 @@ fn build(release: bool) -> Result<()> {
     child::succeed(build.args(release.then_some("--release")))
 }
 
+/// The program that starts and ends clusters.
+fn cluster() -> Result<process::Command> {
+    // All three packages choose the features, as in [`build`]; only this one program is built.
+    let packages = ["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
+    child::succeed(&mut child::cargo(&packages))?;
+    built("cluster", false)
+}
+
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them
 /// use, and builds TLS a second time.
 fn built(name: &str, release: bool) -> Result<process::Command> {
@@ -159,6 +177,9 @@ fn built(name: &str, release: bool) -> Result<process::Command> {
 }
 
 fn clean_up() -> Result<()> {
+    for name in xtask::clusters::sweep()? {
+        println!("ended cluster {name}");
+    }
     for id in xtask::leftovers::sweep()? {
         println!("removed what {id} left behind");
     }

@@ -93,6 +93,7 @@ fn is_there(sign: &Sign) -> bool {
         Sign::Program(name) => program(name).is_some(),
         Sign::AnyProgram(names) => names.iter().any(|name| program(name).is_some()),
         Sign::File(pattern) => Path::new(pattern).exists(),
+        Sign::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
         Sign::InSysroot(path) => sysroot().is_some_and(|sysroot| sysroot.join(path).exists()),
         // Asked, not looked up: it may be there and not run, when LLVM's library was upgraded away.
         Sign::BpfLinker => Command::new("bpf-linker")

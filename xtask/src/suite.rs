@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 use nix::unistd::geteuid;
-use xtask::leftovers;
+use xtask::{clusters, leftovers};
 
 use crate::setup::{self, Purpose};
 use crate::tally::Tally;
@@ -17,7 +17,9 @@ pub(crate) enum Suite {
     Pure,
     /// The agent against this kernel, and whole-mesh scenarios
     Mesh,
-    /// Both
+    /// The controller against a real Kubernetes
+    Cluster,
+    /// All of them
     All,
 }
 
@@ -28,7 +30,18 @@ impl Suite {
             Self::Pure => &["--workspace", "--exclude=mesh-node", "--exclude=weft-tests"],
             // The controller for its program.
             Self::Mesh => &["-p=mesh-node", "-p=mesh-ctrl", "-p=weft-tests"],
+            // The agent for the features that all of them share: nothing is built twice.
+            Self::Cluster => &["-p=mesh-node", "-p=mesh-ctrl", "-p=weft-tests"],
             Self::All => &["--workspace"],
+        }
+    }
+
+    /// Which targets of the packages are built and run, as cargo's arguments.
+    fn targets(self) -> &'static [&'static str] {
+        match self {
+            Self::Cluster => &["--bins", "--test=cluster"],
+            // Documentation's examples are run only if no target is named.
+            Self::Pure | Self::Mesh | Self::All => &[],
         }
     }
 }
@@ -44,16 +57,24 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     let packages = suite.packages();
     // Scenarios run the daemons as programs, which `cargo test` alone would not build; and what both build together has one
     // set of features, so nothing is built twice.
-    let built = child::succeed(child::cargo(&["build", "--all-targets"]).args(packages));
+    let targets = suite.targets();
+    let every: &[&str] = if targets.is_empty() { &["--all-targets"] } else { targets };
+    let built = child::succeed(child::cargo(&["build"]).args(packages).args(every));
+    if built.is_ok() && matches!(suite, Suite::Cluster | Suite::All) && !child::interrupted() {
+        // Where they cannot be had, the tests say so and are counted as skipped.
+        if let Err(error) = child::succeed(crate::built("cluster", false)?.args(["build", "--nodes"])) {
+            eprintln!("error: {error:#}");
+        }
+    }
+    let chosen: Vec<&str> = packages.iter().chain(targets).copied().collect();
     match built {
         Ok(()) => {
-            cargo_test(packages, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?;
-            if mesh && filter.is_none() {
+            cargo_test(&chosen, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?;
+            if matches!(suite, Suite::Mesh | Suite::All) && filter.is_none() {
                 for (variable, value, scenarios) in OTHER_PATHS {
                     let environment = [("RUST_TEST_THREADS", THREADS), (variable, value)];
-                    let scenario = ["-p=weft-tests", "--test=scenarios"];
                     println!("\nscenarios with {variable}={value}");
-                    cargo_test(&scenario, scenarios, &environment, &mut tally)?;
+                    cargo_test(&["-p=weft-tests", "--test=scenarios"], scenarios, &environment, &mut tally)?;
                 }
             }
         }
@@ -64,6 +85,7 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     }
     if mesh {
         // A test that was killed had no chance to take its run apart.
+        clusters::sweep()?;
         leftovers::sweep()?;
     }
     conclude(tally)

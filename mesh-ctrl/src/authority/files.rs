@@ -20,9 +20,9 @@ use x509_parser::prelude::FromDer;
 use super::{BACKDATE, Config, PluggedIn};
 use crate::durable;
 
-const KEY: &str = "ca-key.pem";
-const CERT: &str = "ca-cert.pem";
-const ROOTS: &str = "root-cert.pem";
+pub(super) const KEY: &str = "ca-key.pem";
+pub(super) const CERT: &str = "ca-cert.pem";
+pub(super) const ROOTS: &str = "root-cert.pem";
 /// Lifetime of an own root.
 const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -83,6 +83,20 @@ pub(super) fn random_serial() -> [u8; 16] {
     let mut serial: [u8; 16] = rand::random();
     serial[0] = (serial[0] & 0x7f) | 0x40;
     serial
+}
+
+/// The own root's key and certificate in PEM, made if they are not there.
+pub(super) fn made(dir: &Path, now: SystemTime) -> Result<(Vec<u8>, Vec<u8>), FilesError> {
+    fs::create_dir_all(dir).map_err(|source| FilesError::Write { path: dir.to_owned(), source })?;
+    own(dir, now)?;
+    Ok((read(&dir.join(KEY))?.into_bytes(), read(&dir.join(CERT))?.into_bytes()))
+}
+
+/// Puts a key and its certificate where [`open`] finds an own root.
+pub(super) fn copy(dir: &Path, key: &[u8], cert: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    durable::replace(&dir.join(KEY), key, 0o600)?;
+    durable::replace(&dir.join(CERT), cert, 0o644)
 }
 
 fn own(dir: &Path, now: SystemTime) -> Result<Material, FilesError> {

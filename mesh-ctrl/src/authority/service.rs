@@ -85,7 +85,7 @@ impl Certificates {
 
     fn note(&self, node: &Arc<str>, outcome: &'static str, note: impl FnOnce(&mut IssuedView)) {
         self.outcomes.get_or_create(&[("outcome", outcome)]).inc();
-        // Only nodes with a token get here, so the map is as long as the file of tokens.
+        // Only nodes with a token get here, so the map is as long as the list of nodes.
         note(self.by_node.lock().unwrap_or_else(|e| e.into_inner()).entry(node.clone()).or_default());
     }
 }
@@ -148,7 +148,7 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = self.access.node(request.metadata())?;
+        let node = self.access.caller(request.metadata()).await?.node;
         match self.answer(&node, request.get_ref()) {
             Ok(Answer { identity, signed }) => {
                 info!(%node, %identity, serial = signed.serial, "certificate issued");

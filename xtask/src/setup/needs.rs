@@ -21,6 +21,7 @@ pub(super) enum Sign {
     Program(&'static str),
     AnyProgram(&'static [&'static str]),
     File(&'static str),
+    AnyFile(&'static [&'static str]),
     InSysroot(&'static str),
     BpfLinker,
 }
@@ -103,6 +104,24 @@ pub(super) const NEEDS: &[Need] =
             "nghttp2",
         ]),
         package(Purpose::Mesh, "iperf3", Sign::Program("iperf3"), "bulk transfer in a pod").same("iperf3"),
+        package(Purpose::Mesh, "runc", Sign::Program("runc"), "starts containers on a test cluster's nodes")
+            .same("runc"),
+        package(
+            Purpose::Mesh,
+            "CNI plugins",
+            Sign::AnyFile(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge", "/usr/libexec/cni/bridge"]),
+            "networks of a test cluster's pods",
+        )
+        .named(["containernetworking-plugins", "containernetworking-plugins", "cni-plugins", "cni-plugins"]),
+        package(Purpose::Mesh, "nft", Sign::Program("nft"), "kube-proxy on a test cluster's nodes").same("nftables"),
+        package(Purpose::Mesh, "conntrack", Sign::Program("conntrack"), "kube-proxy on a test cluster's nodes")
+            .named(["conntrack", "conntrack-tools", "conntrack-tools", "conntrack-tools"]),
+        package(Purpose::Mesh, "busybox", Sign::Program("busybox"), "images of a test cluster's pods").named([
+            "busybox-static",
+            "busybox",
+            "busybox",
+            "busybox-static",
+        ]),
         package(Purpose::Mesh, "python3", Sign::Program("python3"), "an HTTP server that is nobody's idea of fast")
             .named(["python3", "python3", "python", "python3"]),
     ];

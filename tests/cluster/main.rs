@@ -1,0 +1,6 @@
+//! Tests on a real Kubernetes. One file is one subject; every file is listed here.
+
+mod control_plane;
+mod identity;
+mod nodes;
+mod source;

@@ -1,0 +1,72 @@
+//! A real Kubernetes on this machine: `cargo xtask cluster`.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use weft_tests::cluster::Cluster;
+use weft_tests::cluster::binaries::Binaries;
+use weft_tests::cluster::node;
+use xtask::clusters;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster, which stays until `down`
+    Up {
+        /// Nodes beside the control plane; 0 is etcd and the API server alone
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+        nodes: u8,
+        #[arg(long, default_value = "weft")]
+        name: String,
+    },
+    /// End a cluster and remove all of it
+    Down {
+        #[arg(long, default_value = "weft")]
+        name: String,
+    },
+    /// Build the programs that a cluster is made of, if they are not there
+    Build {
+        /// Those of nodes too
+        #[arg(long)]
+        nodes: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Build { nodes } => {
+            let binaries = if nodes { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
+            println!("etcd and kube-apiserver are in {}", binaries.dir().display());
+        }
+        Command::Up { nodes, name } => up(&name, nodes)?,
+        Command::Down { name } if clusters::remove(&name)? => println!("cluster {name} is gone"),
+        Command::Down { name } => println!("there is no cluster {name}"),
+    }
+    Ok(())
+}
+
+fn up(name: &str, nodes: u8) -> Result<()> {
+    if nodes > 0
+        && let Some(lacking) = node::lacking()
+    {
+        bail!("{lacking}");
+    }
+    let binaries = if nodes > 0 { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
+    let begun = Instant::now();
+    let cluster = Cluster::up(name, &binaries, nodes)?;
+    println!(
+        "cluster {name} is up after {:.1} s: etcd, the API server, {nodes} nodes\n\n  \
+         export KUBECONFIG={}\n  kubectl get namespaces\n\n\
+         its logs are in {}\ncargo xtask cluster down --name {name} removes it",
+        begun.elapsed().as_secs_f64(),
+        cluster.kubeconfig().display(),
+        cluster.dir().display(),
+    );
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! A real Kubernetes on this machine, without an image registry: etcd and the API server as processes on loopback, and
+//! nodes in namespaces of their own.
+//!
+//! ```text
+//! cargo xtask cluster up ──> binaries (ready, or built once) ──> state folder ──> etcd ──> kube-apiserver ──> KUBECONFIG
+//! ```
+//! What it consists of can be found by its state folder alone ([`xtask::clusters`]), so that `down` and a test's end are
+//! the same few lines, also after a crash.
+
+pub mod controller;
+pub mod node;
+mod network;
+pub mod image;
+mod control_plane;
+mod daemon;
+mod http;
+mod credentials;
+pub mod binaries;
+pub mod api;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use xtask::clusters;
+
+use crate::wait::{PATIENCE, until};
+use api::Api;
+use binaries::Binaries;
+use control_plane::ControlPlane;
+use network::Network;
+use node::Node;
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    dir: PathBuf,
+    plane: ControlPlane,
+    nodes: Vec<Node>,
+    /// Ends with this value; a cluster of `cluster up` stays.
+    owned: bool,
+}
+
+impl Cluster {
+    /// Starts a cluster that stays until it is taken down by its name.
+    ///
+    /// # Errors
+    /// The name is taken, or a part does not come up, with the end of its log.
+    pub fn up(name: &str, binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+        Cluster::start(name, binaries, nodes, false)
+    }
+
+    /// Starts a cluster for one test, which ends with the value, or is swept when this process dies.
+    ///
+    /// # Errors
+    /// A part does not come up, with the end of its log.
+    pub fn of_test(binaries: &Binaries) -> Result<Cluster> {
+        Cluster::of_test_with_nodes(binaries, 0)
+    }
+
+    /// As [`of_test`](Cluster::of_test), with nodes.
+    ///
+    /// # Errors
+    /// A part does not come up, with the end of its log.
+    pub fn of_test_with_nodes(binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Cluster::start(&name, binaries, nodes, true)
+    }
+
+    fn start(name: &str, binaries: &Binaries, nodes: u8, owned: bool) -> Result<Cluster> {
+        let dir = clusters::claim(name, owned)?;
+        let started = match nodes {
+            0 => ControlPlane::start(&dir, binaries, None).map(|plane| (plane, Vec::new())),
+            _ => start_with_nodes(&dir, binaries, nodes),
+        };
+        match started {
+            Ok((plane, nodes)) => Ok(Cluster { name: name.to_owned(), dir, plane, nodes, owned }),
+            Err(error) => {
+                clusters::remove(name)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Its nodes.
+    pub fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// Credentials of an administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.plane.kubeconfig
+    }
+
+    /// Credentials of another user.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn kubeconfig_of(&self, user: &str, group: &str) -> Result<PathBuf> {
+        self.plane.credentials.kubeconfig(user, group, &self.plane.url)
+    }
+
+    /// A service-account token with claims of the caller's choice, signed as the API server signs.
+    ///
+    /// # Errors
+    /// The key cannot be used.
+    pub fn token_of(&self, claims: &Value) -> Result<String> {
+        self.plane.credentials.token(claims)
+    }
+
+    /// The API, as an administrator.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.plane.api
+    }
+
+    /// The state folder: data, credentials, logs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends the API server as `kill -9` does; what it held stays.
+    ///
+    /// # Errors
+    /// When it had ended before.
+    pub fn kill_apiserver(&mut self) -> Result<()> {
+        self.plane.kill_apiserver()
+    }
+
+    /// Starts the API server again and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up, with the end of its log.
+    pub fn start_apiserver(&mut self) -> Result<()> {
+        self.plane.start_apiserver()
+    }
+
+    /// Has the store forget its history, so that a watch from before has to begin anew (410 Gone). For while the API
+    /// server is down: it would notice.
+    ///
+    /// # Errors
+    /// What etcd said.
+    pub fn forget_history(&self) -> Result<()> {
+        self.plane.compact()
+    }
+}
+
+fn start_with_nodes(dir: &Path, binaries: &Binaries, count: u8) -> Result<(ControlPlane, Vec<Node>)> {
+    let network = Network::make(dir)?;
+    let plane = ControlPlane::start(dir, binaries, Some(network.gateway()))?;
+    plane.start_controllers(binaries)?;
+    let mut nodes = Vec::new();
+    for number in 1..=count {
+        // Before kubelet makes it: the pods' addresses are ours to choose.
+        plane.api.apply(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{number}")},
+            "spec": {"podCIDR": network.pods(number), "podCIDRs": [network.pods(number)]},
+        }))?;
+        nodes.push(Node::start(dir, number, count, &network, &plane.credentials, &plane.url, binaries)?);
+    }
+    for image in image::basic()? {
+        for node in &mut nodes {
+            node.import(&image)?;
+        }
+    }
+    for node in &mut nodes {
+        node.wait_ready(&plane.api)?;
+    }
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}});
+    until("the account that pods run as", PATIENCE, || plane.api.get(&account).ok().flatten().map(drop))?;
+    Ok((plane, nodes))
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.owned
+            && let Err(error) = clusters::remove(&self.name)
+        {
+            eprintln!("error: {error:#}; cargo xtask clean-up removes the rest once this process has ended");
+        }
+    }
+}

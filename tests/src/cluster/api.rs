@@ -1,0 +1,120 @@
+//! The Kubernetes API as tests speak it: objects as JSON, one call after the other.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use http::Request;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio::runtime::{self, Runtime};
+
+/// A client with its own runtime: tests block.
+pub struct Api {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// A client with the credentials of a kubeconfig. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The file is no kubeconfig.
+    pub fn connect(kubeconfig: &Path) -> Result<Api> {
+        // One worker: the client's queue is a task that has to run between calls too.
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let client = runtime.block_on(async {
+            let file = Kubeconfig::read_from(kubeconfig)?;
+            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+            anyhow::Ok(Client::try_from(config)?)
+        });
+        Ok(Api { client: client.with_context(|| format!("use {}", kubeconfig.display()))?, runtime })
+    }
+
+    /// Whether the API server says that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let request = Request::get("/readyz").body(Vec::new()).expect("a path is a URI");
+        self.runtime.block_on(self.client.request_text(request)).is_ok_and(|text| text == "ok")
+    }
+
+    /// Makes the object, or changes it to what is given (server-side apply); yields it as it is then.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn apply(&self, object: &Value) -> Result<Value> {
+        let (api, name) = self.place(object);
+        let params = PatchParams::apply("weft-tests").force();
+        let applied = self.runtime.block_on(api.patch(&name, &params, &Patch::Apply(object)));
+        Ok(serde_json::to_value(applied.with_context(|| format!("apply {}", words(object)))?)?)
+    }
+
+    /// Sets the status of an object, as a kubelet does for a pod.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn set_status(&self, object: &Value, status: &Value) -> Result<()> {
+        let (api, name) = self.place(object);
+        let patch = Patch::Merge(json!({"status": status}));
+        let set = self.runtime.block_on(api.patch_status(&name, &PatchParams::default(), &patch));
+        set.map(drop).with_context(|| format!("set the status of {}", words(object)))
+    }
+
+    /// Deletes it at once, without a grace period.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        let (api, name) = self.place(object);
+        let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.runtime.block_on(api.delete(&name, &params)).map(drop).with_context(|| format!("delete {}", words(object)))
+    }
+
+    /// The object with the name, namespace and kind of `object`; none when there is none.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn get(&self, object: &Value) -> Result<Option<Value>> {
+        let (api, name) = self.place(object);
+        let found = self.runtime.block_on(api.get_opt(&name)).with_context(|| format!("get {}", words(object)))?;
+        Ok(found.map(serde_json::to_value).transpose()?)
+    }
+
+    /// Sends `body` to `path` by POST and yields the answer: for what is no object (a token, a review).
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let request = Request::post(path).header("content-type", "application/json").body(serde_json::to_vec(body)?)?;
+        self.runtime.block_on(self.client.request(request)).with_context(|| format!("post to {path}"))
+    }
+
+    fn place(&self, object: &Value) -> (kube::Api<DynamicObject>, String) {
+        let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+        let client = self.client.clone();
+        let api = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => kube::Api::namespaced_with(client, namespace, &resource),
+            None => kube::Api::all_with(client, &resource),
+        };
+        (api, text(&object["metadata"]["name"]))
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn words(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    format!("{} {}/{}", text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
+}
