@@ -50,6 +50,9 @@ pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authori
 pub const PLAINTEXT_PORTS_EXTENSION: &str = "weft.io/plaintext-ports";
 pub const ENCRYPT_ALWAYS_EXTENSION: &str = "weft.io/encrypt-always";
 pub const ENCRYPT_ALWAYS_TYPE: &str = "type.googleapis.com/weft.v1.EncryptAlways";
+/// Which pod of its node a workload is.
+pub const POD_UID_EXTENSION: &str = "weft.io/pod-uid";
+pub const POD_UID_TYPE: &str = "type.googleapis.com/weft.v1.PodUid";
 pub const PLAINTEXT_PORTS_TYPE: &str = "type.googleapis.com/weft.v1.PlaintextPorts";
 
 /// A resource of [`ADDRESS_TYPE`].
