@@ -56,6 +56,9 @@ pub const ENCRYPT_ALWAYS_TYPE: &str = "type.googleapis.com/weft.v1.EncryptAlways
 /// Of a service: what clients' agents do with connections to it.
 pub const TRAFFIC_EXTENSION: &str = "weft.io/traffic";
 pub const TRAFFIC_TYPE: &str = "type.googleapis.com/weft.v1.Traffic";
+/// Which pod of its node a workload is.
+pub const POD_UID_EXTENSION: &str = "weft.io/pod-uid";
+pub const POD_UID_TYPE: &str = "type.googleapis.com/weft.v1.PodUid";
 pub const PLAINTEXT_PORTS_TYPE: &str = "type.googleapis.com/weft.v1.PlaintextPorts";
 
 /// A resource of [`ADDRESS_TYPE`].

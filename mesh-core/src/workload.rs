@@ -92,6 +92,8 @@ pub struct Workload {
     pub plaintext: PlaintextPorts,
     /// Its connections are encrypted also where they stay within one kernel.
     pub encrypt_always: bool,
+    /// `metadata.uid` of the pod, which its cgroups on its node are named after; empty for what is no pod.
+    pub pod_uid: Arc<str>,
 }
 
 impl Workload {

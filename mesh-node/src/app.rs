@@ -32,6 +32,7 @@ use crate::outbound::experience::Upstreams;
 use crate::outbound::limits::Limits;
 use crate::outbound::{self, Outbound};
 use crate::outside::Outside;
+use crate::pods::kubelet::Kubelet;
 use crate::pods::local::Local;
 use crate::pods::{self, Manager, Pods, PodsView, Told};
 use crate::pool::{self, Pool};
@@ -101,6 +102,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let (commands, orders) = mpsc::channel(64);
     let mut managers = vec![Manager::Label];
     managers.extend(settings.inpod_uds.is_some().then_some(Manager::Zds));
+    managers.extend(settings.find_pods.then_some(Manager::Kubelet));
     let (pods, pod_views) = Pods::new(
         pods::Config {
             cluster_id: settings.cluster_id.clone(),
@@ -118,6 +120,15 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let pods_ended = pods.start(orders).context("start the thread for the pods")?;
     if let Some(manager) = settings.inpod_uds.clone() {
         pods::zds::follow(manager, commands.clone()).context("start the thread for the pod manager")?;
+    }
+    if settings.find_pods {
+        let kubelet = Kubelet {
+            cgroup_root: settings.cgroup_root.clone(),
+            node: settings.node_name.as_str().into(),
+            snapshot: snapshot.clone(),
+            commands: commands.clone(),
+        };
+        tokio::spawn(kubelet.run());
     }
     let local = Local {
         socket: settings.run_dir.join(SOCKET),
@@ -308,6 +319,7 @@ fn ready(status: &ControlStatus, view: &PodsView, draining: bool) -> Result<(), 
     if let Some(manager) = view.unsettled.first() {
         return Err(match manager {
             Manager::Zds => "the pod manager has not told of its pods".to_owned(),
+            Manager::Kubelet => "the kubelet's pods have not been looked for".to_owned(),
             Manager::Label | Manager::Always => "the pods of the agent before this one have not been read".to_owned(),
         });
     }

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod zds;
+pub mod kubelet;
 pub mod local;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub enum Manager {
     Zds,
     /// The local socket, with the label deciding: in the mesh while the control plane says that the workload is.
     Label,
+    /// A kubelet's pods, found by their cgroups: in the mesh while the control plane says that the workload is.
+    Kubelet,
     /// The local socket, regardless of labels.
     Always,
 }

@@ -49,7 +49,10 @@ pub struct Flags {
     /// Further trust domains whose workloads may connect, separated by commas.
     #[arg(long, env = "TRUST_DOMAIN_ALIASES", default_value = "")]
     pub trust_domain_aliases: String,
-    /// cgroup v2 folder below which the pods' processes run.
+    /// Where pods are found besides those that are told of: none, or kubelet, by the cgroups that it makes for them.
+    #[arg(long, env = "FIND_PODS", default_value = "none")]
+    pub find_pods: String,
+    /// cgroup v2 folder below which the pods' processes run; auto for where cgroup v2 is mounted.
     #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: String,
     /// cgroup v2 folder of the agent itself; where it runs if not set.
@@ -117,6 +120,8 @@ pub struct Settings {
     pub network: String,
     pub trust_domain: String,
     pub trust_domain_aliases: Vec<String>,
+    /// Whether the pods of a kubelet are looked for.
+    pub find_pods: bool,
     pub cgroup_root: PathBuf,
     pub agent_cgroup: Option<PathBuf>,
     pub pin_dir: PathBuf,
@@ -214,6 +219,21 @@ impl Flags {
                 UnknownDestinations::Refuse
             }
         };
+        let find_pods = match &*self.find_pods {
+            "none" => false,
+            "kubelet" => true,
+            other => {
+                wrong.push(format!("--find-pods {other:?} is neither none nor kubelet"));
+                false
+            }
+        };
+        let cgroup_root = match &*self.cgroup_root {
+            "auto" => crate::ebpf::cgroup_mount().unwrap_or_else(|| {
+                wrong.push("--cgroup-root auto: cgroup v2 is not mounted".to_owned());
+                PathBuf::new()
+            }),
+            path => path.into(),
+        };
         let transport = match &*self.transport {
             "auto" => Transport::Any,
             "hbone" => Transport::Hbone,
@@ -275,7 +295,8 @@ impl Flags {
             network: self.network,
             trust_domain_aliases: list(&self.trust_domain_aliases).map(str::to_owned).collect(),
             trust_domain: self.trust_domain,
-            cgroup_root: self.cgroup_root.into(),
+            find_pods,
+            cgroup_root,
             agent_cgroup: self.agent_cgroup.map(Into::into),
             pin_dir: self.pin_dir.into(),
             run_dir: self.run_dir.into(),

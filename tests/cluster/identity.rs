@@ -61,20 +61,7 @@ impl Mesh {
 
     /// Asks for a certificate of shop/web with `token`.
     fn ask(&self, token: &str) -> Result<Result<usize, CaError>> {
-        let file: PathBuf = self.controller.state().join("token");
-        fs::write(&file, token)?;
-        let target = Target {
-            address: self.controller.control().to_string(),
-            server_name: None,
-            roots: self.controller.state().join("root-cert.pem"),
-            token: Some(file),
-        };
-        let web = SpiffeId::new("cluster.local", "shop", "web")?;
-        let csr = KeyPair::generate()?.csr_pem(&web)?;
-        self.runtime.block_on(async {
-            let client = CaClient::new(Config::new(target, "Kubernetes"))?;
-            Ok(client.sign(csr, &web, Duration::from_secs(3600)).await.map(|chain| chain.len()))
-        })
+        self.runtime.block_on(ask(&self.controller, token))
     }
 
     fn refused(&self, token: &str, words: &str, reason: &str) -> Result<()> {
@@ -85,6 +72,27 @@ impl Mesh {
         ensure!(metric()? == before + 1.0, "no refusal with reason {reason}: {}", self.controller.log());
         Ok(())
     }
+}
+
+/// Asks for a certificate of shop/web with `token`.
+async fn ask(controller: &Controller, token: &str) -> Result<Result<usize, CaError>> {
+    let file: PathBuf = controller.state().join("token");
+    fs::write(&file, token)?;
+    let target = Target {
+        address: controller.control().to_string(),
+        server_name: None,
+        roots: controller.state().join("root-cert.pem"),
+        token: Some(file),
+    };
+    let web = SpiffeId::new("cluster.local", "shop", "web")?;
+    let csr = KeyPair::generate()?.csr_pem(&web)?;
+    let client = CaClient::new(Config::new(target, "Kubernetes"))?;
+    Ok(client.sign(csr, &web, Duration::from_secs(3600)).await.map(|chain| chain.len()))
+}
+
+/// Calls once with `token`, whatever comes of it.
+pub(crate) fn call_with(controller: &Controller, token: &str) -> Result<()> {
+    Runtime::new()?.block_on(ask(controller, token)).map(drop)
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod control_plane;
 mod identity;
+mod manifests;
 mod nodes;
 mod source;

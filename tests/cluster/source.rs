@@ -253,7 +253,7 @@ fn slice(name: &str, namespace: &str, ip: &str) -> Value {
 }
 
 /// A definition that takes anything.
-fn definition(group: &str, kind: &str, plural: &str) -> Value {
+pub(crate) fn definition(group: &str, kind: &str, plural: &str) -> Value {
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

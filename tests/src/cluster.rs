@@ -18,6 +18,8 @@ mod credentials;
 pub mod binaries;
 pub mod api;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,7 +30,7 @@ use xtask::clusters;
 use crate::wait::{PATIENCE, until};
 use api::Api;
 use binaries::Binaries;
-use control_plane::ControlPlane;
+use control_plane::{AUDIT_LOG, ControlPlane};
 use network::Network;
 use node::Node;
 
@@ -102,6 +104,25 @@ impl Cluster {
     /// They cannot be written.
     pub fn kubeconfig_of(&self, user: &str, group: &str) -> Result<PathBuf> {
         self.plane.credentials.kubeconfig(user, group, &self.plane.url)
+    }
+
+    /// What service accounts have called for so far: verb and resource (`tokenreviews.authentication.k8s.io`), and the
+    /// status of the answer. Watches are among it once they have begun.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn calls_of(&self, user: &str) -> Result<BTreeSet<(String, String, u64)>> {
+        let log = fs::read_to_string(self.dir.join(AUDIT_LOG))?;
+        // The last line may be half of one.
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let calls = lines.filter(|line| line["user"]["username"] == user).map(|line| {
+            let object = &line["objectRef"];
+            let group = object["apiGroup"].as_str().map(|group| format!(".{group}")).unwrap_or_default();
+            let status = line["responseStatus"]["code"].as_u64().unwrap_or_default();
+            (text(&line["verb"]), format!("{}{group}", text(&object["resource"])), status)
+        });
+        Ok(calls.filter(|(_, resource, _)| !resource.is_empty()).collect())
     }
 
     /// A service-account token with claims of the caller's choice, signed as the API server signs.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::traffic::{self, InvalidTraffic};
 use super::{
     Address, ENCRYPT_ALWAYS_EXTENSION, ENCRYPT_ALWAYS_TYPE, PLAINTEXT_PORTS_EXTENSION, PLAINTEXT_PORTS_TYPE,
-    extensions, scope, workload as wire,
+    POD_UID_EXTENSION, POD_UID_TYPE, extensions, scope, workload as wire,
 };
 use crate::addr::NetworkAddress;
 use crate::identity::{InvalidSpiffeId, SpiffeId};
@@ -132,6 +132,7 @@ impl TryFrom<wire::Workload> for Workload {
             capacity: w.capacity.unwrap_or(1),
             plaintext: plaintext_ports(&w.extensions, of)?,
             encrypt_always: w.extensions.iter().any(|e| e.name == ENCRYPT_ALWAYS_EXTENSION),
+            pod_uid: pod_uid(&w.extensions, of)?,
         })
     }
 }
@@ -188,6 +189,7 @@ impl From<&Workload> for wire::Workload {
             extensions: plaintext_extension(&w.plaintext)
                 .into_iter()
                 .chain(encrypt_extension(w.encrypt_always))
+                .chain(pod_uid_extension(&w.pod_uid))
                 .collect(),
             capacity: (w.capacity != 1).then_some(w.capacity),
         }
@@ -403,6 +405,25 @@ fn encrypt_extension(always: bool) -> Option<wire::Extension> {
     always.then(|| wire::Extension {
         name: ENCRYPT_ALWAYS_EXTENSION.to_owned(),
         config: Some(prost_types::Any { type_url: ENCRYPT_ALWAYS_TYPE.to_owned(), value }),
+    })
+}
+
+fn pod_uid(list: &[wire::Extension], of: impl Fn() -> String) -> Result<Arc<str>, InvalidAddress> {
+    let Some(found) = list.iter().find(|e| e.name == POD_UID_EXTENSION) else { return Ok("".into()) };
+    let config = found.config.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+    let message = extensions::PodUid::decode(config).map_err(|error| InvalidAddress::Extension {
+        of: of(),
+        name: POD_UID_EXTENSION,
+        error,
+    })?;
+    Ok(message.uid.into())
+}
+
+fn pod_uid_extension(uid: &str) -> Option<wire::Extension> {
+    let value = extensions::PodUid { uid: uid.to_owned() }.encode_to_vec();
+    (!uid.is_empty()).then(|| wire::Extension {
+        name: POD_UID_EXTENSION.to_owned(),
+        config: Some(prost_types::Any { type_url: POD_UID_TYPE.to_owned(), value }),
     })
 }
 

@@ -195,7 +195,8 @@ pub(crate) fn uid() -> impl Strategy<Value = Uid> {
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
     let names = (uid(), word(), word(), text(&["", "net2"]), word(), word(), word(), word(), word());
-    let places = (vec(ip(), 0..3), option::of(gateway()), option::of(gateway()), locality(), any::<(bool, bool)>());
+    let places =
+        (vec(ip(), 0..3), option::of(gateway()), option::of(gateway()), locality(), any::<(bool, bool)>(), word());
     let lists = (vec(policy_key(), 0..4), btree_map(service_key(), vec(port(), 0..3), 0..3), plaintext());
     let kinds = (
         select(vec![Tunnel::None, Tunnel::Hbone]),
@@ -230,6 +231,7 @@ pub(crate) fn workload() -> impl Strategy<Value = Workload> {
         capacity: kinds.4,
         plaintext: lists.2,
         encrypt_always: places.4.1,
+        pod_uid: places.5,
     })
 }
 

@@ -51,6 +51,7 @@ impl Cluster {
             host_network: pod.host_network,
             plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
             encrypt_always,
+            pod_uid: pod.metadata.uid.clone(),
             ..self.workload(&name.name, &name.namespace, labels, workload_name, identity)
         }));
     }
@@ -157,6 +158,7 @@ impl Cluster {
             capacity: 1,
             plaintext: PlaintextPorts::default(),
             encrypt_always: false,
+            pod_uid: "".into(),
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) fn pod(name: &str, ip: &str, services: &[&str]) -> Change {
         capacity: 1,
         plaintext: PlaintextPorts::default(),
         encrypt_always: false,
+        pod_uid: "".into(),
     };
     Change { name: name.into(), resource: index::Resource::Address(Some(Address::Workload(workload))) }
 }

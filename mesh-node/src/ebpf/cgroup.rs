@@ -80,10 +80,15 @@ fn own() -> Result<PathBuf, CgroupError> {
     let cgroups = text("/proc/self/cgroup")?;
     let inside = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
     let inside = inside.ok_or_else(|| CgroupError::Unknown("it is in no cgroup v2".to_owned()))?;
-    let mounts = text("/proc/self/mountinfo")?;
-    let mount = mounts.lines().find_map(mounted_cgroup2);
-    let mount = mount.ok_or_else(|| CgroupError::Unknown("cgroup v2 is not mounted".to_owned()))?;
-    Ok(Path::new(mount).join(inside))
+    let mount = mount().ok_or_else(|| CgroupError::Unknown("cgroup v2 is not mounted".to_owned()))?;
+    Ok(mount.join(inside))
+}
+
+/// Where cgroup v2 is mounted.
+pub fn mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // The last one: what a container's own mount point was covered with is what is seen.
+    mounts.lines().filter_map(mounted_cgroup2).next_back().map(PathBuf::from)
 }
 
 /// The mount point, if a line of mountinfo (proc_pid_mountinfo(5)) is of a cgroup v2 hierarchy.

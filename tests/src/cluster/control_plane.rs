@@ -1,6 +1,7 @@
 //! etcd and the API server: a whole Kubernetes as far as objects are concerned, in which nothing runs. With nodes, also the
 //! controller manager and the scheduler.
 
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -80,6 +81,14 @@ impl ControlPlane {
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--allow-privileged=true".to_owned(),
         ];
+        // Who called for what: tests compare it with what roles allow.
+        let policy = dir.join("audit.yaml");
+        fs::write(&policy, AUDIT_POLICY)?;
+        arguments.extend([
+            format!("--audit-policy-file={}", policy.display()),
+            format!("--audit-log-path={}", dir.join(AUDIT_LOG).display()),
+            "--audit-log-mode=blocking".to_owned(),
+        ]);
         if wire.is_some() {
             credentials.kubeconfig("kubelet-client", "system:masters", &url)?;
             arguments.extend([
@@ -198,6 +207,17 @@ fn free_ports() -> Result<[u16; 3]> {
 
 const FIRST_PORT: u16 = 20000;
 const PORTS: u16 = 12000;
+
+/// Calls of service accounts outside of kube-system, one line of JSON for each.
+pub(super) const AUDIT_LOG: &str = "audit.log";
+const AUDIT_POLICY: &str = r#"{
+  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [
+    {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    {"level": "None"}
+  ]
+}"#;
 
 /// Who issues service-account tokens, and their audience if none is asked for.
 pub(super) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
-use crate::program::find;
+use crate::program::{built, find};
 
 /// The image that holds a pod's namespaces.
 pub const PAUSE: &str = "localhost/weft-tests/pause:1";
@@ -87,6 +88,25 @@ pub fn basic() -> Result<[Vec<u8>; 2]> {
         archive(PAUSE, &files, &[], &["/bin/busybox", "sleep", "2147483647"])?,
         archive(TOOLS, &files, &links, &["/bin/sh"])?,
     ])
+}
+
+/// An image of a program that this workspace has built, with the libraries that it is linked to on this machine. For
+/// tests: what is published is linked statically.
+///
+/// # Errors
+/// It has not been built, or a library is not to be found.
+pub fn program(name: &str, program: &str) -> Result<Vec<u8>> {
+    let path = built(program)?;
+    // Lines of it: `libc.so.6 => /lib/libc.so.6 (0x..)`, `/lib64/ld-linux-x86-64.so.2 (0x..)`.
+    let linked = Command::new("ldd").arg(&path).output().context("run ldd")?;
+    let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut contents = vec![(program.to_owned(), fs::read(&path)?)];
+    for library in libraries {
+        contents.push((library.trim_start_matches('/').to_owned(), fs::read(library)?));
+    }
+    let files: Vec<File<'_>> = contents.iter().map(|(path, bytes)| (path.as_str(), 0o755, bytes.as_slice())).collect();
+    archive(name, &files, &[], &[&format!("/{program}")])
 }
 
 fn append(archive: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, content: &[u8]) -> Result<()> {

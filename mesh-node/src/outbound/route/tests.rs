@@ -205,6 +205,7 @@ pub(crate) fn workload(name: &str, ip: &str) -> Workload {
         capacity: 1,
         plaintext: PlaintextPorts::default(),
         encrypt_always: false,
+        pod_uid: "".into(),
     }
 }
 

@@ -1,0 +1,263 @@
+//! Pods of a kubelet, found by the cgroups that it makes for them: those that ran before the agent did, and those that
+//! nothing else told of.
+//!
+//! ```text
+//! cgroup .../pod<uid>/<container>  ->  first process of its oldest container  ->  network namespace
+//! control stream: uid -> namespace and name, addresses                        ->  whose pod that is
+//! ```
+//! Both halves have to agree before a namespace is taken for a pod's. The uid is the kubelet's and the API server's word;
+//! what a pod can do within itself (another namespace inside, somebody else's address on its interface) changes neither.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::Workload;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use super::{Command, Description, Manager};
+use crate::netns::Netns;
+
+/// How often the cgroups are looked at. A pod that nothing else tells of is found within this time.
+const LOOK: Duration = Duration::from_secs(1);
+/// Levels of folders from the root down to a pod's: kubelets may be told to put theirs deeper.
+const DEPTH: u32 = 8;
+
+pub struct Kubelet {
+    pub cgroup_root: PathBuf,
+    pub node: Arc<str>,
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// The process by which a pod's namespace is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Holder {
+    /// In clock ticks after the machine's start. First, so that the oldest is the least.
+    started: u64,
+    pid: u32,
+}
+
+impl Kubelet {
+    /// Tells of pods as they come and go, for as long as somebody listens.
+    pub async fn run(mut self) {
+        let own = match Netns::current() {
+            Ok(own) => own,
+            Err(error) => return warn!(%error, "the node's own namespace cannot be opened; no pods are looked for"),
+        };
+        let mut told: BTreeMap<Arc<str>, Holder> = BTreeMap::new();
+        let mut settled = false;
+        while !self.commands.is_closed() {
+            let root = self.cgroup_root.clone();
+            let found = tokio::task::spawn_blocking(move || scan(&root)).await.unwrap_or_default();
+            let snapshot = self.snapshot.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot {
+                if self.tell(&snapshot, &found, &own, &mut told).await.is_none() {
+                    return;
+                }
+                if !settled {
+                    settled = true;
+                    let uids = told.keys().cloned().collect();
+                    let _ = self.commands.send(Command::Settle(Manager::Kubelet, uids)).await;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                changed = self.snapshot.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// None when nobody listens any more.
+    async fn tell(
+        &self,
+        snapshot: &Snapshot,
+        found: &BTreeMap<Arc<str>, Holder>,
+        own: &Netns,
+        told: &mut BTreeMap<Arc<str>, Holder>,
+    ) -> Option<()> {
+        let gone: Vec<Arc<str>> = told.keys().filter(|uid| !found.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            told.remove(&uid);
+            info!(pod_uid = %uid, "pod gone");
+            let (reply, _) = oneshot::channel();
+            self.commands.send(Command::Remove(uid, reply)).await.ok()?;
+        }
+        let ours = snapshot.workloads().filter(|w| w.node == self.node && !w.pod_uid.is_empty() && !w.host_network);
+        for workload in ours {
+            let Some(holder) = found.get(&workload.pod_uid) else { continue };
+            if told.get(&workload.pod_uid) == Some(holder) {
+                continue;
+            }
+            let Some(netns) = namespace_of(*holder, workload, own) else { continue };
+            info!(pod = %workload.uid, netns_cookie = netns.cookie().0, "pod found");
+            told.insert(workload.pod_uid.clone(), *holder);
+            let description = Description {
+                uid: workload.pod_uid.clone(),
+                namespace: workload.namespace.clone(),
+                name: workload.name.clone(),
+                service_account: None,
+                netns,
+                manager: Manager::Kubelet,
+            };
+            let (reply, _) = oneshot::channel();
+            self.commands.send(Command::Add(description, reply)).await.ok()?;
+        }
+        Some(())
+    }
+}
+
+/// The namespace of `holder`, if it is the pod's by the address that the control plane has for it.
+fn namespace_of(holder: Holder, workload: &Workload, own: &Netns) -> Option<Netns> {
+    let opened = Netns::open(format!("/proc/{}/ns/net", holder.pid)).ok()?;
+    // The number may have been another process's by the time it was opened.
+    if started(holder.pid) != Some(holder.started) || opened.cookie() == own.cookie() {
+        return None;
+    }
+    let addresses = opened.addresses().ok()?;
+    if !workload.addresses.iter().any(|address| addresses.contains(address)) {
+        debug!(pod = %workload.uid, ?addresses, "the namespace does not have the pod's address");
+        return None;
+    }
+    Some(opened)
+}
+
+/// Every pod below `root` that has a process to find its namespace by.
+fn scan(root: &Path) -> BTreeMap<Arc<str>, Holder> {
+    let mut pods = Vec::new();
+    find(root, DEPTH, &mut pods);
+    pods.into_iter().filter_map(|(uid, folder)| Some((uid, holder_below(&folder)?))).collect()
+}
+
+fn find(folder: &Path, depth: u32, pods: &mut Vec<(Arc<str>, PathBuf)>) {
+    for child in folders(folder) {
+        match child.file_name().and_then(|name| pod_uid(name.to_str()?)) {
+            Some(uid) => pods.push((uid.into(), child)),
+            None if depth > 0 => find(&child, depth - 1, pods),
+            None => {}
+        }
+    }
+}
+
+fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+/// The uid in the name of a pod's cgroup: `pod<uid>` by the cgroupfs driver, `kubepods-<class>-pod<uid>.slice` with
+/// underscores by systemd's, which has hyphens mean levels.
+fn pod_uid(folder: &str) -> Option<String> {
+    let uid = match folder.strip_suffix(".slice") {
+        Some(slice) if slice.starts_with("kubepods") => slice.rsplit_once("-pod")?.1.replace('_', "-"),
+        Some(_) => return None,
+        None => folder.strip_prefix("pod")?.to_owned(),
+    };
+    // RFC 4122's text form.
+    let groups: Vec<usize> = uid.split('-').map(str::len).collect();
+    let hexadecimal = uid.chars().all(|c| c == '-' || c.is_ascii_hexdigit());
+    (groups == [8, 4, 4, 4, 12] && hexadecimal).then_some(uid)
+}
+
+/// The first process of the pod's oldest container, which is the one that holds the pod's namespaces: the runtime starts
+/// it before the others. Only a container's first process is looked at, because any other could have been put into a
+/// namespace of its own by the pod itself.
+fn holder_below(pod: &Path) -> Option<Holder> {
+    let mut folders = vec![pod.to_owned()];
+    let mut oldest: Option<Holder> = None;
+    while let Some(folder) = folders.pop() {
+        let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in processes.lines().filter_map(|line| line.parse().ok()) {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            if is_first(&status)
+                && let Some(started) = started(pid)
+            {
+                let holder = Holder { started, pid };
+                oldest = Some(oldest.map_or(holder, |oldest| oldest.min(holder)));
+            }
+        }
+        folders.extend(self::folders(&folder));
+    }
+    oldest
+}
+
+/// Whether `/proc/<pid>/status` is of the first process of a namespace right below ours: NSpid has its number here, and 1
+/// there, and no further one.
+fn is_first(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| {
+        let mut numbers = numbers.split_whitespace();
+        numbers.next().is_some() && numbers.next() == Some("1") && numbers.next().is_none()
+    })
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the second may hold blanks and brackets itself.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_cgroup_is_known_by_its_name_with_both_drivers() {
+        let uid = "0a1b2c3d-1111-2222-3333-444455556666";
+        assert_eq!(pod_uid(&format!("pod{uid}")).as_deref(), Some(uid));
+        let underscored = uid.replace('-', "_");
+        for class in ["kubepods", "kubepods-burstable", "kubepods-besteffort"] {
+            assert_eq!(pod_uid(&format!("{class}-pod{underscored}.slice")).as_deref(), Some(uid), "{class}");
+        }
+        for other in [
+            "kubepods",
+            "kubepods.slice",
+            "kubepods-burstable.slice",
+            "pod",
+            "podman",
+            "system-pod0a1b2c3d_1111_2222_3333_444455556666.slice",
+            "pod0a1b2c3d-1111-2222-3333-44445555666g",
+            "cri-containerd-0a1b.scope",
+        ] {
+            assert_eq!(pod_uid(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_process_of_a_container_holds_a_namespace() {
+        assert!(is_first("Name:\tpause\nNSpid:\t4242\t1\n"));
+        assert!(!is_first("NSpid:\t4242\t7\n"), "started later in the container");
+        assert!(!is_first("NSpid:\t4242\t30\t1\n"), "first in a namespace that the pod made within itself");
+        assert!(!is_first("NSpid:\t1\n"), "in our own namespace");
+        assert!(!is_first("Name:\tpause\n"));
+    }
+
+    #[test]
+    fn a_process_has_the_time_of_its_start() {
+        assert!(started(std::process::id()).is_some());
+        assert_eq!(started(u32::MAX), None);
+    }
+
+    #[test]
+    fn pods_are_found_however_deep_their_kubelet_puts_them() {
+        let root = tempfile::tempdir().unwrap();
+        let uid = |n: u32| format!("0a1b2c3d-1111-2222-3333-{n:012}");
+        for path in [
+            format!("kubepods/pod{}", uid(1)),
+            format!("kubepods/burstable/pod{}/container", uid(2)),
+            format!("kubelet.slice/kubelet-kubepods.slice/kubepods-besteffort-pod{}.slice", uid(3).replace('-', "_")),
+            "system.slice/sshd.service".to_owned(),
+        ] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        let mut pods = Vec::new();
+        find(root.path(), DEPTH, &mut pods);
+        let mut uids: Vec<String> = pods.into_iter().map(|(uid, _)| uid.to_string()).collect();
+        uids.sort();
+        assert_eq!(uids, [uid(1), uid(2), uid(3)]);
+        assert!(scan(root.path()).is_empty(), "nobody lives in them");
+    }
+}

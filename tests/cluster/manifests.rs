@@ -1,0 +1,132 @@
+//! What is installed: `deploy/kubernetes/weft.yaml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_tests::binaries;
+use weft_tests::cluster::Cluster;
+use weft_tests::cluster::controller::{Controller, NAMESPACE};
+use weft_tests::wait::{PATIENCE, until};
+
+const MANIFEST: &str = include_str!("../../deploy/kubernetes/weft.yaml");
+
+/// Its objects.
+pub(crate) fn objects() -> Result<Vec<Value>> {
+    serde_saphyr::from_multiple(MANIFEST).context("deploy/kubernetes/weft.yaml is YAML")
+}
+
+const USER: &str = "system:serviceaccount:weft-system:weft-controller";
+
+/// Calls that have to be allowed and that no log shows: asking for a pod is for API servers older than 1.32; an apply that
+/// makes an object is authorized as `create` and logged as `patch`; whether a definition is gone is asked only if it went
+/// without its objects.
+const UNSEEN: [(&str, &str); 3] =
+    [("get", "pods"), ("create", "configmaps"), ("get", "customresourcedefinitions.apiextensions.k8s.io")];
+
+#[test]
+fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()> {
+    let cluster = Cluster::of_test(&binaries!())?;
+    let api = cluster.api();
+    for object in objects()? {
+        api.apply(&object)?;
+    }
+    for (group, kind, plural) in [
+        ("security.istio.io", "PeerAuthentication", "peerauthentications"),
+        ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
+        ("networking.istio.io", "ServiceEntry", "serviceentries"),
+        ("networking.istio.io", "WorkloadEntry", "workloadentries"),
+    ] {
+        api.apply(&crate::source::definition(group, kind, plural))?;
+    }
+    let kubeconfig = cluster.kubeconfig_of(USER, "system:serviceaccounts")?;
+    let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+    // A role is in force a moment after it was accepted.
+    let start = || Controller::start(&cluster, "controller", &[&kubeconfig]).ok();
+    let controller = until("the controller to start", PATIENCE, start)?;
+    controller.wait_ready()?;
+
+    let allowed = allowed(&objects()?);
+    let refused = || -> Result<Vec<_>> {
+        Ok(cluster.calls_of(USER)?.into_iter().filter(|(_, _, status)| *status == 403).collect())
+    };
+    let before = refused()?;
+    // A definition that goes is asked for by its name; a caller's token is reviewed; the leader writes.
+    let entry = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+        "metadata": {"name": "host", "namespace": NAMESPACE}, "spec": {"address": "10.9.9.9"},
+    });
+    until("the definition to be served", PATIENCE, || api.apply(&entry).is_ok().then_some(()))?;
+    controller.wait_resource("Kubernetes/networking.istio.io/WorkloadEntry/weft-system/host", true)?;
+    api.delete(&crate::source::definition("networking.istio.io", "WorkloadEntry", "workloadentries"))?;
+    crate::identity::call_with(&controller, "nobody's token")?;
+    let used = until("every call that is allowed to be made", 2 * PATIENCE, || {
+        let used: BTreeSet<(String, String)> =
+            cluster.calls_of(USER).ok()?.into_iter().map(|(verb, resource, _)| (verb, resource)).collect();
+        allowed
+            .iter()
+            .all(|call| used.contains(call) || UNSEEN.contains(&(call.0.as_str(), call.1.as_str())))
+            .then_some(used)
+    });
+    let used = used.with_context(|| {
+        let used: BTreeSet<_> = cluster
+            .calls_of(USER)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(verb, resource, _)| (verb, resource))
+            .collect();
+        format!("allowed and not used: {:?}", allowed.difference(&used).collect::<Vec<_>>())
+    })?;
+    let beyond: Vec<_> = used.difference(&allowed).collect();
+    ensure!(beyond.is_empty(), "used and not allowed: {beyond:?}");
+    ensure!(refused()? == before, "refused: {:?}", refused()?);
+    Ok(())
+}
+
+/// Verb and resource of every rule of the controller's roles.
+fn allowed(objects: &[Value]) -> BTreeSet<(String, String)> {
+    let roles = objects.iter().filter(|o| matches!(o["kind"].as_str(), Some("Role" | "ClusterRole")));
+    let mut calls = BTreeSet::new();
+    for rule in roles.filter_map(|role| role["rules"].as_array()).flatten() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                let resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+                calls.extend(texts(&rule["verbs"]).map(|verb| (verb.to_owned(), resource.clone())));
+            }
+        }
+    }
+    calls
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+#[test]
+fn the_manifest_names_what_exists() -> Result<()> {
+    let objects = objects()?;
+    let mut by_kind: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for object in &objects {
+        let (kind, metadata) = (object["kind"].as_str().context("a kind")?, &object["metadata"]);
+        by_kind.entry(kind).or_default().insert(metadata["name"].as_str().context("a name")?);
+        let cluster_wide = matches!(kind, "Namespace" | "ClusterRole" | "ClusterRoleBinding");
+        ensure!(metadata["namespace"] == if cluster_wide { Value::Null } else { json!(NAMESPACE) }, "{metadata}");
+    }
+    let accounts = &by_kind["ServiceAccount"];
+    for object in &objects {
+        if let Some(role) = object["roleRef"]["name"].as_str() {
+            ensure!(by_kind[object["roleRef"]["kind"].as_str().context("a kind")?].contains(role), "{role}");
+            ensure!(accounts.contains(object["subjects"][0]["name"].as_str().context("a subject")?), "{object}");
+        }
+        let spec = &object["spec"]["template"]["spec"];
+        if let Some(account) = spec["serviceAccountName"].as_str() {
+            ensure!(accounts.contains(account), "{account}");
+            let volumes: BTreeSet<_> =
+                spec["volumes"].as_array().into_iter().flatten().map(|v| &v["name"]).map(Value::to_string).collect();
+            let mounts = spec["containers"][0]["volumeMounts"].as_array().context("mounts")?;
+            let mounted: BTreeSet<_> = mounts.iter().map(|m| m["name"].to_string()).collect();
+            ensure!(volumes == mounted, "{volumes:?} {mounted:?}");
+        }
+    }
+    Ok(())
+}
