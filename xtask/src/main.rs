@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a developer runs that is more than one cargo command.
 //!
 //! ```text
-//! setup ──> build-ebpf ──> build ──> test | demo | bench        lint   fuzz   clean-up
+//! setup ──> build-ebpf ──> build ──> test | demo | bench        lint   fuzz   manifests   clean-up
 //! ```
 //!
 //! It sees no other crate of Weft and asks cargo for everything, so that it builds in seconds on a fresh clone.
@@ -77,6 +77,8 @@ enum Command {
         /// Only properties whose name contains this
         filter: Option<String>,
     },
+    /// Write the files of deploy/ that are made from code
+    Manifests,
     /// Remove what runs that were killed left behind
     CleanUp,
 }
@@ -127,6 +129,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Lint => lint::lint(),
         Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
+        Command::Manifests => manifests().map(|()| ExitCode::SUCCESS),
         Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
     }
 }
@@ -135,6 +138,12 @@ fn run(command: Command) -> Result<ExitCode> {
 fn build(release: bool) -> Result<()> {
     let mut build = child::cargo(&["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bins"]);
     child::succeed(build.args(release.then_some("--release")))
+}
+
+/// Has the tests that compare `deploy/crds` with the tables write it.
+fn manifests() -> Result<()> {
+    let mut tests = child::cargo(&["test", "-p", "mesh-analysis", "--test", "manifests"]);
+    child::succeed(tests.env("UPDATE_EXPECT", "1"))
 }
 
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them

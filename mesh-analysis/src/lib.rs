@@ -1,0 +1,12 @@
+//! What Istio's and the Gateway API's resources are.
+//!
+//! This crate knows no cluster, opens no socket and reads no clock. It takes objects as JSON, as any source delivers them,
+//! so that admission, the controller's sources and the command line say the same of the same object.
+//!
+//! ```text
+//! api (tables of fields) --crd::render---> CustomResourceDefinition
+//! ```
+
+pub mod crd;
+pub mod api;
+pub mod schema;
