@@ -4,9 +4,18 @@
 //! so that admission, the controller's sources and the command line say the same of the same object.
 //!
 //! ```text
-//! api (tables of fields) --crd::render---> CustomResourceDefinition
+//! api (tables of fields) --crd::render-------> CustomResourceDefinition
+//!                        --validate(object)--> findings about one object
 //! ```
 
 pub mod crd;
+mod validate;
 pub mod api;
 pub mod schema;
+mod syntax;
+mod report;
+mod node;
+pub mod finding;
+
+pub use finding::{Code, Finding, ObjectRef, Severity};
+pub use validate::{is_refused, validate};

@@ -2,7 +2,7 @@
 
 use expect_test::{ExpectFile, expect_file};
 use mesh_analysis::api::Bundle;
-use mesh_analysis::crd;
+use mesh_analysis::{Code, crd};
 
 #[test]
 fn the_crds_of_istio_are_what_the_tables_say() {
@@ -40,4 +40,20 @@ fn each_crd_can_be_applied_by_kubectl() {
             assert!(bytes < 250_000, "{} has {bytes} bytes", kind.crd_name());
         }
     }
+}
+
+#[test]
+fn the_page_of_findings_lists_every_code() {
+    let mut page = String::from(
+        "# Findings\n\n\
+         What `mesh-analysis` says of Istio's and the Gateway API's objects. A code keeps its meaning. An object with an error cannot\n\
+         be put in force; one with a warning most likely does not do what its author wants.\n\n\
+         | code | severity | what it says | what to do |\n|---|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        page.push_str(&format!("| `{code}` | {} | {} | {} |\n", code.severity(), code.meaning(), code.advice()));
+    }
+    expect_file!["../../docs/findings.md"].assert_eq(&page);
+    let names: std::collections::BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    assert_eq!(names.len(), Code::ALL.len(), "two codes have the same name");
 }
