@@ -6,9 +6,11 @@
 //! ```text
 //! api (tables of fields) --crd::render-------> CustomResourceDefinition
 //!                        --validate(object)--> findings about one object
+//!                        --analyze(objects)--> findings about all of them together
 //! ```
 
 pub mod crd;
+mod analyze;
 mod validate;
 pub mod api;
 pub mod schema;
@@ -17,5 +19,6 @@ mod report;
 mod node;
 pub mod finding;
 
+pub use analyze::{Mesh, analyze};
 pub use finding::{Code, Finding, ObjectRef, Severity};
 pub use validate::{is_refused, validate};

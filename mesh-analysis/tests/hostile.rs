@@ -2,7 +2,7 @@
 
 use mesh_analysis::api::{self, Kind};
 use mesh_analysis::schema::{Item, Shape, Type};
-use mesh_analysis::{crd, validate};
+use mesh_analysis::{Mesh, analyze, crd, validate};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
@@ -11,6 +11,13 @@ proptest! {
     #[test]
     fn objects_of_arbitrary_fields_never_panic(kind in select(api::kinds().collect::<Vec<_>>()), seed in any::<u64>()) {
         validate(&object_of(kind, arbitrary(kind.spec, &mut Choices(seed), 0)));
+    }
+
+    #[test]
+    fn configurations_of_arbitrary_objects_never_panic(seed in any::<u64>()) {
+        let mut choices = Choices(seed);
+        let objects: Vec<Value> = api::kinds().map(|kind| object_of(kind, arbitrary(kind.spec, &mut choices, 0))).collect();
+        analyze(&objects, &Mesh::default());
     }
 
     #[test]
