@@ -51,6 +51,7 @@ pub fn validate(object: &Value) -> Vec<Finding> {
         let served = kind.versions.join(", ");
         report.add_at(Code::UnservedVersion, "apiVersion", format!("{version:?} is none of {served}"));
     }
+    check_parts(&root, &mut report);
     metadata::check(kind, &root, &mut report);
     if let Some(why) = kind.not_carried_out {
         report.add_at(Code::WithoutEffect, "kind", format!("Weft does not carry out a {}: {why}", kind.kind));
@@ -65,6 +66,18 @@ pub fn validate(object: &Value) -> Vec<Finding> {
         None => meaning(kind, &root, &Node { value: &EMPTY, path: "spec".to_owned() }, &mut report),
     }
     report.finish()
+}
+
+/// A misspelt `spec` would leave an object that says nothing.
+fn check_parts(root: &Node, report: &mut Report) {
+    const PARTS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+    for part in root.object().into_iter().flat_map(serde_json::Map::keys) {
+        if !PARTS.contains(&part.as_str()) {
+            let meant = structure::nearest(part, PARTS.into_iter());
+            let end = meant.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            report.add_at(Code::UnknownField, part.clone(), format!("an object has no {part:?}{end}"));
+        }
+    }
 }
 
 /// Whether admission refuses the object.

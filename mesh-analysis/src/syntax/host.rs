@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::label::is_dns_label;
+use super::label::is_label;
 
 /// Why a text is no host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) fn domain(name: &str) -> Result<(), NoHost> {
     if !top.is_empty() && top.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(NoHost::NumericTop);
     }
-    match name.split('.').all(|label| is_dns_label(&label.to_ascii_lowercase())) {
+    match name.split('.').all(is_label) {
         true => Ok(()),
         false => Err(NoHost::Label),
     }

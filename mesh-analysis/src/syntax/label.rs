@@ -10,6 +10,11 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
         && bytes.iter().all(|&byte| edge(byte) || byte == b'-')
 }
 
+/// The same in upper and lower case: names of subsets and ports, and labels of host names.
+pub(crate) fn is_label(text: &str) -> bool {
+    is_dns_label(&text.to_ascii_lowercase())
+}
+
 /// RFC 1123: labels, separated by dots, 253 characters at most.
 pub(crate) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
@@ -38,10 +43,11 @@ fn is_word(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_dns_label, is_label_name, is_label_value};
+    use super::{is_dns_label, is_label, is_label_name, is_label_value};
 
     #[test]
     fn labels_are_told_from_other_texts() {
+        assert!(is_label("Http-2") && !is_label("a_b") && !is_label("é"));
         assert!(is_dns_label("a-1") && !is_dns_label("A") && !is_dns_label("-a") && !is_dns_label(""));
         assert!(is_label_name("app") && is_label_name("example.com/app_1") && is_label_name("A.b"));
         assert!(!is_label_name("") && !is_label_name("a/b/c") && !is_label_name("Example.com/app"));

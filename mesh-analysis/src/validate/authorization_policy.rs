@@ -28,7 +28,7 @@ pub(super) fn check(spec: &Node, report: &mut Report) {
 
 fn check_action(action: &str, spec: &Node, report: &mut Report) {
     let without_rules = spec.list("rules").is_empty();
-    if without_rules && ["DENY", "CUSTOM", "AUDIT"].contains(&action) && !spec.has("rules") {
+    if without_rules && ["DENY", "CUSTOM"].contains(&action) && !spec.has("rules") {
         report.add(Code::NeverInForce, spec, format!("{action} without rules never does anything"));
     }
     let provider = spec.get("provider");
@@ -110,10 +110,19 @@ fn check_source(source: &Node, report: &mut Report) {
         let message = format!("{} and {} exclude each other", accounts[0], others.join(" and "));
         report.add(Code::ExcludingFields, source, message);
     }
-    for account in both(source, "serviceAccounts") {
+    check_accounts(&both(source, "serviceAccounts"), report);
+}
+
+fn check_accounts(accounts: &[Node], report: &mut Report) {
+    let is_part = |part: &str| !part.is_empty() && !part.contains(['*', '/']);
+    for account in accounts {
         let text = account.str().unwrap_or_default();
-        if text.contains('*') || text.matches('/').count() > 1 {
-            report.add(Code::BadFormat, &account, format!("{text:?} is neither a name nor namespace/name"));
+        let good = match text.split_once('/') {
+            Some((namespace, name)) => is_part(namespace) && is_part(name),
+            None => is_part(text),
+        };
+        if !good && !text.is_empty() {
+            report.add(Code::BadFormat, account, format!("{text:?} is neither a name nor namespace/name"));
         }
     }
 }
@@ -177,8 +186,8 @@ fn check_condition(condition: &Node, report: &mut Report) {
         "source.ip" | "remote.ip" | "destination.ip" => check_blocks(&values, report),
         "destination.port" => check_port_texts(&values, report),
         "source.principal" => values.iter().for_each(|value| check_principal(value, report)),
+        "source.serviceAccount" => check_accounts(&values, report),
         "source.namespace"
-        | "source.serviceAccount"
         | "connection.sni"
         | "request.auth.principal"
         | "request.auth.audiences"
@@ -210,8 +219,8 @@ fn check_map_key(key: &str, condition: &Node, report: &mut Report) {
 }
 
 fn check_values(node: &Node, report: &mut Report) {
-    for (field, list) in node.entries() {
-        for item in list.items().iter().filter(|item| item.str() == Some("")) {
+    for field in node.object().into_iter().flat_map(serde_json::Map::keys) {
+        for item in node.list(field).iter().filter(|item| item.str() == Some("")) {
             report.add(Code::EmptyValue, item, format!("an empty value in {field}"));
         }
     }
@@ -232,7 +241,7 @@ fn check_port_texts(nodes: &[Node], report: &mut Report) {
     for node in nodes {
         if let Some(text) = node.str()
             && !text.is_empty()
-            && !text.parse().is_ok_and(|number| number == 0 || is_port(number))
+            && !text.parse().is_ok_and(is_port)
         {
             report.add(Code::BadPort, node, format!("{text:?} is no port"));
         }

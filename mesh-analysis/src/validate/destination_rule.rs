@@ -5,7 +5,7 @@ use super::{port, selector, traffic_policy};
 use crate::finding::Code;
 use crate::node::Node;
 use crate::report::Report;
-use crate::syntax::label::is_dns_label;
+use crate::syntax::label::is_label;
 
 pub(super) fn check(namespace: &str, spec: &Node, report: &mut Report) {
     if let Some(host) = spec.get("host") {
@@ -18,7 +18,7 @@ pub(super) fn check(namespace: &str, spec: &Node, report: &mut Report) {
     port::check_distinct("the subset", subsets.iter().filter_map(|subset| subset.get("name")), report);
     for subset in &subsets {
         if let Some(name) = subset.get("name")
-            && !is_dns_label(name.str().unwrap_or_default())
+            && !is_label(name.str().unwrap_or_default())
         {
             report.add(Code::BadLabel, &name, format!("{} is no name of a subset", name.value));
         }

@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::report::Report;
 use crate::syntax::address::is_port;
 use crate::syntax::host::{NoHost, domain, is_ip, wildcard_domain};
-use crate::syntax::label::{is_dns_label, is_label_name, is_label_value};
+use crate::syntax::label::{is_dns_label, is_label, is_label_name, is_label_value};
 
 /// What a protocol of Istio's names stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) fn check_number(node: &Node, report: &mut Report) {
 }
 
 pub(super) fn check_name(name: &str, node: &Node, report: &mut Report) {
-    if !is_dns_label(name) {
+    if !is_label(name) {
         report.add(Code::BadPort, node, format!("{name:?} is no name of a port"));
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn check(shape: &Shape, node: &Node, report: &mut Report) {
         match shape.field(name) {
             Some(field) => check_field(field, &Node { value, path: node.child(name) }, report),
             None if shape.open => {}
-            None => report.add_at(Code::UnknownField, node.child(name), unknown(name, node, shape)),
+            None => report.add_at(Code::UnknownField, node.child(name), unknown(name, shape)),
         }
     }
     for field in shape.fields.iter().filter(|field| field.required && !node.has(field.name)) {
@@ -43,12 +43,19 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, known)| known)
 }
 
-fn unknown(name: &str, node: &Node, shape: &Shape) -> String {
+fn unknown(name: &str, shape: &Shape) -> String {
     match nearest(name, shape.fields.iter().map(|field| field.name)) {
-        Some(near) => format!("{} has no field {name:?}; did you mean {near:?}?", node.path),
-        None => format!("{} has no field {name:?}", node.path),
+        Some(near) => format!("there is no field {name:?} here; did you mean {near:?}?"),
+        None if shape.fields.len() <= FEW => {
+            let known: Vec<&str> = shape.fields.iter().map(|field| field.name).collect();
+            format!("there is no field {name:?} here; known: {}", known.join(", "))
+        }
+        None => format!("there is no field {name:?} here"),
     }
 }
+
+/// Fields that still make a sentence.
+const FEW: usize = 8;
 
 fn check_field(field: &Field, node: &Node, report: &mut Report) {
     match field.remark {
@@ -182,6 +189,10 @@ fn check_number(least: Option<f64>, most: Option<f64>, node: &Node, report: &mut
 
 fn check_list(list: &List, node: &Node, report: &mut Report) {
     let items = node.items();
+    // In a list a place that is left empty is no place that is left out.
+    if node.value.as_array().is_some_and(|all| all.len() > items.len()) {
+        report.add(Code::WrongType, node, "the list has an item that is null");
+    }
     count("items", items.len(), list.least, list.most, node, report);
     let mut seen = HashSet::new();
     for item in &items {

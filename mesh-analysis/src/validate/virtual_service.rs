@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::report::Report;
 use crate::syntax::address::{is_address_or_block, is_port};
 use crate::syntax::host::{covers, is_ip, wildcard_domain};
-use crate::syntax::label::is_dns_label;
+use crate::syntax::label::{is_dns_label, is_label};
 use crate::syntax::pattern;
 
 pub(super) fn check(namespace: &str, spec: &Node, report: &mut Report) {
@@ -508,7 +508,7 @@ pub(super) fn check_destination(destination: &Node, report: &mut Report) {
     if let Some(subset) = destination.get("subset")
         && let Some(name) = subset.str()
         && !name.is_empty()
-        && !is_dns_label(name)
+        && !is_label(name)
     {
         report.add(Code::BadLabel, &subset, format!("{name:?} is no name of a subset"));
     }
