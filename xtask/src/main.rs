@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a developer runs that is more than one cargo command.
 //!
 //! ```text
-//! setup ──> build-ebpf ──> build ──> test | demo | bench | cluster        lint   fuzz   clean-up
+//! setup ──> build-ebpf ──> build ──> test | demo | bench | soak | cluster        lint   fuzz   manifests   clean-up
 //! ```
 //!
 //! It sees no other crate of Weft and asks cargo for everything, so that it builds in seconds on a fresh clone.
@@ -87,6 +87,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<String>,
     },
+    /// Write the files of deploy/ that are made from code
+    Manifests,
     /// Remove what runs that were killed left behind
     CleanUp,
 }
@@ -136,6 +138,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let status = child::foreground(cluster()?.args(args))?;
             Ok(child::code(status))
         }
+        Command::Manifests => manifests().map(|()| ExitCode::SUCCESS),
         Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
     }
 }
@@ -162,6 +165,12 @@ fn cluster() -> Result<process::Command> {
     let packages = ["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
     child::succeed(&mut child::cargo(&packages))?;
     built("cluster", false)
+}
+
+/// Has the tests that compare `deploy/crds` with the tables write it.
+fn manifests() -> Result<()> {
+    let mut tests = child::cargo(&["test", "-p", "mesh-analysis", "--test", "manifests"]);
+    child::succeed(tests.env("UPDATE_EXPECT", "1"))
 }
 
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them

@@ -1,6 +1,7 @@
-//! `networking.istio.io`: services and workloads that Kubernetes does not know. A field that is not listed is refused.
+//! `networking.istio.io`: services and workloads that Kubernetes does not know. A field that is not listed is refused; what
+//! else is wrong with an object was found before (`mesh_analysis::validate`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -147,6 +148,16 @@ struct RawEndpoint {
     service_account: Arc<str>,
 }
 
+impl RawEndpoint {
+    /// Istio's endpoints may be sockets of a host; agents carry TCP.
+    fn check(&self, field: &str) -> Result<(), Mistake> {
+        match self.address.starts_with("unix://") {
+            true => Err(Mistake { field: format!("{field}.address"), message: "sockets are not reached".to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
+
 impl From<RawEndpoint> for EntryEndpoint {
     fn from(raw: RawEndpoint) -> Self {
         Self {
@@ -168,35 +179,9 @@ impl TryFrom<RawServiceEntry> for ServiceEntry {
     type Error = Mistake;
 
     fn try_from(raw: RawServiceEntry) -> Result<Self, Mistake> {
-        let mistake = |field: String, message: &str| Err(Mistake { field, message: message.to_owned() });
         let spec = raw.spec;
-        if spec.hosts.is_empty() {
-            return mistake("spec.hosts".into(), "at least one host is needed");
-        }
-        if let Some(i) = spec.hosts.iter().position(|host| !is_host(host)) {
-            return mistake(format!("spec.hosts[{i}]"), "no hostname");
-        }
-        if spec.workload_selector.is_some() && !spec.endpoints.is_empty() {
-            return mistake("spec.workloadSelector".into(), "a workloadSelector and endpoints exclude each other");
-        }
-        let mut numbers = BTreeSet::new();
-        let mut names = BTreeSet::new();
-        for (i, port) in spec.ports.iter().enumerate() {
-            if port.name.is_empty() || !names.insert(&port.name) || !numbers.insert(port.number) {
-                return mistake(format!("spec.ports[{i}]"), "names and numbers of ports must be there and differ");
-            }
-        }
         for (i, endpoint) in spec.endpoints.iter().enumerate() {
-            let is_ip = endpoint.address.parse::<IpAddr>().is_ok();
-            let is_network_only = endpoint.address.is_empty() && !endpoint.network.is_empty();
-            if !is_ip && !is_network_only {
-                let field = format!("spec.endpoints[{i}].address");
-                match spec.resolution {
-                    Resolution::Static | Resolution::None => return mistake(field, "no IP address"),
-                    _ if !is_host(&endpoint.address) => return mistake(field, "no IP address and no hostname"),
-                    _ => {}
-                }
-            }
+            endpoint.check(&format!("spec.endpoints[{i}]"))?;
         }
         Ok(Self {
             metadata: raw.metadata,
@@ -240,23 +225,7 @@ impl TryFrom<RawWorkloadEntry> for WorkloadEntry {
     type Error = Mistake;
 
     fn try_from(raw: RawWorkloadEntry) -> Result<Self, Mistake> {
-        let mistake = |message: &str| Err(Mistake { field: "spec.address".into(), message: message.into() });
-        let address = &raw.spec.address;
-        if address.is_empty() && raw.spec.network.is_empty() {
-            return mistake("an address or a network is needed");
-        }
-        if !address.is_empty() && address.parse::<IpAddr>().is_err() && !is_host(address) {
-            return mistake("no IP address and no hostname");
-        }
+        raw.spec.check("spec")?;
         Ok(Self { metadata: raw.metadata, endpoint: raw.spec.into() })
     }
-}
-
-/// A DNS name, perhaps with a wildcard as its first label.
-fn is_host(text: &str) -> bool {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            (1..=63).contains(&label.len()) && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-        })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_analysis::Severity;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -61,6 +62,12 @@ pub fn read(mut value: Value) -> Read {
     };
     if !versions.contains(&version) {
         return refused(Some(&key), "apiVersion", format!("{api_version} of {kind_name} is not served"));
+    }
+    // What admission would refuse, so that a folder and a cluster take the same. Of Kubernetes' own kinds it says nothing.
+    if let Some(finding) =
+        mesh_analysis::validate(&value).into_iter().find(|finding| finding.severity == Severity::Error)
+    {
+        return refused(Some(&key), &finding.path, finding.message);
     }
     match typed(kind, value) {
         Ok(object) => Read::Object(object),

@@ -1,4 +1,6 @@
-//! `security.istio.io`: who may connect, and how it must prove itself. A field that is not listed is refused.
+//! `security.istio.io`: who may connect, and how it must prove itself. A field that is not listed is refused, also one that
+//! exists: what Weft does not know it cannot enforce. Everything else that is wrong with an object was found before
+//! (`mesh_analysis::validate`); what is checked here is what the types below could not hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,22 +170,10 @@ pub(super) struct Selector {
     pub(super) match_labels: Labels,
 }
 
-impl Selector {
-    fn checked(self) -> Result<Labels, Mistake> {
-        for (key, value) in &self.match_labels {
-            if key.is_empty() || key.contains('*') || value.contains('*') {
-                return mistake("spec.selector.matchLabels", format!("{key:?}: {value:?} matches no label"));
-            }
-        }
-        Ok(self.match_labels)
-    }
-}
-
 impl TryFrom<RawPeerAuthentication> for PeerAuthentication {
     type Error = Mistake;
 
     fn try_from(raw: RawPeerAuthentication) -> Result<Self, Mistake> {
-        let selector = raw.spec.selector.checked()?;
         let mut ports = BTreeMap::new();
         for (port, mtls) in raw.spec.port_level_mtls {
             match PortNumber::parse(&port) {
@@ -191,9 +181,7 @@ impl TryFrom<RawPeerAuthentication> for PeerAuthentication {
                 Err(message) => return mistake("spec.portLevelMtls", message),
             };
         }
-        if selector.is_empty() && !ports.is_empty() {
-            return mistake("spec.portLevelMtls", "ports can only be told apart where a selector picks workloads");
-        }
+        let selector = raw.spec.selector.match_labels;
         Ok(Self { metadata: raw.metadata, selector, mode: raw.spec.mtls.mode, ports })
     }
 }
@@ -219,7 +207,8 @@ struct AuthorizationSpec {
     target_ref: Option<TargetRef>,
     target_refs: Vec<TargetRef>,
     action: AuthorizationAction,
-    provider: Option<Provider>,
+    #[serde(rename = "provider")]
+    _provider: Option<Provider>,
     rules: Vec<RawRule>,
 }
 
@@ -246,9 +235,9 @@ struct Provider {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawRule {
-    from: Option<Vec<From_>>,
-    to: Option<Vec<To>>,
-    when: Option<Vec<RawWhen>>,
+    from: Vec<From_>,
+    to: Vec<To>,
+    when: Vec<RawWhen>,
 }
 
 #[derive(Deserialize)]
@@ -291,134 +280,50 @@ impl TryFrom<RawAuthorizationPolicy> for AuthorizationPolicy {
 
     fn try_from(raw: RawAuthorizationPolicy) -> Result<Self, Mistake> {
         let spec = raw.spec;
-        let selector = spec.selector.checked()?;
         let has_targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-        if has_targets && !selector.is_empty() {
-            return mistake("spec.selector", "a policy has a selector or targetRefs, not both");
-        }
-        if spec.provider.is_some() && spec.action != AuthorizationAction::Custom {
-            return mistake("spec.provider", "a provider goes with action CUSTOM only");
-        }
         let rules = spec
             .rules
             .into_iter()
             .enumerate()
-            .map(|(at, rule)| rule.checked(&format!("spec.rules[{at}]")))
+            .map(|(at, rule)| rule.read(&format!("spec.rules[{at}]")))
             .collect::<Result<_, _>>()?;
+        let selector = spec.selector.match_labels;
         Ok(Self { metadata: raw.metadata, selector, has_targets, action: spec.action, rules })
     }
 }
 
 impl RawRule {
-    /// An empty list or source would hold for everyone, which nobody means who wrote it down; Istio refuses it too.
-    fn checked(self, at: &str) -> Result<AuthorizationRule, Mistake> {
-        let mut rule = AuthorizationRule::default();
-        for (name, is_empty) in [
-            ("from", self.from.as_ref().is_some_and(Vec::is_empty)),
-            ("to", self.to.as_ref().is_some_and(Vec::is_empty)),
-            ("when", self.when.as_ref().is_some_and(Vec::is_empty)),
-        ] {
-            if is_empty {
-                return mistake(format!("{at}.{name}"), "an empty list; leave the field out to match everything");
-            }
-        }
-        for (i, from) in self.from.into_iter().flatten().enumerate() {
-            let field = format!("{at}.from[{i}].source");
-            rule.from.push(from.source.checked(&field)?);
-        }
-        for (i, to) in self.to.into_iter().flatten().enumerate() {
-            let field = format!("{at}.to[{i}].operation");
-            rule.to.push(to.operation.checked(&field)?);
-        }
-        for (i, when) in self.when.into_iter().flatten().enumerate() {
-            rule.when.push(when.checked(&format!("{at}.when[{i}]"))?);
-        }
-        Ok(rule)
+    fn read(self, at: &str) -> Result<AuthorizationRule, Mistake> {
+        let when = self.when.into_iter().enumerate().map(|(i, when)| when.read(&format!("{at}.when[{i}]")));
+        Ok(AuthorizationRule {
+            from: self.from.into_iter().map(|from| from.source).collect(),
+            to: self.to.into_iter().map(|to| to.operation.into()).collect(),
+            when: when.collect::<Result<_, _>>()?,
+        })
     }
 }
 
-impl PeerSource {
-    fn checked(self, field: &str) -> Result<Self, Mistake> {
-        if self == Self::default() {
-            return mistake(field, "no field is set");
-        }
-        for (name, values) in [
-            ("principals", &self.principals),
-            ("notPrincipals", &self.not_principals),
-            ("requestPrincipals", &self.request_principals),
-            ("notRequestPrincipals", &self.not_request_principals),
-            ("namespaces", &self.namespaces),
-            ("notNamespaces", &self.not_namespaces),
-            ("serviceAccounts", &self.service_accounts),
-            ("notServiceAccounts", &self.not_service_accounts),
-        ] {
-            if let Some(i) = values.iter().position(|v| v.is_empty()) {
-                return mistake(format!("{field}.{name}[{i}]"), "empty");
-            }
-        }
-        let accounts =
-            [("serviceAccounts", &self.service_accounts), ("notServiceAccounts", &self.not_service_accounts)];
-        for (name, values) in accounts {
-            if let Some((i, value)) = values.iter().enumerate().find(|(_, v)| !is_service_account(v)) {
-                return mistake(format!("{field}.{name}[{i}]"), format!("{value:?} is no name and no namespace/name"));
-            }
-        }
-        Ok(self)
-    }
-}
-
-impl RawOperation {
-    fn checked(self, field: &str) -> Result<Operation, Mistake> {
-        let l7: Vec<&'static str> = [
-            ("hosts", &self.hosts),
-            ("notHosts", &self.not_hosts),
-            ("methods", &self.methods),
-            ("notMethods", &self.not_methods),
-            ("paths", &self.paths),
-            ("notPaths", &self.not_paths),
-        ]
-        .into_iter()
-        .filter_map(|(name, values)| (!values.is_empty()).then_some(name))
-        .collect();
+impl From<RawOperation> for Operation {
+    fn from(raw: RawOperation) -> Self {
+        let l7 = [
+            ("hosts", &raw.hosts),
+            ("notHosts", &raw.not_hosts),
+            ("methods", &raw.methods),
+            ("notMethods", &raw.not_methods),
+            ("paths", &raw.paths),
+            ("notPaths", &raw.not_paths),
+        ];
+        let l7 = l7.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name)).collect();
         let numbers = |ports: Vec<PortNumber>| ports.into_iter().map(|p| p.0).collect();
-        let operation = Operation { ports: numbers(self.ports), not_ports: numbers(self.not_ports), l7 };
-        if operation == Operation::default() { mistake(field, "no field is set") } else { Ok(operation) }
+        Self { ports: numbers(raw.ports), not_ports: numbers(raw.not_ports), l7 }
     }
 }
 
 impl RawWhen {
-    fn checked(self, field: &str) -> Result<When, Mistake> {
-        let Some(key) = WhenKey::parse(&self.key) else {
-            return mistake(format!("{field}.key"), format!("unknown key {:?}", self.key));
-        };
-        if self.values.is_empty() && self.not_values.is_empty() {
-            return mistake(field, "neither values nor notValues");
+    fn read(self, field: &str) -> Result<When, Mistake> {
+        match WhenKey::parse(&self.key) {
+            Some(key) => Ok(When { key, values: self.values, not_values: self.not_values }),
+            None => mistake(format!("{field}.key"), format!("unknown key {:?}", self.key)),
         }
-        for (name, values) in [("values", &self.values), ("notValues", &self.not_values)] {
-            for (i, value) in values.iter().enumerate() {
-                let refused = match key {
-                    _ if value.is_empty() => Some("empty".to_owned()),
-                    WhenKey::SourceIp | WhenKey::RemoteIp | WhenKey::DestinationIp => value.parse::<IpBlock>().err(),
-                    WhenKey::DestinationPort => PortNumber::parse(value).err(),
-                    WhenKey::SourceServiceAccount if !is_service_account(value) => {
-                        Some(format!("{value:?} is no name and no namespace/name"))
-                    }
-                    _ => None,
-                };
-                if let Some(message) = refused {
-                    return mistake(format!("{field}.{name}[{i}]"), message);
-                }
-            }
-        }
-        Ok(When { key, values: self.values, not_values: self.not_values })
-    }
-}
-
-/// `name` or `namespace/name`, without wildcards.
-fn is_service_account(text: &str) -> bool {
-    let part = |p: &str| !p.is_empty() && !p.contains(['*', '/']);
-    match text.split_once('/') {
-        Some((namespace, name)) => part(namespace) && part(name),
-        None => part(text),
     }
 }

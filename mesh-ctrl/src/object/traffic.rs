@@ -1,5 +1,5 @@
-//! DestinationRule: what is to happen to connections to a host. A field that is not listed is refused; what needs a waypoint
-//! is kept by name only.
+//! DestinationRule: what is to happen to connections to a host. What needs a waypoint is kept by name only. Values have been
+//! checked as admission checks them (`mesh-analysis`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -268,13 +268,13 @@ fn policy(
     if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
         unused.push((format!("{path}.loadBalancer.warmup"), NEEDS_WAYPOINT));
     }
-    let outliers = outliers.map(|o| o.read(&format!("{path}.outlierDetection"))).transpose()?;
+    let outliers = outliers.map(RawOutliers::read);
     let locality_path = format!("{path}.loadBalancer.localityLbSetting");
     Ok(TrafficPolicy {
         balance: balance(&format!("{path}.loadBalancer"), &balancer, unused)?,
         pool: pool.tcp.read(&format!("{path}.connectionPool.tcp"))?,
         outliers,
-        locality: locality(&locality_path, balancer.locality_lb_setting, outliers.is_some(), unused)?,
+        locality: locality(&locality_path, balancer.locality_lb_setting, outliers.is_some(), unused),
     })
 }
 
@@ -309,18 +309,8 @@ fn balance(path: &str, balancer: &RawBalancer, unused: &mut Vec<(String, &'stati
 impl RawTcp {
     fn read(self, path: &str) -> Result<ConnectionPool, Mistake> {
         let at = |field: &str| format!("{path}.{field}");
-        let max_connections = match self.max_connections {
-            Some(..0) => return mistake(at("maxConnections"), "less than 0"),
-            // As in the reference, where 0 is a field that was not set.
-            None | Some(0) => None,
-            Some(most) => Some(most.unsigned_abs()),
-        };
-        let positive = |duration: Option<GoDuration>, field: &str| match duration {
-            Some(GoDuration(duration)) if duration < Duration::from_millis(1) => {
-                mistake(at(field), "a duration of at least 1ms is needed")
-            }
-            other => Ok(other.map(|d| d.0)),
-        };
+        // As in the reference, where 0 is a field that was not set.
+        let max_connections = self.max_connections.filter(|most| *most > 0).map(i32::unsigned_abs);
         let keepalive = self.tcp_keepalive.map(|keepalive| {
             let seconds = |duration: Option<GoDuration>, field: &str| match duration {
                 Some(GoDuration(duration)) if duration < Duration::from_secs(1) => {
@@ -336,28 +326,18 @@ impl RawTcp {
         });
         Ok(ConnectionPool {
             max_connections,
-            connect_timeout: positive(self.connect_timeout, "connectTimeout")?,
+            connect_timeout: self.connect_timeout.map(|d| d.0),
             keepalive: keepalive.transpose()?,
             // 0s switches the reference's default of an hour off; here there is none.
             idle_timeout: self.idle_timeout.map(|d| d.0).filter(|idle| !idle.is_zero()),
-            max_duration: positive(self.max_connection_duration, "maxConnectionDuration")?,
+            max_duration: self.max_connection_duration.map(|d| d.0),
         })
     }
 }
 
 impl RawOutliers {
-    fn read(self, path: &str) -> Result<OutlierDetection, Mistake> {
-        let at = |field: &str| format!("{path}.{field}");
-        let positive = |duration: Option<GoDuration>, default: u64, field: &str| match duration {
-            Some(GoDuration(duration)) if duration < Duration::from_millis(1) => {
-                mistake(at(field), "a duration of at least 1ms is needed")
-            }
-            other => Ok(other.map_or(Duration::from_secs(default), |d| d.0)),
-        };
-        let percent = |value: Option<u8>, default: u8, field: &str| match value.unwrap_or(default) {
-            value @ 0..=100 => Ok(value),
-            _ => mistake(at(field), "more than 100"),
-        };
+    fn read(self) -> OutlierDetection {
+        let duration = |given: Option<GoDuration>, default| given.map_or(Duration::from_secs(default), |d| d.0);
         // A connection that fails counts as a 5xx and as a gateway error, unless what is local is counted apart.
         let consecutive_failures = match self.split_external_local_origin_errors {
             true => self.consecutive_local_origin_failures.unwrap_or(5),
@@ -366,13 +346,13 @@ impl RawOutliers {
                 set.into_iter().filter(|count| *count > 0).min().unwrap_or(0)
             }
         };
-        Ok(OutlierDetection {
+        OutlierDetection {
             consecutive_failures,
-            interval: positive(self.interval, 10, "interval")?,
-            base_ejection: positive(self.base_ejection_time, 30, "baseEjectionTime")?,
-            max_ejection_percent: percent(self.max_ejection_percent, 10, "maxEjectionPercent")?,
-            min_health_percent: percent(self.min_health_percent, 0, "minHealthPercent")?,
-        })
+            interval: duration(self.interval, 10),
+            base_ejection: duration(self.base_ejection_time, 30),
+            max_ejection_percent: self.max_ejection_percent.unwrap_or(10),
+            min_health_percent: self.min_health_percent.unwrap_or(0),
+        }
     }
 }
 
@@ -382,42 +362,27 @@ fn locality(
     raw: Option<RawLocality>,
     has_outliers: bool,
     unused: &mut Vec<(String, &'static str)>,
-) -> Result<Option<LocalityPolicy>, Mistake> {
+) -> Option<LocalityPolicy> {
     let default = || LocalityPolicy::Failover {
         scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone],
         regions: BTreeMap::new(),
     };
-    let Some(raw) = raw else { return Ok(has_outliers.then(default)) };
-    let given = [!raw.distribute.is_empty(), !raw.failover.is_empty()];
-    if given == [true, true] || (given[0] && !raw.failover_priority.is_empty()) {
-        return mistake(path, "distribute and failover exclude each other");
-    }
+    let Some(raw) = raw else { return has_outliers.then(default) };
     if raw.enabled == Some(false) {
-        return Ok(None);
+        return None;
     }
-    if given[0] {
-        return distribute(path, raw.distribute).map(Some);
+    if !raw.distribute.is_empty() {
+        let to = |to: BTreeMap<Arc<str>, u32>| to.into_iter().map(|(place, share)| (Place(place), share)).collect();
+        let rules = raw.distribute.into_iter().map(|rule| Distribution { from: Place(rule.from), to: to(rule.to) });
+        return Some(LocalityPolicy::Distribute(rules.collect()));
     }
     if !has_outliers {
         unused.push((path.to_owned(), "failover needs outlierDetection"));
-        return Ok(None);
+        return None;
     }
-    let mut regions = BTreeMap::new();
-    for (i, failover) in raw.failover.into_iter().enumerate() {
-        let at = format!("{path}.failover[{i}]");
-        if failover.from.contains('/') || failover.to.contains('/') {
-            return mistake(at, "a region is needed, without zone");
-        }
-        if failover.from == failover.to {
-            return mistake(at, "from and to are the same region");
-        }
-        regions.insert(failover.from, failover.to);
-    }
+    let regions = raw.failover.into_iter().map(|failover| (failover.from, failover.to)).collect();
     if raw.failover_priority.is_empty() {
-        return Ok(Some(LocalityPolicy::Failover {
-            scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone],
-            regions,
-        }));
+        return Some(LocalityPolicy::Failover { scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone], regions });
     }
     let mut scopes = Vec::new();
     for (i, label) in raw.failover_priority.iter().enumerate() {
@@ -430,23 +395,7 @@ fn locality(
             }
         }
     }
-    Ok(Some(LocalityPolicy::Failover { scopes, regions }))
-}
-
-fn distribute(path: &str, raw: Vec<RawDistribution>) -> Result<LocalityPolicy, Mistake> {
-    let mut rules = Vec::with_capacity(raw.len());
-    for (i, rule) in raw.into_iter().enumerate() {
-        let at = format!("{path}.distribute[{i}].to");
-        if rule.to.values().any(|share| !(1..=100).contains(share)) {
-            return mistake(at, "shares from 1 to 100 are needed");
-        }
-        if rule.to.values().sum::<u32>() != 100 {
-            return mistake(at, "the shares do not add up to 100");
-        }
-        let to = rule.to.into_iter().map(|(place, share)| (Place(place), share)).collect();
-        rules.push(Distribution { from: Place(rule.from), to });
-    }
-    Ok(LocalityPolicy::Distribute(rules))
+    Some(LocalityPolicy::Failover { scopes, regions })
 }
 
 fn scope(label: &str) -> Option<Scope> {

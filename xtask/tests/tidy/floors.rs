@@ -4,12 +4,21 @@
 fn below(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "mesh-core" | "mesh-ebpf" | "xtask" => &[],
-        "mesh-net" => &["mesh-core"],
+        "mesh-analysis" | "mesh-net" => &["mesh-core"],
         "mesh-node" => &["mesh-core", "mesh-net", "mesh-ebpf"],
-        "mesh-waypoint" | "mesh-ctrl" | "mesh-cli" => &["mesh-core", "mesh-net"],
-        "weft-tests" => {
-            &["mesh-core", "mesh-net", "mesh-ebpf", "mesh-node", "mesh-waypoint", "mesh-ctrl", "mesh-cli", "xtask"]
-        }
+        "mesh-waypoint" => &["mesh-core", "mesh-net"],
+        "mesh-ctrl" | "mesh-cli" => &["mesh-core", "mesh-analysis", "mesh-net"],
+        "weft-tests" => &[
+            "mesh-core",
+            "mesh-analysis",
+            "mesh-net",
+            "mesh-ebpf",
+            "mesh-node",
+            "mesh-waypoint",
+            "mesh-ctrl",
+            "mesh-cli",
+            "xtask",
+        ],
         _ => return None,
     })
 }
@@ -57,6 +66,8 @@ fn a_dependency_upwards_or_sideways_is_found() {
     let bad = [
         manifest("mesh-core", "[dev-dependencies]\nmesh-net.workspace = true"),
         manifest("mesh-net", "[dependencies]\nmesh-core.workspace = true\n[dev-dependencies]\nmesh-net.path = \".\""),
+        manifest("mesh-analysis", "[dependencies]\nmesh-net.workspace = true"),
+        manifest("mesh-node", "[dependencies]\nmesh-analysis.workspace = true"),
         manifest("mesh-node", "[dependencies]\ncontroller = { package = \"mesh-ctrl\", path = \"../mesh-ctrl\" }"),
         manifest("mesh-ctrl", "[target.'cfg(unix)'.build-dependencies]\nmesh-node.workspace = true"),
         manifest("mesh-new", ""),
@@ -65,6 +76,8 @@ fn a_dependency_upwards_or_sideways_is_found() {
         findings(&bad),
         [
             "mesh-core must not see mesh-net",
+            "mesh-analysis must not see mesh-net",
+            "mesh-node must not see mesh-analysis",
             "mesh-node must not see mesh-ctrl",
             "mesh-ctrl must not see mesh-node",
             "mesh-new has no floor: give it one here and in ARCHITECTURE.md",

@@ -34,8 +34,10 @@ fn modules_use_only_modules_listed_below_them() {
 }
 
 #[test]
-fn the_pure_crate_touches_no_socket_clock_or_task() {
-    none(tree("mesh-core/src").iter().flat_map(purity::findings).collect());
+fn the_pure_crates_touch_no_socket_clock_or_task() {
+    for root in ["mesh-core/src", "mesh-analysis/src"] {
+        none(tree(root).iter().flat_map(purity::findings).collect());
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! mesh-core is what is true: no socket, no clock, no task. Time and randomness are arguments.
+//! mesh-core and mesh-analysis are pure: no socket, no clock, no task. Time and randomness are arguments.
 
 use crate::source::{Source, code, line_of, without_tests, words};
 

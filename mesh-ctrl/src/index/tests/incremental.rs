@@ -161,6 +161,6 @@ fn one_changed_pod_of_10_000_costs_one_build() {
     assert_eq!((changes.len(), index.work() - before), (101, 101));
     // Its rules changed: the policy alone.
     let before = index.work();
-    let changes = index.apply(manifest("t", &policy.replace("spec: {", "spec: {action: DENY, ")));
+    let changes = index.apply(manifest("t", &policy.replace("spec: {", "spec: {action: DENY, rules: [{}], ")));
     assert_eq!((changes.len(), index.work() - before), (1, 1));
 }

