@@ -155,6 +155,8 @@ fn soak(plan: &Plan, mesh: &Mesh, lines: &[Line<'_>; 3]) -> Result<bool> {
         ensure!(ask(line.client, line.server.at(ECHO)) == Outcome::Answered, "{}", line.name);
     }
     let (begun, length) = (Instant::now(), Duration::from_secs_f64(plan.minutes * 60.0));
+    // What an agent makes for the first of anything, it keeps.
+    churn(plan, mesh, lines, WARM)?;
     quiet(mesh)?;
     let before: BTreeMap<&str, Sample> =
         NODES.iter().map(|n| Ok((*n, sample(mesh, n, begun)?))).collect::<Result<_>>()?;
@@ -162,35 +164,12 @@ fn soak(plan: &Plan, mesh: &Mesh, lines: &[Line<'_>; 3]) -> Result<bool> {
         "churn: {} connections a second and a bulk stream on each path, for {:.1} minutes",
         plan.rate, plan.minutes
     );
-    let (stop, made, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
-    let started = Instant::now();
-    thread::scope(|scope| -> Result<()> {
-        // Each path has its share, by threads that each keep a pace.
-        let pace = Duration::from_secs_f64(CLIENTS as f64 * lines.len() as f64 / f64::from(plan.rate));
-        for line in lines {
-            let to = line.server.at(ECHO);
-            for client in 0..CLIENTS {
-                let (stop, made, failed) = (&stop, &made, &failed);
-                scope.spawn(move || knock(line.client, to, pace, client, stop, made, failed));
-            }
-        }
-        let bulks: Vec<_> = lines.iter().map(|line| scope.spawn(|| bulk(line, &stop))).collect();
-        while started.elapsed() < length && bulks.iter().all(|bulk| !bulk.is_finished()) {
-            thread::sleep(Duration::from_secs(5).min(length));
-            for node in NODES {
-                samples.entry(node).or_default().push(sample(mesh, node, started)?);
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-        for bulk in bulks {
-            let bytes = bulk.join().expect("the bulk does not panic")?;
-            println!("bulk: {} MiB", bytes >> 20);
-        }
-        Ok(())
-    })?;
-    let (made, failed) = (made.into_inner(), failed.into_inner());
-    println!("{made} connections, {failed} failed, {:.0} a second", made as f64 / started.elapsed().as_secs_f64());
+    let Churned { made, failed, bytes, took, samples } = churn(plan, mesh, lines, length)?;
+    println!(
+        "{made} connections, {failed} failed, {:.0} a second; {} MiB of bulk",
+        made as f64 / took.as_secs_f64(),
+        bytes >> 20
+    );
     quiet(mesh)?;
     let mut held = failed == 0;
     for node in NODES {
@@ -211,6 +190,46 @@ fn soak(plan: &Plan, mesh: &Mesh, lines: &[Line<'_>; 3]) -> Result<bool> {
         );
     }
     Ok(held)
+}
+
+/// What came of some churn.
+struct Churned {
+    made: u64,
+    failed: u64,
+    bytes: u64,
+    took: Duration,
+    samples: BTreeMap<&'static str, Vec<Sample>>,
+}
+
+fn churn(plan: &Plan, mesh: &Mesh, lines: &[Line<'_>; 3], length: Duration) -> Result<Churned> {
+    let (stop, made, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (mut samples, mut bytes) = (BTreeMap::<&str, Vec<Sample>>::new(), 0);
+    let started = Instant::now();
+    thread::scope(|scope| -> Result<()> {
+        // Each path has its share, by threads that each keep a pace.
+        let pace = Duration::from_secs_f64(CLIENTS as f64 * lines.len() as f64 / f64::from(plan.rate));
+        for line in lines {
+            let to = line.server.at(ECHO);
+            for client in 0..CLIENTS {
+                let (stop, made, failed) = (&stop, &made, &failed);
+                scope.spawn(move || knock(line.client, to, pace, client, stop, made, failed));
+            }
+        }
+        let bulks: Vec<_> = lines.iter().map(|line| scope.spawn(|| bulk(line, &stop))).collect();
+        while started.elapsed() < length && bulks.iter().all(|bulk| !bulk.is_finished()) {
+            thread::sleep(Duration::from_secs(5).min(length));
+            for node in NODES {
+                samples.entry(node).or_default().push(sample(mesh, node, started)?);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        for bulk in bulks {
+            bytes += bulk.join().expect("the bulk does not panic")?;
+        }
+        Ok(())
+    })?;
+    let (made, failed) = (made.into_inner(), failed.into_inner());
+    Ok(Churned { made, failed, bytes, took: started.elapsed(), samples })
 }
 
 /// Resident memory of the last third of the time against the second; the first is for warming up.
@@ -286,7 +305,8 @@ const CLIENTS: usize = 4;
 /// Bytes of one transfer of the bulk.
 const PORTION: u64 = 64 << 20;
 /// An idle tunnel is kept for 90 s, and looked for every 15.
-const POOLS: Duration = Duration::from_secs(110);
+const POOLS: Duration = Duration::from_secs(130);
+const WARM: Duration = Duration::from_secs(10);
 /// Around the ends of records, frames and scratch memory.
 const EDGES: [u64; 15] =
     [0, 1, 16_374, 16_375, 16_376, 16_383, 16_384, 16_385, 32_767, 32_769, 131_071, 131_072, 131_073, 262_144, 262_145];
