@@ -68,6 +68,16 @@ pub enum Manager {
     Always,
 }
 
+impl Manager {
+    /// Whether the control plane's word on the label decides, which comes and goes while the pod is known.
+    fn heeds_labels(self) -> bool {
+        match self {
+            Self::Label | Self::Kubelet => true,
+            Self::Zds | Self::Always => false,
+        }
+    }
+}
+
 /// A pod as its manager describes it.
 #[derive(Clone, Debug)]
 pub struct Description {
@@ -332,7 +342,7 @@ impl Pods {
         let uids: Vec<Arc<str>> = self.known.keys().cloned().collect();
         for uid in uids {
             let Some(known) = self.known.get_mut(&uid) else { continue };
-            if known.description.manager != Manager::Label {
+            if !known.description.manager.heeds_labels() {
                 continue;
             }
             let wanted = wanted(&snapshot, &self.config.cluster_id, &known.description);
@@ -401,7 +411,7 @@ impl Pods {
         };
         let snapshot = self.snapshot.borrow().clone();
         let workload = snapshot.as_ref().and_then(|s| workload_of(s, &self.config.cluster_id, &description).cloned());
-        if description.manager == Manager::Label {
+        if description.manager.heeds_labels() {
             match &workload {
                 None => {
                     known.stage = wait("the control plane to tell of the workload".to_owned(), None, 0, LONG);

@@ -3,5 +3,6 @@
 mod control_plane;
 mod identity;
 mod manifests;
+mod mesh;
 mod nodes;
 mod source;

@@ -27,7 +27,7 @@ fn pods_of_two_nodes_reach_each_other_by_a_service_and_nothing_is_left_behind() 
     let address = address(api, "web")?;
 
     // From the machine itself, and from a pod of the other node by the service's address.
-    let page = until("the page", START, || get(&address).ok().filter(|page| page.contains("hello")));
+    let page = until("the page", START, || get(&address, 8080).ok().filter(|page| page.contains("hello")));
     page.with_context(|| format!("from {address}"))?;
     let ask = "until timeout 2 wget -qO- http://10.96.7.7/; do sleep 0.1; done";
     let found = "[ \"$(timeout 2 wget -qO- http://10.96.7.7/)\" = hello ] && exec httpd -f -p 8081 -h /";
@@ -56,7 +56,7 @@ fn is_there(note: &str) -> bool {
     }
 }
 
-fn pod(name: &str, node: &str, script: &str) -> Value {
+pub(crate) fn pod(name: &str, node: &str, script: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
@@ -70,7 +70,7 @@ fn pod(name: &str, node: &str, script: &str) -> Value {
 }
 
 /// The pod's address, once it has one.
-fn address(api: &Api, name: &str) -> Result<String> {
+pub(crate) fn address(api: &Api, name: &str) -> Result<String> {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}});
     let found = until("the pod's address", START, || {
         let pod = api.get(&pod).ok().flatten()?;
@@ -79,8 +79,8 @@ fn address(api: &Api, name: &str) -> Result<String> {
     found.with_context(|| format!("{:?}", api.get(&pod)))
 }
 
-fn get(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect((address, 8080))?;
+pub(crate) fn get(address: &str, port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect((address, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
@@ -89,4 +89,4 @@ fn get(address: &str) -> Result<String> {
 }
 
 /// Until a pod runs, on a machine that is busy.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);

@@ -201,10 +201,9 @@ fn a_controller_that_may_not_read_says_what_it_lacks_and_is_not_ready() -> Resul
     }))?;
     // A role is in force a moment after it was accepted.
     let start = || Controller::start(&cluster, "controller", &[&kubeconfig]).ok();
-    let controller = until("the controller to start", PATIENCE, start)?;
-    until("a finding", PATIENCE, || {
-        controller.findings().is_ok_and(|f| f.contains("pods is forbidden")).then_some(())
-    })?;
+    let controller = until("the controller to start", 4 * PATIENCE, start)?;
+    let found = || controller.findings().is_ok_and(|f| f.contains("pods is forbidden")).then_some(());
+    until("a finding", 2 * PATIENCE, found).map_err(|error| error.context(controller.log()))?;
     ensure!(!controller.is_ready());
     Ok(())
 }

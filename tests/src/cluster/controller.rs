@@ -53,7 +53,7 @@ impl Controller {
         })?;
         match started {
             Ok([control, monitoring]) => Ok(Controller { daemon, state, control, monitoring }),
-            Err(status) => bail!("the controller ended ({status}); its log ends:\n{}", daemon.log_end()),
+            Err(status) => bail!("the controller ended ({status}); its log:\n{}", daemon.log()),
         }
     }
 
