@@ -36,6 +36,7 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
         ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
         ("networking.istio.io", "ServiceEntry", "serviceentries"),
         ("networking.istio.io", "WorkloadEntry", "workloadentries"),
+        ("networking.istio.io", "DestinationRule", "destinationrules"),
     ] {
         api.apply(&crate::source::definition(group, kind, plural))?;
     }

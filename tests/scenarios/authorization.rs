@@ -271,8 +271,8 @@ fn what_only_l7_knows_never_widens_and_is_reported() -> Result<()> {
         "spec.rules[0].when[0].key request.headers[x]",
     )?;
     check(
-        "{action: CUSTOM, provider: {name: opa}, rules: [{from: [{source: {namespaces: [dev]}}]}]}",
-        "web4 web6 web/other out4 out6 out/other",
+        "{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/admin]}}]}]}",
+        "",
         "spec.action",
     )?;
     world.policy("")?;

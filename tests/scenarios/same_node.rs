@@ -290,6 +290,7 @@ fn marks_and_own_addresses_change_nothing() -> Result<()> {
     world.until_direct(0)?;
     // A mark does not help past a policy either.
     world.policy(&deny_front())?;
+    world.until_verdicts(2)?;
     for (number, mark) in [0, 0x0058_0000, 0x0059_0000].into_iter().enumerate() {
         let to = db.everywhere(ECHO)[number % 2];
         let socket = web.sockets().tcp(Domain::for_address(to))?;

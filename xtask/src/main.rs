@@ -82,7 +82,7 @@ enum Command {
         /// Only properties whose name contains this
         filter: Option<String>,
     },
-    /// A real Kubernetes on this machine: up [--nodes N] [--name NAME], down [--name NAME], build
+    /// A real Kubernetes on this machine: up [--nodes N] [--images] [--name NAME], down [--name NAME], build
     Cluster {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<String>,
@@ -135,7 +135,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
         Command::Cluster { args } => {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
-            let status = child::foreground(cluster()?.args(args))?;
+            let status = child::foreground(cluster(&args)?.args(&args))?;
             Ok(child::code(status))
         }
         Command::Manifests => manifests().map(|()| ExitCode::SUCCESS),
@@ -160,10 +160,14 @@ fn build(release: bool) -> Result<()> {
 }
 
 /// The program that starts and ends clusters.
-fn cluster() -> Result<process::Command> {
-    // All three packages choose the features, as in [`build`]; only this one program is built.
+fn cluster(args: &[String]) -> Result<process::Command> {
+    // All three packages choose the features, as in [`build`]; only what is needed is built.
     let packages = ["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
-    child::succeed(&mut child::cargo(&packages))?;
+    let programs: &[&str] = match args.iter().any(|arg| arg == "--images") {
+        true => &["--bin", "mesh-node", "--bin", "mesh-ctrl"],
+        false => &[],
+    };
+    child::succeed(child::cargo(&packages).args(programs))?;
     built("cluster", false)
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::binaries::Binaries;
+use weft_tests::cluster::image;
 use weft_tests::cluster::node;
 use xtask::clusters;
 
@@ -24,6 +25,9 @@ enum Command {
         nodes: u8,
         #[arg(long, default_value = "weft")]
         name: String,
+        /// Import images of the controller and the agent, as they are built here, into the nodes
+        #[arg(long)]
+        images: bool,
     },
     /// End a cluster and remove all of it
     Down {
@@ -44,14 +48,14 @@ fn main() -> Result<()> {
             let binaries = if nodes { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
             println!("etcd and kube-apiserver are in {}", binaries.dir().display());
         }
-        Command::Up { nodes, name } => up(&name, nodes)?,
+        Command::Up { nodes, name, images } => up(&name, nodes, images)?,
         Command::Down { name } if clusters::remove(&name)? => println!("cluster {name} is gone"),
         Command::Down { name } => println!("there is no cluster {name}"),
     }
     Ok(())
 }
 
-fn up(name: &str, nodes: u8) -> Result<()> {
+fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
     if nodes > 0
         && let Some(lacking) = node::lacking()
     {
@@ -59,7 +63,15 @@ fn up(name: &str, nodes: u8) -> Result<()> {
     }
     let binaries = if nodes > 0 { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
     let begun = Instant::now();
-    let cluster = Cluster::up(name, &binaries, nodes)?;
+    let mut cluster = Cluster::up(name, &binaries, nodes)?;
+    if images {
+        for program in ["mesh-ctrl", "mesh-node"] {
+            let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
+            for node in cluster.nodes() {
+                node.import(&archive)?;
+            }
+        }
+    }
     println!(
         "cluster {name} is up after {:.1} s: etcd, the API server, {nodes} nodes\n\n  \
          export KUBECONFIG={}\n  kubectl get namespaces\n\n\
