@@ -2,11 +2,10 @@
 
 use std::env;
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use weft_tests::bulk::exchange;
+use weft_tests::bulk::{Manner, between};
 use weft_tests::copies::Copies;
 use weft_tests::mesh::Setup;
 use weft_tests::needs;
@@ -34,11 +33,8 @@ fn moved(name: &str, setup: Setup) -> Result<[f64; 2]> {
         let client = pair.web.dial(pair.db.at(7000))?;
         let (server, _) = accepted(&listener)?;
         client.set_read_timeout(Some(PATIENCE))?;
-        let (near, far) = thread::scope(|scope| {
-            let far = scope.spawn(|| exchange(&server, bytes, 2, Duration::ZERO));
-            (exchange(&client, bytes, 1, Duration::ZERO), far.join().expect("exchange does not panic"))
-        });
-        ensure!(near?.received_sha256 == far?.sent_sha256);
+        let [near, far] = between(Manner::Steady, [&client, &server], [bytes; 2], Duration::ZERO)?;
+        ensure!(near.received_sha256 == far.sent_sha256);
         Ok(())
     };
     // Handshake, caches and scratch memory are made.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use weft_tests::apps;
-use weft_tests::bulk::{Exchanged, Manner, exchange, exchange_as};
+use weft_tests::bulk::{Exchanged, Manner, between};
 use weft_tests::mesh::Setup;
 use weft_tests::needs;
 use weft_tests::outcome::prove;
@@ -19,12 +19,9 @@ fn both_ways(client: &TcpStream, server: &TcpStream, bytes: u64) -> Result<[Exch
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
     let begun = Instant::now();
-    let (near, far) = thread::scope(|scope| {
-        let far = scope.spawn(|| exchange(server, bytes, 2, Duration::ZERO));
-        (exchange(client, bytes, 1, Duration::ZERO), far.join().expect("exchange does not panic"))
-    });
+    let seen = between(Manner::Steady, [client, server], [bytes; 2], Duration::ZERO)?;
     println!("{} MiB each way in {:?}", bytes >> 20, begun.elapsed());
-    Ok([near?, far?])
+    Ok(seen)
 }
 
 fn assert_equal([near, far]: &[Exchanged; 2], bytes: u64) {
@@ -77,11 +74,7 @@ fn every_manner_of_writing_arrives_whole_while_keys_are_renewed() -> Result<()> 
         let client = pair.web.dial(pair.db.at(7000))?;
         let (server, _) = accepted(&listener)?;
         let bytes = 24 << 20;
-        let (near, far) = thread::scope(|scope| {
-            let far = scope.spawn(|| exchange_as(manner, &server, bytes, 2, Duration::ZERO));
-            (exchange_as(manner, &client, bytes, 1, Duration::ZERO), far.join().expect("exchange does not panic"))
-        });
-        assert_equal(&[near?, far?], bytes);
+        assert_equal(&between(manner, [&client, &server], [bytes; 2], Duration::ZERO)?, bytes);
     }
     Ok(())
 }

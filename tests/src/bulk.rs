@@ -60,6 +60,20 @@ pub fn exchange_as(manner: Manner, stream: &TcpStream, bytes: u64, seed: u64, re
     Ok(Exchanged { sent: bytes, sent_sha256, received, received_sha256 })
 }
 
+/// Both ends of a connection at once, the first given sending `bytes[0]` from seed 1 and the second `bytes[1]` from seed 2;
+/// yields what each saw.
+///
+/// # Errors
+/// What reading or writing said at either end.
+pub fn between(manner: Manner, ends: [&TcpStream; 2], bytes: [u64; 2], rest: Duration) -> io::Result<[Exchanged; 2]> {
+    let (near, far) = thread::scope(|scope| {
+        let far = scope.spawn(|| exchange_as(manner, ends[1], bytes[1], 2, rest));
+        (exchange_as(manner, ends[0], bytes[0], 1, rest), far.join())
+    });
+    let far = far.map_err(|_| io::Error::other("the far end panicked"))?;
+    Ok([near?, far?])
+}
+
 fn send(manner: Manner, mut stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<String> {
     let mut hash = Context::new(&SHA256);
     let (mut noise, mut sizes) = (Noise::new(seed), Noise::new(!seed));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::apps;
-use crate::bulk::{Manner, exchange, exchange_as};
+use crate::bulk::{Manner, between};
 use crate::mesh::{Mesh, Setup};
 use crate::needs::lacking;
 use crate::outcome::{Outcome, ask};
@@ -91,11 +91,7 @@ fn transfer(line: &Line<'_>, gib: f64) -> Result<()> {
     };
     let both = |manner, bytes: [u64; 2]| -> Result<()> {
         let [client, server] = pair()?;
-        let (near, far) = thread::scope(|scope| {
-            let far = scope.spawn(|| exchange_as(manner, &server, bytes[1], 2, Duration::ZERO));
-            (exchange_as(manner, &client, bytes[0], 1, Duration::ZERO), far.join().expect("exchange does not panic"))
-        });
-        let (near, far) = (near?, far?);
+        let [near, far] = between(manner, [&client, &server], bytes, Duration::ZERO)?;
         ensure!([near.sent, near.received] == bytes && [far.received, far.sent] == bytes, "{near:?}, {far:?}");
         ensure!(
             near.sent_sha256 == far.received_sha256 && near.received_sha256 == far.sent_sha256,
@@ -275,11 +271,7 @@ fn bulk(line: &Line<'_>, stop: &AtomicBool) -> Result<u64> {
     while !stop.load(Ordering::Relaxed) {
         let client = line.client.dial(line.server.at(TRANSFER))?;
         let (server, _) = accepted(&listener)?;
-        let (near, far) = thread::scope(|scope| {
-            let far = scope.spawn(|| exchange(&server, 0, 2, Duration::from_millis(2)));
-            (exchange(&client, PORTION, 1, Duration::ZERO), far.join().expect("exchange does not panic"))
-        });
-        let (near, far) = (near?, far?);
+        let [near, far] = between(Manner::Steady, [&client, &server], [PORTION, 0], Duration::from_millis(2))?;
         ensure!(near.sent_sha256 == far.received_sha256, "{}: {near:?}, {far:?}", line.name);
         bytes += PORTION;
     }

@@ -181,15 +181,20 @@ fn check_matches(spec: &Node, report: &mut Report) {
     }
 }
 
+/// Where a rule sends to, and what it does on the way there.
+fn check_targets(rule: &Node, report: &mut Report) {
+    check_backends(rule, report);
+    check_filters(rule, report);
+    for backend in rule.list("backendRefs") {
+        check_filters(&backend, report);
+    }
+}
+
 fn check_http(spec: &Node, report: &mut Report) {
     check_rule_names(spec, report);
     check_matches(spec, report);
     for rule in spec.list("rules") {
-        check_backends(&rule, report);
-        check_filters(&rule, report);
-        for backend in rule.list("backendRefs") {
-            check_filters(&backend, report);
-        }
+        check_targets(&rule, report);
         let redirects = rule.list("filters").iter().any(|filter| filter.has("requestRedirect"));
         if redirects && !rule.list("backendRefs").is_empty() {
             report.add(Code::ConflictingSettings, &rule, "a rule with RequestRedirect has no backendRefs");
@@ -368,11 +373,7 @@ fn check_grpc(spec: &Node, report: &mut Report) {
     check_rule_names(spec, report);
     check_matches(spec, report);
     for rule in spec.list("rules") {
-        check_backends(&rule, report);
-        check_filters(&rule, report);
-        for backend in rule.list("backendRefs") {
-            check_filters(&backend, report);
-        }
+        check_targets(&rule, report);
         for method in rule.list("matches").iter().filter_map(|condition| condition.get("method")) {
             check_grpc_method(&method, report);
         }

@@ -291,9 +291,6 @@ fn balance(path: &str, balancer: &RawBalancer, unused: &mut Vec<(String, &'stati
             }
         });
     };
-    if balancer.simple.is_some() {
-        return mistake(path, "simple and consistentHash exclude each other");
-    }
     let l7 = [&hash.http_header_name, &hash.http_cookie, &hash.http_query_parameter_name];
     match (l7.iter().filter(|key| key.is_some()).count(), hash.use_source_ip) {
         (0, true) => Ok(Balance::SourceIp),
