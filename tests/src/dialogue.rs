@@ -33,7 +33,7 @@ enum Step {
     Close,
     /// `reset`: drops the socket with a reset
     Reset,
-    /// `send until refused`: writes until that fails, at most for five seconds
+    /// `send until refused`: writes until that fails, at most for [`TIMEOUT`]
     SendUntilRefused,
     /// `meet`: waits until the other end has come to its own `meet`
     Meet,
@@ -202,7 +202,7 @@ fn name(error: &io::Error) -> String {
 }
 
 /// How long an end waits for the other before it calls that silence.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

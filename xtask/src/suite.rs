@@ -125,6 +125,11 @@ fn cargo_test(packages: &[&str], filters: &[&str], environment: &[(&str, &str)],
 }
 
 fn conclude(mut tally: Tally) -> Result<ExitCode> {
+    if !tally.failures.is_empty() {
+        // Thousands of lines further up otherwise.
+        println!("\nwhat failed tests printed, once more:");
+        tally.failures.iter().for_each(|line| println!("{line}"));
+    }
     if !tally.reasons.is_empty() {
         println!("\nskipped for lack of something:");
         tally.reasons.iter().for_each(|reason| println!("  {reason}"));

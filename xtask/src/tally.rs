@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: usize,
     /// What was lacking, one entry per skipped test.
     pub(crate) reasons: Vec<String>,
+    /// What failed tests printed, each under its name: the first [`TOLD`] lines of it.
+    pub(crate) failures: Vec<String>,
     open: Option<Binary>,
 }
 
@@ -22,11 +24,24 @@ pub(crate) struct Tally {
 struct Binary {
     /// A set, because `--show-output` repeats what an uncaptured test has already printed.
     skipped: BTreeSet<String>,
+    /// Within the outputs of those that failed.
+    failures: bool,
 }
+
+/// Lines of failed tests' output that are kept.
+const TOLD: usize = 300;
 
 impl Tally {
     /// Reads one line of output.
     pub(crate) fn line(&mut self, line: &str) {
+        if let Some(binary) = &mut self.open {
+            // The heading comes twice: before the outputs, and before a mere list of names.
+            if line == "failures:" {
+                binary.failures = !binary.failures;
+            } else if binary.failures && self.failures.len() < TOLD {
+                self.failures.push(line.to_owned());
+            }
+        }
         let line = line.trim();
         if line.starts_with("Running ") || line.starts_with("Doc-tests ") {
             self.close_without_result();
@@ -138,6 +153,15 @@ mod tests {
             expect!["1 passed, 2 failed, 0 skipped"],
         );
         check("error[E0425]: cannot find value\n", false, expect!["0 passed, 1 failed, 0 skipped"]);
+    }
+
+    #[test]
+    fn what_failed_tests_printed_is_kept_and_nothing_else() {
+        let mut tally = Tally::default();
+        let output = "Running a (a)\ntest x ... FAILED\n\nsuccesses:\n\n---- y stdout ----\nwell\n\nfailures:\n\n---- x stdout ----\n\
+                      Error: gone\n\nfailures:\n    x\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\nerror: test failed\n";
+        output.lines().for_each(|line| tally.line(line));
+        assert_eq!(tally.failures, ["", "---- x stdout ----", "Error: gone", ""]);
     }
 
     #[test]
