@@ -13,6 +13,7 @@ pub mod wire;
 pub mod snapshot;
 pub mod policy;
 pub mod service;
+pub mod l7;
 pub mod traffic;
 pub mod workload;
 pub mod identity;

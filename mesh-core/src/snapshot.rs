@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdSet};
 
 use crate::addr::NetworkAddress;
+use crate::l7::{Layer7, Target};
 use crate::policy::{Policy, Scope};
 use crate::service::Service;
 use crate::workload::{PolicyKey, ServiceKey, Uid, Workload};
@@ -25,6 +26,8 @@ pub struct Snapshot {
     policies: HashMap<PolicyKey, Arc<Policy>>,
     global: OrdSet<PolicyKey>,
     by_namespace: HashMap<Arc<str>, OrdSet<PolicyKey>>,
+    /// Of the one waypoint that asked; none at an agent.
+    layer7: HashMap<Target, Arc<Layer7>>,
 }
 
 impl Snapshot {
@@ -100,6 +103,23 @@ impl Snapshot {
 
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.values()
+    }
+
+    /// What this waypoint does for a service; `None`: it is not to serve it, or has not heard of it yet.
+    pub fn layer7(&self, target: &Target) -> Option<&Arc<Layer7>> {
+        self.layer7.get(target)
+    }
+
+    pub fn layer7s(&self) -> impl Iterator<Item = &Arc<Layer7>> {
+        self.layer7.values()
+    }
+
+    pub fn upsert_layer7(&mut self, model: Layer7) {
+        self.layer7.insert(model.target.clone(), Arc::new(model));
+    }
+
+    pub fn remove_layer7(&mut self, target: &Target) -> Option<Arc<Layer7>> {
+        self.layer7.remove(target)
     }
 
     pub fn upsert_workload(&mut self, workload: Workload) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::workload::{Locality, Scope};
 
@@ -73,7 +73,7 @@ pub struct ConnectionPool {
 }
 
 /// Of plain TCP connections; tunnels have keepalive of their own. What is not set is as the kernel has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keepalive {
     pub probes: Option<u32>,
     pub time: Option<Duration>,
@@ -96,7 +96,7 @@ pub struct OutlierDetection {
 }
 
 /// Which endpoints a client prefers by where they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalityPolicy {
     Failover {
@@ -109,7 +109,7 @@ pub enum LocalityPolicy {
 }
 
 /// Where the connections of clients at one place go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Distribution {
     pub from: Place,
     /// With their shares of 100.
@@ -117,7 +117,7 @@ pub struct Distribution {
 }
 
 /// `region/zone/subzone`, cut short or with `*` for any; `*` alone is everywhere.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Place(pub Arc<str>);
 

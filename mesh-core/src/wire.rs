@@ -2,11 +2,13 @@
 
 mod address;
 mod authorization;
+mod layer7;
 mod traffic;
 mod scope;
 
 pub use address::InvalidAddress;
 pub use authorization::{InvalidAuthorization, read_authorization};
+pub use layer7::InvalidLayer7;
 pub use traffic::InvalidTraffic;
 
 /// `istio.workload`
@@ -49,6 +51,8 @@ pub mod ca {
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of L4 policies on the control stream.
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of what a waypoint does for its services. It is asked for by the waypoint's name, `namespace/name`.
+pub const LAYER7_TYPE: &str = "type.googleapis.com/weft.v1.Layer7";
 /// Name and type URL of the workload extension that lists plaintext ports.
 pub const PLAINTEXT_PORTS_EXTENSION: &str = "weft.io/plaintext-ports";
 pub const ENCRYPT_ALWAYS_EXTENSION: &str = "weft.io/encrypt-always";

@@ -5,13 +5,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::addr::NetworkAddress;
 use crate::identity::SpiffeId;
 
 /// A workload's name on the control stream: `cluster/group/kind/namespace/name`, for a pod `cluster//Pod/ns/name`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Uid(pub Arc<str>);
 
@@ -44,6 +45,15 @@ impl fmt::Display for ServiceKey {
 impl Serialize for ServiceKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServiceKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (namespace, hostname) =
+            text.split_once('/').ok_or_else(|| D::Error::custom(format!("{text:?} is not namespace/hostname")))?;
+        Ok(Self { namespace: namespace.into(), hostname: hostname.into() })
     }
 }
 
@@ -144,7 +154,7 @@ impl WorkloadKind {
 }
 
 /// A place that two workloads may share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     Region,

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
+use mesh_core::l7::Layer7;
 use mesh_core::policy::Policy;
 use mesh_core::wire::Address;
 use mesh_core::workload::ServiceKey;
@@ -68,6 +69,7 @@ pub struct Change {
 pub enum Resource {
     Address(Option<Address>),
     Authorization(Option<Policy>),
+    Layer7(Option<Layer7>),
 }
 
 /// What is built in one piece.
@@ -93,6 +95,7 @@ enum Unit {
 struct Built {
     addresses: BTreeMap<Arc<str>, Address>,
     policies: BTreeMap<Arc<str>, Policy>,
+    layer7: BTreeMap<Arc<str>, Layer7>,
     findings: Vec<Finding>,
 }
 
@@ -137,6 +140,7 @@ impl Index {
             let old = self.built.remove(&unit).unwrap_or_default();
             changes.extend(compare(old.addresses, &new.addresses, Resource::Address));
             changes.extend(compare(old.policies, &new.policies, Resource::Authorization));
+            changes.extend(compare(old.layer7, &new.layer7, Resource::Layer7));
             if !new.is_empty() {
                 self.built.insert(unit, new);
             }
@@ -198,7 +202,7 @@ impl Index {
 
 impl Built {
     fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.policies.is_empty() && self.findings.is_empty()
+        self.addresses.is_empty() && self.policies.is_empty() && self.layer7.is_empty() && self.findings.is_empty()
     }
 
     fn address(&mut self, address: Address) {

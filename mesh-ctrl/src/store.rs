@@ -26,7 +26,7 @@ pub struct Resource {
     pub version: String,
     /// A `Resource` message of the discovery protocol.
     pub encoded: Bytes,
-    /// Other names by which it is asked for: `network/ip` of each address.
+    /// Other names by which it is asked for: `network/ip` of each address; of a model, its waypoint.
     pub aliases: Vec<Arc<str>>,
     /// Services that it is an endpoint of: who asked for the service is told of it too.
     pub services: Vec<Arc<str>>,
@@ -39,6 +39,7 @@ pub struct World {
     pub synced: bool,
     addresses: Collection,
     policies: Collection,
+    layer7: Collection,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -65,6 +66,7 @@ impl World {
         match kind {
             Kind::Address => &self.addresses,
             Kind::Authorization => &self.policies,
+            Kind::Layer7 => &self.layer7,
         }
     }
 
@@ -76,6 +78,7 @@ impl World {
             let collection = match kind {
                 Kind::Address => &mut self.addresses,
                 Kind::Authorization => &mut self.policies,
+                Kind::Layer7 => &mut self.layer7,
             };
             let version = resource.as_ref().map(|r| &r.version);
             if collection.get(&change.name).map(|r| &r.version) != version {
@@ -209,6 +212,15 @@ fn encode(change: &Change) -> (Kind, Option<Resource>) {
                 Resource::new(Kind::Authorization, &change.name, body)
             });
             (Kind::Authorization, resource)
+        }
+        index::Resource::Layer7(model) => {
+            let resource = model.as_ref().map(|model| {
+                let body = wire::extensions::Layer7::from(model).encode_to_vec();
+                let mut resource = Resource::new(Kind::Layer7, &change.name, body);
+                resource.aliases = vec![model.waypoint.to_string().into()];
+                resource
+            });
+            (Kind::Layer7, resource)
         }
     }
 }

@@ -23,6 +23,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::l7::WaypointKey;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use prost::Message;
@@ -52,7 +53,17 @@ pub struct Config {
     /// Names that the agent needs, `network/ip` or `namespace/hostname`, as it comes to need them. `None` subscribes to
     /// every address of the mesh.
     pub on_demand: Option<mpsc::Receiver<Arc<str>>>,
+    /// The waypoint that this is, whose models are asked for; `None` for an agent.
+    pub waypoint: Option<WaypointKey>,
     pub backoff: Backoff,
+}
+
+impl Config {
+    /// What is subscribed to, in that order.
+    fn kinds(&self) -> impl Iterator<Item = Kind> + use<> {
+        let layer7 = self.waypoint.is_some();
+        Kind::ALL.into_iter().filter(move |kind| layer7 || *kind != Kind::Layer7)
+    }
 }
 
 /// `ztunnel~<ip>~<pod>.<namespace>~<namespace>.svc.<domain>`, the form in which control planes expect a node agent.
@@ -147,7 +158,7 @@ async fn try_stream(
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
 
     let (requests, outgoing) = mpsc::channel(REQUEST_QUEUE);
-    for kind in Kind::ALL {
+    for kind in config.kinds() {
         let first = first_request(config, believed, demanded, kind);
         requests.try_send(first).map_err(|_| ControlError::Closed)?;
     }
@@ -241,6 +252,9 @@ fn first_request(config: &Config, believed: &Believed, demanded: &[Arc<str>], ki
         request.resource_names_subscribe = demanded.iter().map(ToString::to_string).collect();
         // An empty subscription would be the wildcard.
         request.resource_names_unsubscribe = vec!["*".to_owned()];
+    }
+    if let (Kind::Layer7, Some(waypoint)) = (kind, &config.waypoint) {
+        request.resource_names_subscribe = vec![waypoint.to_string()];
     }
     request
 }

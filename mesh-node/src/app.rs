@@ -381,6 +381,7 @@ fn control_config(settings: &Settings) -> control::Config {
         cluster_id: settings.cluster_id.clone(),
         network: settings.network.clone(),
         on_demand: None,
+        waypoint: None,
         backoff: Backoff::default(),
     }
 }

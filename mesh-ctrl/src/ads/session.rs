@@ -37,6 +37,7 @@ pub(crate) enum SessionError {
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     authorization: Subscription,
+    layer7: Subscription,
     address: Subscription,
     nonces: u64,
 }
@@ -81,6 +82,7 @@ impl Session {
         match kind {
             Kind::Address => &self.address,
             Kind::Authorization => &self.authorization,
+            Kind::Layer7 => &self.layer7,
         }
     }
 
@@ -88,6 +90,7 @@ impl Session {
         match kind {
             Kind::Address => &mut self.address,
             Kind::Authorization => &mut self.authorization,
+            Kind::Layer7 => &mut self.layer7,
         }
     }
 

@@ -103,6 +103,7 @@ impl Place {
             cluster_id: "Kubernetes".to_owned(),
             network: String::new(),
             on_demand,
+            waypoint: None,
             backoff: Backoff { min: Duration::from_millis(20), max: Duration::from_millis(100) },
         };
         let (publish, snapshots) = watch::channel(Arc::default());

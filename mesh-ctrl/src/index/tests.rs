@@ -24,6 +24,7 @@ use crate::source::manifest;
 struct Published {
     addresses: BTreeMap<Arc<str>, Address>,
     policies: BTreeMap<Arc<str>, Policy>,
+    layer7: BTreeMap<Arc<str>, Layer7>,
 }
 
 impl Published {
@@ -36,6 +37,8 @@ impl Published {
                 Resource::Authorization(None) => {
                     drop(self.policies.remove(&change.name).expect("only what was there goes"));
                 }
+                Resource::Layer7(Some(model)) => drop(self.layer7.insert(change.name, model)),
+                Resource::Layer7(None) => drop(self.layer7.remove(&change.name).expect("only what was there goes")),
             }
         }
     }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use mesh_core::l7::{Layer7, Target};
 use mesh_core::policy::{Policy, Scope};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::wire::discovery::{DeltaDiscoveryResponse, Resource};
-use mesh_core::wire::{self, ADDRESS_TYPE, AUTHORIZATION_TYPE, Address};
+use mesh_core::wire::{self, ADDRESS_TYPE, AUTHORIZATION_TYPE, Address, LAYER7_TYPE};
 use mesh_core::workload::{PolicyKey, ServiceKey, Uid};
 use prost::Message;
 use thiserror::Error;
@@ -20,16 +21,19 @@ const MAX_ERROR_BYTES: usize = 4096;
 pub enum Kind {
     Address,
     Authorization,
+    /// Waypoints only.
+    Layer7,
 }
 
 impl Kind {
     /// Policies first: an address must not be in force before what protects it.
-    pub const ALL: [Kind; 2] = [Kind::Authorization, Kind::Address];
+    pub const ALL: [Kind; 3] = [Kind::Authorization, Kind::Layer7, Kind::Address];
 
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Address => ADDRESS_TYPE,
             Self::Authorization => AUTHORIZATION_TYPE,
+            Self::Layer7 => LAYER7_TYPE,
         }
     }
 
@@ -52,6 +56,8 @@ pub enum InvalidResource {
     Address(#[from] wire::InvalidAddress),
     #[error("{0}")]
     Authorization(#[from] wire::InvalidAuthorization),
+    #[error("{0}")]
+    Layer7(#[from] wire::InvalidLayer7),
 }
 
 /// What a resource's name stands for, so that a removal finds it.
@@ -60,6 +66,7 @@ enum Held {
     Workload(Uid),
     Service(ServiceKey),
     Policy(PolicyKey),
+    Layer7(Target),
 }
 
 #[derive(Debug)]
@@ -76,6 +83,7 @@ pub(super) struct Believed {
     snapshot: Snapshot,
     addresses: HashMap<Arc<str>, Entry>,
     policies: HashMap<Arc<str>, Entry>,
+    layer7: HashMap<Arc<str>, Entry>,
 }
 
 /// What became of one response.
@@ -125,11 +133,12 @@ impl Believed {
         match kind {
             Kind::Address => &self.addresses,
             Kind::Authorization => &self.policies,
+            Kind::Layer7 => &self.layer7,
         }
     }
 
-    /// Takes every good resource of the response and says what was wrong with the others. A bad address keeps its last
-    /// good version; a policy that cannot be read denies its scope.
+    /// Takes every good resource of the response and says what was wrong with the others. A bad address or model keeps its
+    /// last good version; a policy that cannot be read denies its scope.
     pub(super) fn apply(&mut self, kind: Kind, response: DeltaDiscoveryResponse) -> Applied {
         let mut applied = Applied::default();
         for name in &response.removed_resources {
@@ -139,6 +148,7 @@ impl Believed {
             let name = resource.name.clone();
             let outcome = match kind {
                 Kind::Address => self.address(resource).map(|()| None),
+                Kind::Layer7 => self.model(resource).map(|()| None),
                 Kind::Authorization => self.policy(resource),
             };
             let error = match outcome {
@@ -159,12 +169,14 @@ impl Believed {
         let entries = match kind {
             Kind::Address => &mut self.addresses,
             Kind::Authorization => &mut self.policies,
+            Kind::Layer7 => &mut self.layer7,
         };
         match entries.remove(name).map(|entry| entry.held) {
             None => false,
             Some(Held::Workload(uid)) => self.snapshot.remove_workload(&uid).is_some(),
             Some(Held::Service(key)) => self.snapshot.remove_service(&key).is_some(),
             Some(Held::Policy(key)) => self.snapshot.remove_policy(&key).is_some(),
+            Some(Held::Layer7(target)) => self.snapshot.remove_layer7(&target).is_some(),
         }
     }
 
@@ -198,6 +210,18 @@ impl Believed {
         if self.addresses.get(name).is_some_and(|entry| entry.held != *held) {
             self.remove(Kind::Address, name);
         }
+    }
+
+    fn model(&mut self, resource: Resource) -> Result<(), InvalidResource> {
+        let model = Layer7::try_from(body::<wire::extensions::Layer7>(&resource, LAYER7_TYPE)?)?;
+        let name = model.name();
+        if name != resource.name {
+            return Err(InvalidResource::Name { inside: name });
+        }
+        let held = Held::Layer7(model.target.clone());
+        self.layer7.insert(name.into(), Entry { version: resource.version, held });
+        self.snapshot.upsert_layer7(model);
+        Ok(())
     }
 
     fn policy(&mut self, resource: Resource) -> Result<Option<InvalidResource>, InvalidResource> {

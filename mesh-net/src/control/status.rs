@@ -21,6 +21,8 @@ pub struct ControlStatus {
 
 #[derive(Debug)]
 struct Shared {
+    /// What is subscribed to.
+    kinds: Vec<Kind>,
     view: Mutex<ControlView>,
     synced: watch::Sender<bool>,
 }
@@ -63,9 +65,19 @@ impl Default for ControlStatus {
 }
 
 impl ControlStatus {
+    /// Of an agent.
     pub fn new() -> Self {
+        Self::of(Kind::ALL.into_iter().filter(|kind| *kind != Kind::Layer7).collect())
+    }
+
+    /// Of a waypoint.
+    pub fn waypoint() -> Self {
+        Self::of(Kind::ALL.to_vec())
+    }
+
+    fn of(kinds: Vec<Kind>) -> Self {
         let view = ControlView { since: Some(SystemTime::now()), ..ControlView::default() };
-        Self { shared: Arc::new(Shared { view: Mutex::new(view), synced: watch::channel(false).0 }) }
+        Self { shared: Arc::new(Shared { kinds, view: Mutex::new(view), synced: watch::channel(false).0 }) }
     }
 
     pub fn view(&self) -> ControlView {
@@ -115,7 +127,7 @@ impl ControlStatus {
         per_type.last_nack = applied.error();
         per_type.nacks += u64::from(per_type.last_nack.is_some());
         per_type.synced |= whole;
-        if !view.synced && Kind::ALL.iter().all(|k| view.types.get(k.type_url()).is_some_and(|t| t.synced)) {
+        if !view.synced && self.shared.kinds.iter().all(|k| view.types.get(k.type_url()).is_some_and(|t| t.synced)) {
             view.synced = true;
             drop(view);
             self.shared.synced.send_replace(true);

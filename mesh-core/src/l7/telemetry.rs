@@ -1,0 +1,62 @@
+//! What of the traffic is told, by the Telemetry API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::route::Share;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    pub access_log: AccessLog,
+    pub metrics: Metrics,
+    pub tracing: Tracing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    pub enabled: bool,
+    /// A CEL expression; only what it holds for is logged.
+    pub filter: Option<Arc<str>>,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { enabled: true, filter: None }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// By the metric's name without `istio_`; `ALL_METRICS` for all.
+    pub overrides: BTreeMap<Arc<str>, MetricOverride>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricOverride {
+    pub disabled: bool,
+    /// Label to a CEL expression, or `None`: the label is left out.
+    pub labels: BTreeMap<Arc<str>, Option<Arc<str>>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tracing {
+    /// Of the requests that bring no decision with them.
+    pub sampling: Option<Share>,
+    pub disabled: bool,
+    pub tags: BTreeMap<Arc<str>, Tag>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tag {
+    Literal(Arc<str>),
+    Environment { name: Arc<str>, default: Arc<str> },
+    Header { name: Arc<str>, default: Arc<str> },
+}

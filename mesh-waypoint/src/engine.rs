@@ -1,0 +1,1 @@
+//! What becomes of a request: functions of the model ([`mesh_core::l7`]), the request's head, the client and drawn numbers.
