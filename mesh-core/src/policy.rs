@@ -28,6 +28,20 @@ pub struct Connection<'a> {
     /// Opened by a socket in the node's own network namespace, as the kernel attests: the kubelet's probes. Policy is
     /// between workloads; a node that could not probe its pods under STRICT would end them.
     pub from_node: bool,
+    pub way: Way,
+}
+
+/// How a connection stands to the waypoint of its destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// There is none that it has to go through.
+    #[default]
+    Direct,
+    /// The peer has proven to be the waypoint, where policy was in force, about the client. Here it could only be about the
+    /// waypoint.
+    Through,
+    /// The workload is to be reached through its waypoint, and the peer is another.
+    Around,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

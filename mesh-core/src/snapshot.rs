@@ -9,10 +9,11 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdSet};
 
 use crate::addr::NetworkAddress;
+use crate::identity::SpiffeId;
 use crate::l7::{Layer7, Target};
-use crate::policy::{Policy, Scope};
+use crate::policy::{Policy, Scope, Way};
 use crate::service::Service;
-use crate::workload::{PolicyKey, ServiceKey, Uid, Workload};
+use crate::workload::{GatewayAddress, GatewayDestination, PolicyKey, ServiceKey, Uid, Workload};
 
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -58,6 +59,42 @@ impl Snapshot {
     pub fn endpoints<'a>(&'a self, service: &ServiceKey) -> impl Iterator<Item = &'a Arc<Workload>> + 'a {
         let uids = self.endpoints.get(service);
         uids.into_iter().flat_map(|uids| uids.iter()).filter_map(|uid| self.workloads.get(uid))
+    }
+
+    /// The service in front of a waypoint, where it has one.
+    pub fn waypoint_service(&self, gateway: &GatewayAddress) -> Option<&Arc<Service>> {
+        match &gateway.destination {
+            GatewayDestination::Hostname(key) => self.service(key),
+            GatewayDestination::Address(address) => self.service_at(address),
+        }
+    }
+
+    /// The workloads that a waypoint consists of, whatever their health.
+    pub fn waypoint_instances<'a>(&'a self, gateway: &'a GatewayAddress) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let behind = match &gateway.destination {
+            // Also while the service itself has not arrived.
+            GatewayDestination::Hostname(key) => Some(key),
+            GatewayDestination::Address(address) => self.service_at(address).map(|service| &service.key),
+        };
+        let own = match &gateway.destination {
+            GatewayDestination::Address(address) if behind.is_none() => self.workload_at(address),
+            _ => None,
+        };
+        behind.into_iter().flat_map(|key| self.endpoints(key)).chain(own)
+    }
+
+    /// How a connection from `peer` to `workload` stands to the waypoints that the control plane has told of: the workload's
+    /// own, and those of services of which it is an endpoint.
+    pub fn way(&self, workload: &Workload, peer: Option<&SpiffeId>) -> Way {
+        let is_instance = |gateway: &GatewayAddress| {
+            peer.is_some_and(|peer| self.waypoint_instances(gateway).any(|instance| instance.identity == *peer))
+        };
+        let of_services = workload.services.keys().filter_map(|key| self.service(key)?.waypoint.as_ref());
+        match &workload.waypoint {
+            own if own.iter().chain(of_services).any(is_instance) => Way::Through,
+            Some(_) => Way::Around,
+            None => Way::Direct,
+        }
     }
 
     pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {

@@ -9,7 +9,9 @@
 //! ```
 
 pub mod admin;
+pub mod logging;
 pub mod control;
+pub mod pool;
 pub mod certificates;
 pub mod ca;
 pub mod grpc;

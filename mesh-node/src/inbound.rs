@@ -23,10 +23,10 @@ use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::outbound::baggage;
 use crate::pod::Pod;
-use crate::pool::Transport;
 use crate::telemetry::Telemetry;
 use crate::{socket, splice};
 use mesh_core::addr::{PodAddr, TunnelAddr};
+use mesh_net::pool::Transport;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -354,12 +354,13 @@ pub fn decide(
         destination_ip: target.ip(),
         destination_port: target.port(),
         from_node: facts.from_node,
+        way: snapshot.way(workload, facts.source_identity.as_ref()),
     };
     evaluate(snapshot.policies_for(workload), &connection)
 }
 
 /// Why an inbound connection that lives would be refused today. A policy still on its way decides nothing: neither what it
-/// would deny, nor that no ALLOW matches.
+/// would deny, nor that no ALLOW matches. A waypoint that came after it is no reason.
 pub fn revoked(snapshot: &Snapshot, facts: &Facts) -> Option<End> {
     if facts.direction != Direction::Inbound {
         return None;
@@ -367,9 +368,13 @@ pub fn revoked(snapshot: &Snapshot, facts: &Facts) -> Option<End> {
     let (destination, target) = (facts.destination.as_ref()?, facts.target?);
     let workload = snapshot.workload(&destination.uid)?;
     let denial = decide(snapshot, workload, facts, facts.client.0, target.0).verdict.err()?;
-    let undecided =
-        denial.reason == DenialReason::NoAllowPolicy && snapshot.missing_policies(workload).next().is_some();
-    (!undecided).then(|| End::denied(&denial))
+    let spared = match denial.reason {
+        DenialReason::DenyPolicy => false,
+        DenialReason::NoAllowPolicy => snapshot.missing_policies(workload).next().is_some(),
+        // It is older than the waypoint.
+        DenialReason::WaypointRequired => true,
+    };
+    (!spared).then(|| End::denied(&denial))
 }
 
 /// The peer's workload: by its address, believed only if it has the identity that the peer proved.

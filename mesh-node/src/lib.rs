@@ -11,14 +11,12 @@
 pub mod app;
 pub mod views;
 pub mod settings;
-pub mod logging;
 pub mod pods;
 pub mod worker;
 pub mod direct;
 pub mod outside;
 pub mod inbound;
 pub mod outbound;
-pub mod pool;
 pub mod capture;
 pub mod splice;
 pub mod pod;

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use mesh_net::logging;
+use mesh_node::app;
 use mesh_node::direct::trial;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
-use mesh_node::{app, logging};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Weft's node agent.

@@ -26,11 +26,11 @@ use crate::capture::Captured;
 use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::pod::Pod;
-use crate::pool::{DialError, Pool, connect_reason};
 use crate::socket::Dialled;
 use crate::{socket, splice};
 use experience::{Loaded, Target, Upstreams};
 use limits::{Limits, Taken};
+use mesh_net::pool::{DialError, Pool, connect_reason};
 use route::{Carriage, Endpoint, NoRoute, Origin, Route, UnknownDestinations};
 
 #[derive(Clone, Debug)]
@@ -216,7 +216,7 @@ impl Outbound {
                 self.failed(target, policy, &endpoint.workload, &snapshot);
             }
             tried.push(endpoint.workload.clone());
-            if endpoint.service.is_none() {
+            if endpoint.service.is_none() && !endpoint.waypoint {
                 // The application named this pod: there is no other to try, but its agent may be about to listen.
                 if starting(&failure) && Instant::now() < give_up {
                     tokio::time::sleep(ENROLLING_PAUSE).await;
@@ -288,7 +288,7 @@ impl Outbound {
                 facts.security = Security::MutualTls;
                 facts.tunnel = Some(*to);
                 let head = head(facts, endpoint);
-                let (_reply, stream) = self.pool.open(pod, *to, expected, &head).await?;
+                let (_reply, stream) = self.pool.open(&**pod, *to, expected, &head).await?;
                 facts.destination_identity = Some(endpoint.workload.identity.clone());
                 Ok(Reached::Tunnel(Box::new(stream)))
             }

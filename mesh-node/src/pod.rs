@@ -1,14 +1,19 @@
 //! A pod of this node that is in the mesh.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::workload::Uid;
 use mesh_net::certificates::Lease;
+use mesh_net::pool::Origin;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::netns::{Netns, NetnsCookie};
+use crate::socket::{self, Keepalive};
 
 /// An enrolled pod: its connections come to the agent, and the agent speaks for its identity.
 #[derive(Debug)]
@@ -75,5 +80,27 @@ impl Pod {
     pub async fn withdrawn(&self) {
         // The sender lives as long as `self`.
         let _ = self.withdrawn.subscribe().wait_for(|withdrawn| *withdrawn).await;
+    }
+}
+
+/// Tunnels leave from the pod's own namespace, with its address and identity.
+impl Origin for Pod {
+    fn key(&self) -> u64 {
+        self.cookie.0
+    }
+
+    fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    fn certificate(&self) -> &Lease {
+        &self.certificate
+    }
+
+    async fn connect(&self, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+        let tcp = socket::connect_from_pod(&self.netns, to, timeout).await?;
+        // It fails only for a socket that is gone already, which the handshake will tell.
+        let _ = socket::keep_alive(&tcp.stream, Keepalive::TUNNEL);
+        Ok(tcp.stream)
     }
 }

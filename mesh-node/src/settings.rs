@@ -11,7 +11,7 @@ use clap::Args;
 use mesh_net::tls::KEY_LIMIT;
 
 use crate::outbound::route::UnknownDestinations;
-use crate::pool::Transport;
+use mesh_net::pool::Transport;
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
 #[derive(Clone, Debug, Default, Args)]

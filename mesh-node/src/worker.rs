@@ -19,7 +19,6 @@ use tracing::{error, warn};
 use crate::capture::{self, Captured};
 use crate::ebpf::Kernel;
 use crate::inbound::Inbound;
-use crate::netns::NetnsCookie;
 use crate::outbound::Outbound;
 use crate::pod::Pod;
 
@@ -69,9 +68,8 @@ impl Worker {
                         _ = sweep.tick() => {
                             let stays = |pod: &Weak<Pod>| pod.upgrade().is_some_and(|pod| !pod.is_withdrawn());
                             present.retain(stays);
-                            let cookies: Vec<NetnsCookie> = present.iter().filter_map(Weak::upgrade).map(|pod| pod.cookie).collect();
-                            let gone = |cookie: NetnsCookie| !cookies.contains(&cookie);
-                            outbound.pool.sweep(Instant::now(), gone);
+                            let cookies: Vec<u64> = present.iter().filter_map(Weak::upgrade).map(|pod| pod.cookie.0).collect();
+                            outbound.pool.sweep(Instant::now(), |cookie| !cookies.contains(&cookie));
                         }
                     }
                 }

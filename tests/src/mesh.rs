@@ -164,7 +164,7 @@ impl Mesh {
             .env("RUN_DIR", &run_dir)
             .env("ADMIN_ADDRESS", format!("127.0.0.1:{AGENT_ADMIN}"))
             .env("LOG_FORMAT", "json")
-            .env("LOG_LEVEL", "info,mesh_node=debug");
+            .env("LOG_LEVEL", "info,mesh_node=debug,mesh_net=debug");
         // All scenarios over another transport: `WEFT_TEST_TRANSPORT=hbone cargo xtask test mesh`.
         let launch =
             env::var("WEFT_TEST_TRANSPORT").iter().fold(launch, |launch, value| launch.env("TRANSPORT", value));

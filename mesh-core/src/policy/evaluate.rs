@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Action, Connection, Policy};
+use super::{Action, Connection, Policy, Way};
 use crate::workload::PolicyKey;
 
 /// Proof that policy allowed a connection. Delivering a connection to a pod consumes one.
@@ -32,6 +32,7 @@ pub struct Denial {
 pub enum DenialReason {
     DenyPolicy,
     NoAllowPolicy,
+    WaypointRequired,
 }
 
 impl Denial {
@@ -40,6 +41,7 @@ impl Denial {
         match self.reason {
             DenialReason::DenyPolicy => "policy_denied",
             DenialReason::NoAllowPolicy => "no_allow_matched",
+            DenialReason::WaypointRequired => "waypoint_required",
         }
     }
 }
@@ -48,6 +50,9 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.policy {
             Some(policy) => write!(f, "denied by {policy}"),
+            None if self.reason == DenialReason::WaypointRequired => {
+                f.write_str("denied: the workload is to be reached through its waypoint, and the peer is another")
+            }
             None => f.write_str("denied: ALLOW policies apply and none matched"),
         }
     }
@@ -65,8 +70,12 @@ pub struct Evaluated {
 
 /// Evaluates the policies that apply to a workload, in any order.
 pub fn evaluate<'a>(policies: impl IntoIterator<Item = &'a Policy> + Clone, connection: &Connection<'_>) -> Evaluated {
-    if connection.from_node {
-        return Evaluated { verdict: Ok(Permit { policy: None }), dry_run: None, audited: Vec::new() };
+    let decided = |verdict| Evaluated { verdict, dry_run: None, audited: Vec::new() };
+    match connection.way {
+        _ if connection.from_node => return decided(Ok(Permit { policy: None })),
+        Way::Through => return decided(Ok(Permit { policy: None })),
+        Way::Around => return decided(Err(Denial { reason: DenialReason::WaypointRequired, policy: None })),
+        Way::Direct => {}
     }
     let enforced = decide(policies.clone().into_iter().filter(|p| !p.dry_run), connection);
     let mut dry_run = None;

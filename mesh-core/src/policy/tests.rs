@@ -466,6 +466,7 @@ impl End {
             destination_ip: self.destination_ip,
             destination_port: self.destination_port,
             from_node: self.from_node,
+            way: Way::Direct,
         }
     }
 }

@@ -39,6 +39,7 @@ impl End {
             destination_ip: self.destination_ip,
             destination_port: self.destination_port,
             from_node: false,
+            way: mesh_core::policy::Way::Direct,
         }
     }
 }

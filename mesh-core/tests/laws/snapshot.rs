@@ -240,6 +240,7 @@ fn policy_that_is_listed_and_of_the_namespace_is_audited_once() {
         destination_ip: IpAddr::from([10, 0, 0, 1]),
         destination_port: 80,
         from_node: false,
+        way: mesh_core::policy::Way::Direct,
     };
     let evaluated = evaluate(snapshot.policies_for(&workload), &connection);
     assert_eq!(evaluated.audited, [policy_named("dev/all")]);

@@ -156,6 +156,7 @@ fn check(spoil: impl FnOnce(&mut wire::security::Authorization), expect: Expect)
                 destination_ip: IpAddr::from([10, 0, 0, 9]),
                 destination_port: 80,
                 from_node: false,
+                way: mesh_core::policy::Way::Direct,
             };
             let verdict = match evaluate([&policy], &connection).verdict {
                 Ok(_) => "allows".to_owned(),

@@ -59,6 +59,7 @@ pub fn verdicts(
                             destination_ip,
                             destination_port: port,
                             from_node: false,
+                            way: mesh_core::policy::Way::Direct,
                         };
                         evaluate(policies.iter().copied(), &connection).verdict.is_ok()
                     });

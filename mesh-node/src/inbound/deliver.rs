@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::connection::End;
 use crate::pod::Pod;
-use crate::pool::connect_reason;
 use crate::socket::{self, Dialled};
+use mesh_net::pool::connect_reason;
 
 #[derive(Debug, Error)]
 #[error("dial the application at {to}: {source}")]

@@ -2,7 +2,7 @@
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::policy::{Action, Clause, Match, Policy, Rule, Scope, StringMatch};
-use mesh_core::workload::{PolicyKey, Uid};
+use mesh_core::workload::{GatewayAddress, GatewayDestination, PolicyKey, Uid};
 
 use super::*;
 use crate::outbound::route::tests::workload;
@@ -68,4 +68,26 @@ fn facts(s: &Snapshot) -> Facts {
     facts.destination = s.workload(&Uid::pod("c", "shop", "db")).cloned();
     facts.target = Some(PodAddr::new(to));
     facts
+}
+
+#[test]
+fn a_workload_with_a_waypoint_is_reached_through_it_and_what_was_there_before_lives() {
+    let mut s = world(&["strict"], vec![strict()]);
+    let mut db = (**s.workload(&Uid::pod("c", "shop", "db")).expect("known")).clone();
+    let gate = workload("gate", "10.0.9.9");
+    let address = gate.network_addresses().next().expect("one");
+    db.waypoint = Some(GatewayAddress { destination: GatewayDestination::Address(address), hbone_port: 15008 });
+    s.upsert_workload(gate.clone());
+    s.upsert_workload(db.clone());
+    let verdict = |who: Option<SpiffeId>| {
+        let facts = Facts { source_identity: who, ..facts(&s) };
+        decide(&s, &db, &facts, facts.client.0, facts.target.expect("set").0)
+            .verdict
+            .err()
+            .map(|denial| denial.reason())
+    };
+    assert_eq!(verdict(Some(gate.identity.clone())), None);
+    assert_eq!(verdict(Some(workload("web", "10.0.1.2").identity)), Some("waypoint_required"));
+    assert_eq!(verdict(None), Some("waypoint_required"));
+    assert_eq!(revoked(&s, &facts(&s)), None);
 }

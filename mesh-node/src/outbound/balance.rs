@@ -27,14 +27,7 @@ pub(super) fn pick<'a, T: Copy>(
 ) -> Option<T> {
     let capacity = |c: &T| u64::from(workload(c).capacity);
     match balance {
-        Balance::LeastConnections => {
-            let first = draw(candidates, capacity, None, rng)?;
-            let Some(second) = draw(candidates, capacity, Some(first), rng) else { return Some(candidates[first]) };
-            // Load is weighed against capacity by cross-multiplication: no division, no rounding.
-            let (a, b) = (workload(&candidates[first]), workload(&candidates[second]));
-            let busy = |a: &Workload, b: &Workload| experience.live(a) as u64 * u64::from(b.capacity);
-            Some(candidates[if busy(a, b) > busy(b, a) { second } else { first }])
-        }
+        Balance::LeastConnections => least(candidates, workload, experience, rng),
         Balance::Random => draw(candidates, capacity, None, rng).map(|i| candidates[i]),
         Balance::RoundRobin => {
             let total: u64 = candidates.iter().map(capacity).sum();
@@ -61,6 +54,22 @@ pub(super) fn pick<'a, T: Copy>(
             candidates.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))
         }
     }
+}
+
+/// Of two drawn at random, the one with fewer live connections for its capacity.
+pub(super) fn least<'a, T: Copy>(
+    candidates: &[T],
+    workload: impl Fn(&T) -> &'a Workload,
+    experience: &impl Experience,
+    rng: &mut impl Rng,
+) -> Option<T> {
+    let capacity = |c: &T| u64::from(workload(c).capacity);
+    let first = draw(candidates, capacity, None, rng)?;
+    let Some(second) = draw(candidates, capacity, Some(first), rng) else { return Some(candidates[first]) };
+    // Load is weighed against capacity by cross-multiplication: no division, no rounding.
+    let (a, b) = (workload(&candidates[first]), workload(&candidates[second]));
+    let busy = |a: &Workload, b: &Workload| experience.live(a) as u64 * u64::from(b.capacity);
+    Some(candidates[if busy(a, b) > busy(b, a) { second } else { first }])
 }
 
 const GOLDEN: f64 = 0.618_033_988_749_895;

@@ -9,7 +9,7 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::traffic::TrafficPolicy;
-use mesh_core::workload::{Health, Workload};
+use mesh_core::workload::{GatewayAddress, Health, Workload};
 use rand::Rng;
 
 use super::balance::{self, Asker};
@@ -34,15 +34,18 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
     /// The service and the address of it that was asked for; `None` for a pod's own address.
     pub service: Option<(Arc<Service>, ServiceAddr)>,
-    /// The workload's address and the application's port.
+    /// The workload's address and the application's port; at a waypoint the address that was asked for.
     pub target: PodAddr,
     pub carriage: Carriage,
+    /// The workload is the waypoint of what was asked for.
+    pub waypoint: bool,
 }
 
 impl Endpoint {
-    /// What is to be done with a connection of a pod of `namespace`, and for which port of which service.
+    /// What is to be done with a connection of a pod of `namespace`, and for which port of which service. A waypoint does it
+    /// itself, where there is one.
     pub fn policy(&self, namespace: &str) -> Option<(Target, &TrafficPolicy)> {
-        let (service, asked) = self.service.as_ref()?;
+        let (service, asked) = self.service.as_ref().filter(|_| !self.waypoint)?;
         let policy = service.traffic.policy(namespace, asked.port())?;
         Some((Target { service: service.key.clone(), port: asked.port() }, policy))
     }
@@ -65,8 +68,8 @@ pub enum NoRoute {
     NoSuchPort,
     #[error("the service has no endpoint that is ready and reachable")]
     NoEndpoint,
-    #[error("the destination asks for a waypoint, which this agent cannot go through")]
-    Waypoint,
+    #[error("the destination asks for a waypoint, of which no instance is ready and reachable")]
+    NoWaypoint,
     #[error("the destination is on another network and no gateway to it is known")]
     OtherNetwork,
     #[error("the destination is not in the mesh and the agent is set to refuse such connections")]
@@ -79,7 +82,7 @@ impl NoRoute {
         match self {
             Self::NoSuchPort => "no_such_port",
             Self::NoEndpoint => "no_endpoint",
-            Self::Waypoint => "waypoint_unsupported",
+            Self::NoWaypoint => "no_waypoint",
             Self::OtherNetwork => "other_network",
             Self::Unknown => "unknown_destination",
         }
@@ -121,8 +124,9 @@ pub fn route(
 ) -> Result<Route, NoRoute> {
     let address = NetworkAddress::new(origin.network.clone(), destination.ip());
     if let Some(service) = snapshot.service_at(&address) {
-        if service.waypoint.is_some() {
-            return Err(NoRoute::Waypoint);
+        if let Some(gateway) = &service.waypoint {
+            let guarded = Guarded { gateway, service: Some(service), asked: destination };
+            return waypoint(snapshot, origin, guarded, avoid, experience, rng);
         }
         if service.load_balancing.mode == Mode::Passthrough {
             return pass(destination, unknown);
@@ -131,11 +135,17 @@ pub fn route(
         return endpoint_of(snapshot, origin, service, asked, avoid, experience, rng).map(Route::Endpoint);
     }
     match snapshot.workload_at(&address) {
-        Some(workload) if workload.waypoint.is_some() => Err(NoRoute::Waypoint),
         Some(workload) => {
+            if let Some(gateway) = &workload.waypoint
+                && !is_itself(origin, workload)
+            {
+                let guarded = Guarded { gateway, service: None, asked: destination };
+                return waypoint(snapshot, origin, guarded, avoid, experience, rng);
+            }
             let target = PodAddr(destination.0);
             let carriage = carriage(origin, workload, None, target)?;
-            Ok(Route::Endpoint(Endpoint { workload: workload.clone(), service: None, target, carriage }))
+            let workload = workload.clone();
+            Ok(Route::Endpoint(Endpoint { workload, service: None, target, carriage, waypoint: false }))
         }
         None => pass(destination, unknown),
     }
@@ -185,7 +195,57 @@ fn endpoint_of<'a>(
     let chosen = balance::pick(balance, &near, of, asker, experience, rng).ok_or(NoRoute::NoEndpoint)?;
     let target = PodAddr::new(chosen.target);
     let carriage = carriage(origin, chosen.workload, Some(service), target)?;
-    Ok(Endpoint { workload: chosen.workload.clone(), service: Some((service.clone(), asked)), target, carriage })
+    let (workload, service) = (chosen.workload.clone(), Some((service.clone(), asked)));
+    Ok(Endpoint { workload, service, target, carriage, waypoint: false })
+}
+
+/// What is asked for that has a waypoint.
+struct Guarded<'a> {
+    gateway: &'a GatewayAddress,
+    /// `None` for a pod's own address.
+    service: Option<&'a Arc<Service>>,
+    asked: OrigDst,
+}
+
+/// An instance of the waypoint, the nearest first. What was asked for stays as it is: where it leads is the waypoint's choice.
+/// Nothing goes around a waypoint that cannot be reached: it may be there to refuse.
+fn waypoint<'a>(
+    snapshot: &'a Snapshot,
+    origin: &Origin<'_>,
+    guarded: Guarded<'a>,
+    avoid: &[Arc<Workload>],
+    experience: &impl Experience,
+    rng: &mut impl Rng,
+) -> Result<Route, NoRoute> {
+    let Guarded { gateway, service, asked } = guarded;
+    let candidates: Vec<Candidate<'a>> = snapshot
+        .waypoint_instances(gateway)
+        .filter(|w| w.health == Health::Healthy && w.capacity > 0 && !avoid.iter().any(|tried| tried.uid == w.uid))
+        .filter(|w| w.network.is_empty() || *w.network == **origin.network)
+        .filter_map(|workload| {
+            let target = SocketAddr::new(address_for(workload, asked.ip())?, gateway.hbone_port);
+            Some(Candidate { workload, target })
+        })
+        .collect();
+    let of = |c: &Candidate<'a>| -> &'a Workload { c.workload };
+    // Without a service in front, nobody has said what is preferred.
+    let near = match snapshot.waypoint_service(gateway) {
+        Some(front) => locality::narrow(&candidates, of, origin.workload, front, None, &BTreeSet::new(), rng),
+        None => candidates,
+    };
+    let chosen = balance::least(&near, of, experience, rng).ok_or(NoRoute::NoWaypoint)?;
+    let expected = vec![chosen.workload.identity.clone()];
+    Ok(Route::Endpoint(Endpoint {
+        workload: chosen.workload.clone(),
+        service: service.map(|service| (service.clone(), ServiceAddr(asked.0))),
+        target: PodAddr(asked.0),
+        carriage: Carriage::Tunnel { to: TunnelAddr(chosen.target), expected },
+        waypoint: true,
+    }))
+}
+
+fn is_itself(origin: &Origin<'_>, workload: &Workload) -> bool {
+    origin.workload.is_some_and(|own| own.uid == workload.uid)
 }
 
 #[derive(Clone, Copy)]
@@ -210,8 +270,7 @@ fn carriage(
         return Err(NoRoute::OtherNetwork);
     }
     // A pod that reaches itself, by its service's address, say, stays within its own namespace.
-    let itself = origin.workload.is_some_and(|own| own.uid == workload.uid);
-    if itself || !workload.tunnels(target.port()) {
+    if is_itself(origin, workload) || !workload.tunnels(target.port()) {
         return Ok(Carriage::Plain);
     }
     let mut expected = vec![workload.identity.clone()];

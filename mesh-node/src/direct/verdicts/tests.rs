@@ -128,6 +128,7 @@ fn every_field_says_what_evaluate_says() {
                             destination_ip: *to,
                             destination_port: port,
                             from_node: false,
+                            way: mesh_core::policy::Way::Direct,
                         };
                         let allowed = evaluate(world.snapshot.policies_for(db), &connection).verdict.is_ok();
                         let family = if to.is_ipv4() { 4 } else { 6 };

@@ -150,17 +150,68 @@ fn a_disabled_port_is_plain_and_the_others_are_not() {
     check(&s, "10.0.1.1:10", expect!["tunnel web-near 10.0.1.1:10 via 10.0.1.1:15008 as web-near"]);
 }
 
+/// A waypoint of two instances behind a service, and one that a pod names by its address.
+fn with_waypoints(s: &mut Snapshot) -> [GatewayAddress; 2] {
+    let front = service("shop", "gate.shop.svc.cluster.local", &["10.96.0.9"], &[(15008, 15008)]);
+    for (name, ip) in [("gate-1", "10.0.9.1"), ("gate-2", "10.0.9.2")] {
+        let mut w = workload(name, ip);
+        w.tunnel = Tunnel::Hbone;
+        w.services.insert(front.key.clone(), vec![port(15008, 15008)]);
+        s.upsert_workload(w);
+    }
+    let key = front.key.clone();
+    s.upsert_service(front);
+    let address = NetworkAddress::new("", "10.0.9.1".parse().expect("an address"));
+    [GatewayDestination::Hostname(key), GatewayDestination::Address(address)]
+        .map(|destination| GatewayAddress { destination, hbone_port: HBONE_PORT })
+}
+
+#[test]
+fn what_has_a_waypoint_goes_through_it_as_it_was_asked_for() {
+    let mut s = world();
+    let [by_name, by_address] = with_waypoints(&mut s);
+    let mut web = (**s.services().find(|s| &*s.name == "web").expect("one")).clone();
+    web.waypoint = Some(by_name.clone());
+    s.upsert_service(web);
+    check(
+        &s,
+        "10.96.0.7:80",
+        expect![[r#"
+            tunnel gate-1 10.96.0.7:80 via 10.0.9.1:15008 as gate-1
+            tunnel gate-2 10.96.0.7:80 via 10.0.9.2:15008 as gate-2"#]],
+    );
+    // Which ports there are is the waypoint's to say.
+    check_in(
+        &s,
+        "10.96.0.7:81",
+        UnknownDestinations::Allow,
+        &["gate-1"],
+        expect!["tunnel gate-2 10.96.0.7:81 via 10.0.9.2:15008 as gate-2"],
+    );
+    check(&s, "10.0.1.1:80", expect!["tunnel web-near 10.0.1.1:80 via 10.0.1.1:15008 as web-near"]);
+    let mut near = (**s.workload(&Uid::pod("c", "shop", "web-near")).expect("known")).clone();
+    near.waypoint = Some(by_address);
+    s.upsert_workload(near);
+    check(&s, "10.0.1.1:80", expect!["tunnel gate-1 10.0.1.1:80 via 10.0.9.1:15008 as gate-1"]);
+    let mut own = (**s.workload(&Uid::pod("c", "shop", "client")).expect("known")).clone();
+    own.waypoint = Some(by_name);
+    s.upsert_workload(own);
+    check(&s, "10.0.1.9:80", expect!["plain client 10.0.1.9:80"]);
+}
+
 #[test]
 fn what_cannot_be_honoured_is_refused_and_never_bypassed() {
     let mut s = world();
-    let gateway = GatewayAddress {
-        destination: GatewayDestination::Address(NetworkAddress::new("", "10.0.9.9".parse().expect("an address"))),
-        hbone_port: HBONE_PORT,
-    };
+    let nowhere = GatewayDestination::Address(NetworkAddress::new("", "10.0.9.9".parse().expect("an address")));
+    let gateway = GatewayAddress { destination: nowhere, hbone_port: HBONE_PORT };
     let mut w = (**s.workload(&Uid::pod("c", "shop", "web-near")).expect("known")).clone();
     w.waypoint = Some(gateway);
     s.upsert_workload(w.clone());
-    check(&s, "10.0.1.1:80", expect!["waypoint_unsupported"]);
+    check(&s, "10.0.1.1:80", expect!["no_waypoint"]);
+    let [by_name, _] = with_waypoints(&mut s);
+    w.waypoint = Some(by_name);
+    s.upsert_workload(w.clone());
+    check_in(&s, "10.0.1.1:80", UnknownDestinations::Allow, &["gate-1", "gate-2"], expect!["no_waypoint"]);
     w.waypoint = None;
     w.network = "other".into();
     s.upsert_workload(w);

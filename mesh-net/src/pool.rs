@@ -1,26 +1,39 @@
-//! Tunnels that are up: HBONE connections that many streams share, and lanes that carry one after the other.
+//! Tunnels that are up, by where they leave from and where they go: HBONE connections that many streams share, and lanes that
+//! carry one after the other.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_core::addr::TunnelAddr;
 use mesh_core::identity::SpiffeId;
-use mesh_net::certificates::CertificateError;
-use mesh_net::tls::{self, HandshakeError};
-use mesh_net::tunnel;
-use mesh_net::tunnel::client::{self, Berth, Connection, Lane, OpenError, ReplyHead, Tunnel};
-use mesh_net::tunnel::head::Head;
-use mesh_net::tunnel::stream::Stream;
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-use crate::netns::NetnsCookie;
-use crate::pod::Pod;
-use crate::socket::{self, Keepalive};
+use crate::certificates::{CertificateError, Lease};
+use crate::tls::{self, HandshakeError};
+use crate::tunnel;
+use crate::tunnel::client::{self, Berth, Connection, Lane, OpenError, ReplyHead, Tunnel};
+use crate::tunnel::head::Head;
+use crate::tunnel::stream::Stream;
+
+/// Where tunnels leave from, and as whom.
+pub trait Origin: Send + Sync {
+    /// Tells origins apart: tunnels of one are never lent to another.
+    fn key(&self) -> u64;
+
+    fn identity(&self) -> &SpiffeId;
+
+    fn certificate(&self) -> &Lease;
+
+    /// Connects in TCP, with keepalive for a peer that is gone without a word.
+    fn connect(&self, to: SocketAddr, timeout: Duration) -> impl Future<Output = io::Result<TcpStream>> + Send;
+}
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -119,10 +132,10 @@ pub struct Pool {
     slots: Arc<Mutex<HashMap<Key, Arc<Slot>>>>,
 }
 
-/// A tunnel leaves from a pod's own namespace, with its identity, and is pinned to who may answer.
+/// A tunnel leaves from one place, with its identity, and is pinned to who may answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    pod: NetnsCookie,
+    origin: u64,
     to: TunnelAddr,
     expected: Vec<SpiffeId>,
 }
@@ -161,12 +174,12 @@ impl Pool {
     /// See [`DialError`]; nothing of the application's data has been sent in any case.
     pub async fn open(
         &self,
-        pod: &Arc<Pod>,
+        origin: &impl Origin,
         to: TunnelAddr,
         expected: &[SpiffeId],
         head: &Head,
     ) -> Result<(ReplyHead, Stream), DialError> {
-        let slot = self.slot(Key { pod: pod.cookie, to, expected: expected.to_vec() });
+        let slot = self.slot(Key { origin: origin.key(), to, expected: expected.to_vec() });
         loop {
             let opened = match slot.free(slot.is_crowded()) {
                 Some(free) => self.open_on(&slot, free, head).await,
@@ -179,7 +192,7 @@ impl Pool {
                             self.open_on(&slot, free, head).await
                         }
                         None => {
-                            let fresh = self.dial(&slot, pod, to, expected, crowded).await?;
+                            let fresh = self.dial(&slot, origin, to, expected, crowded).await?;
                             let opened = self.open_on(&slot, fresh, head).await;
                             // The first session of a peer has come by now, for others to resume.
                             drop(turn);
@@ -208,11 +221,12 @@ impl Pool {
         }
     }
 
-    /// Closes tunnels that have had no connection for a while, and those of pods that are gone. To be called now and then.
-    pub fn sweep(&self, now: Instant, gone: impl Fn(NetnsCookie) -> bool) {
+    /// Closes tunnels that have had no connection for a while, and those of origins that are gone. To be called now and
+    /// then.
+    pub fn sweep(&self, now: Instant, gone: impl Fn(u64) -> bool) {
         let idle_timeout = self.config.idle_timeout;
         self.lock().retain(|key, slot| {
-            let gone = gone(key.pod);
+            let gone = gone(key.origin);
             let mut tunnels = slot.tunnels();
             tunnels.retain_mut(|tunnel| {
                 if tunnel.connection.is_closed() {
@@ -255,24 +269,20 @@ impl Pool {
     async fn dial(
         &self,
         slot: &Slot,
-        pod: &Arc<Pod>,
+        origin: &impl Origin,
         to: TunnelAddr,
         expected: &[SpiffeId],
         crowded: bool,
     ) -> Result<Free, DialError> {
         let timeout = self.config.connect_timeout;
-        let credentials = pod
-            .certificate
+        let credentials = origin
+            .certificate()
             .ready(tokio::time::Instant::now() + timeout)
             .await
-            .map_err(|source| DialError::Certificate { identity: pod.identity.clone(), source })?;
-        let tcp = socket::connect_from_pod(&pod.netns, to.0, timeout)
-            .await
-            .map_err(|source| DialError::Connect { to, source })?;
-        // It fails only for a socket that is gone already, which the handshake will tell.
-        let _ = socket::keep_alive(&tcp.stream, Keepalive::TUNNEL);
+            .map_err(|source| DialError::Certificate { identity: origin.identity().clone(), source })?;
+        let tcp = origin.connect(to.0, timeout).await.map_err(|source| DialError::Connect { to, source })?;
         let transport = if crowded { Transport::Hbone } else { self.config.transport };
-        let tls = tls::connect(tcp.stream, &credentials, expected, transport.alpn(), timeout)
+        let tls = tls::connect(tcp, &credentials, expected, transport.alpn(), timeout)
             .await
             .map_err(|source| DialError::Handshake { to, source })?;
         let until = tls.peer_until().min(credentials.svid().not_after);
