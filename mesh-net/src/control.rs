@@ -71,6 +71,11 @@ pub fn node_id(ip: IpAddr, pod: &str, namespace: &str, domain: &str) -> String {
     format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.{domain}")
 }
 
+/// As [`node_id`], of a waypoint.
+pub fn waypoint_id(ip: IpAddr, pod: &str, namespace: &str, domain: &str) -> String {
+    format!("waypoint~{ip}~{pod}.{namespace}~{namespace}.svc.{domain}")
+}
+
 /// Why a control stream ended.
 #[derive(Debug, Error)]
 pub enum ControlError {

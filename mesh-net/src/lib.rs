@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod logging;
+pub mod labels;
 pub mod control;
 pub mod pool;
 pub mod certificates;

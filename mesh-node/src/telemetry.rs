@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mesh_core::workload::Workload;
+use mesh_net::labels::Text;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -72,25 +73,6 @@ struct AuditLabels {
 struct ReasonLabels {
     direction: &'static str,
     reason: &'static str,
-}
-
-type Text = SharedText;
-
-/// A label value that shares the model's text; empty is written as `unknown`, as Istio's telemetry does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct SharedText(Option<Arc<str>>);
-
-impl prometheus_client::encoding::EncodeLabelValue for SharedText {
-    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        use std::fmt::Write as _;
-        encoder.write_str(self.0.as_deref().filter(|s| !s.is_empty()).unwrap_or("unknown"))
-    }
-}
-
-impl From<&Arc<str>> for SharedText {
-    fn from(text: &Arc<str>) -> Self {
-        Self(Some(text.clone()))
-    }
 }
 
 impl Telemetry {
@@ -179,7 +161,7 @@ fn labels(live: &Live) -> TcpLabels {
     let text = |w: &Option<Arc<Workload>>, field: fn(&Workload) -> &Arc<str>| {
         w.as_ref().map(|w| field(w).into()).unwrap_or_default()
     };
-    let principal = |id: &Option<mesh_core::identity::SpiffeId>| SharedText(id.as_ref().map(|id| id.uri().into()));
+    let principal = |id: &Option<mesh_core::identity::SpiffeId>| Text(id.as_ref().map(|id| id.uri().into()));
     let (source, destination, service) = (&facts.source, &facts.destination, &facts.service);
     TcpLabels {
         reporter: match facts.direction {

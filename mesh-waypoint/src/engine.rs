@@ -1,1 +1,5 @@
 //! What becomes of a request: functions of the model ([`mesh_core::l7`]), the request's head, the client and drawn numbers.
+
+/// What is known from use.
+#[derive(Debug, Default)]
+pub struct Chosen;

@@ -1,5 +1,25 @@
 //! The waypoint: what is asked of a service, request by request.
 //!
+//! ```text
+//! agent ==mTLS==> worker: who, for what --> serve: what is spoken --> exchange: may it, where to --> upstream ==mTLS==> agent
+//! ```
+//!
 //! [`engine`] decides, and knows neither sockets nor clocks; everything else carries out.
 
+pub mod app;
+pub mod settings;
+pub mod worker;
+pub mod serve;
+pub mod exchange;
+pub mod relay;
+pub mod choose;
+pub mod upstream;
+pub mod body;
+pub mod dial;
+pub mod io;
+pub mod sniff;
+pub mod asked;
+pub mod world;
+pub mod telemetry;
+pub mod client;
 pub mod engine;

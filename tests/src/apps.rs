@@ -79,6 +79,14 @@ pub fn grpc(place: &Place, port: u16) -> Result<Program> {
     listening(place.command(&built("grpc")?).args(["serve", "--port", &port.to_string()]), port)
 }
 
+/// Our own `backend`, which answers HTTP with what it was asked; see its source.
+///
+/// # Errors
+/// When it has not been built or does not come up.
+pub fn backend(place: &Place, port: u16, name: &str) -> Result<Program> {
+    listening(place.command(&built("backend")?).args(["--port", &port.to_string(), "--name", name]), port)
+}
+
 /// iperf3's server on [`IPERF`]; it serves one client after the other.
 ///
 /// # Errors

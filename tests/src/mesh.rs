@@ -440,7 +440,7 @@ pub fn token(node: &str) -> String {
     format!("token-of-node-{node}-in-a-test")
 }
 
-fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
+pub(crate) fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
     program.wait_listens(port)?;
     until("readiness", PATIENCE, || match get(place, port, "/healthz/ready") {
         Ok(_) => Some(Ok(())),
@@ -448,6 +448,11 @@ fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
     })
     .and_then(|ready| ready)
     .with_context(|| program.log())
+}
+
+/// What a program in `place` serves at `path` of its admin endpoint.
+pub(crate) fn admin_of(place: &Place, path: &str) -> Result<String> {
+    get(place, AGENT_ADMIN, path)
 }
 
 fn rows(page: &str, list: &str) -> Result<Vec<Value>> {

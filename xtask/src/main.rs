@@ -155,14 +155,26 @@ fn measure(program: &str, args: &[String]) -> Result<ExitCode> {
 
 /// Builds every program, and what scenarios and the demo run beside them.
 fn build(release: bool) -> Result<()> {
-    let mut build = child::cargo(&["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bins"]);
+    let mut build = child::cargo(&[
+        "build",
+        "-p",
+        "mesh-node",
+        "-p",
+        "mesh-waypoint",
+        "-p",
+        "mesh-ctrl",
+        "-p",
+        "weft-tests",
+        "--bins",
+    ]);
     child::succeed(build.args(release.then_some("--release")))
 }
 
 /// The program that starts and ends clusters.
 fn cluster(args: &[String]) -> Result<process::Command> {
-    // All three packages choose the features, as in [`build`]; only what is needed is built.
-    let packages = ["build", "-p", "mesh-node", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
+    // All packages choose the features, as in [`build`]; only what is needed is built.
+    let packages =
+        ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
     let programs: &[&str] = match args.iter().any(|arg| arg == "--images") {
         true => &["--bin", "mesh-node", "--bin", "mesh-ctrl"],
         false => &[],

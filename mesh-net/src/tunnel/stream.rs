@@ -132,10 +132,18 @@ impl SendHalf {
     /// # Errors
     /// The connection is gone.
     pub async fn flushed(&mut self) -> Result<(), StreamError> {
+        poll_fn(|cx| self.poll_flushed(cx)).await
+    }
+
+    /// [`SendHalf::flushed`] for a caller with a `Context`.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &self.carrier {
-            Carrier::Lane(lane) => poll_fn(|cx| lane.poll_ready(cx)).await,
+            Carrier::Lane(lane) => lane.poll_ready(cx),
             // Its driver sees to it.
-            Carrier::Hbone(_) => Ok(()),
+            Carrier::Hbone(_) => Poll::Ready(Ok(())),
         }
     }
 

@@ -1,0 +1,215 @@
+//! Bodies on their way through, and what has to be kept of one to send it again.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A request's body that may be sent more than once, as long as what has been sent of it is no more than a limit.
+#[derive(Clone)]
+pub struct Replay(Arc<Mutex<Kept>>);
+
+struct Kept {
+    rest: Option<Incoming>,
+    /// What has come of it so far, while it may be sent again.
+    frames: Vec<Frame<Bytes>>,
+    bytes: usize,
+    limit: usize,
+    /// Some of it is lost to later readers.
+    spent: bool,
+    total: u64,
+}
+
+impl Replay {
+    pub fn new(body: Incoming, limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Kept {
+            rest: Some(body),
+            frames: Vec::new(),
+            bytes: 0,
+            limit,
+            spent: false,
+            total: 0,
+        })))
+    }
+
+    /// Whether another reader would see all of it.
+    pub fn can_repeat(&self) -> bool {
+        !self.lock().spent
+    }
+
+    /// Keeps nothing from here on: there will be no further reader.
+    pub fn last(&self) {
+        let mut kept = self.lock();
+        kept.limit = 0;
+    }
+
+    /// Bytes that have come of it so far.
+    pub fn received(&self) -> u64 {
+        self.lock().total
+    }
+
+    /// A reader from the beginning. Of several, only the youngest is to be read.
+    pub fn reader(&self) -> Body {
+        let is_empty = {
+            let kept = self.lock();
+            kept.frames.is_empty() && kept.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+        };
+        match is_empty {
+            true => empty(),
+            false => Reader { kept: self.clone(), next: 0 }.boxed_unsync(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Reader {
+    kept: Replay,
+    next: usize,
+}
+
+impl HttpBody for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let replay = self.kept.clone();
+        let mut kept = replay.lock();
+        if let Some(frame) = kept.frames.get(self.next) {
+            let again = again(frame);
+            self.next += 1;
+            return Poll::Ready(Some(Ok(again)));
+        }
+        let Some(rest) = &mut kept.rest else { return Poll::Ready(None) };
+        let frame = match ready!(Pin::new(rest).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                kept.spent = true;
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            None => {
+                kept.rest = None;
+                return Poll::Ready(None);
+            }
+        };
+        let bytes = frame.data_ref().map_or(0, Buf::remaining);
+        kept.total += bytes as u64;
+        kept.bytes += bytes;
+        if kept.bytes > kept.limit {
+            kept.spent = true;
+            kept.frames.clear();
+            self.next = 0;
+        } else if !kept.spent {
+            kept.frames.push(again(&frame));
+            self.next += 1;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept = self.kept.lock();
+        self.next >= kept.frames.len() && kept.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept = self.kept.lock();
+        if self.next == 0 && kept.frames.is_empty() {
+            return kept.rest.as_ref().map(HttpBody::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        }
+        let ahead: usize = kept.frames.iter().skip(self.next).filter_map(Frame::data_ref).map(Buf::remaining).sum();
+        let rest = kept.rest.as_ref().map(HttpBody::size_hint).unwrap_or_else(|| SizeHint::with_exact(0));
+        let mut hint = SizeHint::new();
+        hint.set_lower(ahead as u64 + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(ahead as u64 + upper);
+        }
+        hint
+    }
+}
+
+/// Bytes are shared, not copied.
+fn again(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (None, None) => Frame::data(Bytes::new()),
+    }
+}
+
+/// A body that tells what passed, and that it ended, to somebody who is dropped with it.
+pub struct Watched<W> {
+    inner: Body,
+    watch: W,
+}
+
+/// See [`Watched`].
+pub trait Watch: Send + Unpin {
+    fn passed(&mut self, bytes: usize);
+
+    fn trailers(&mut self, trailers: &http::HeaderMap);
+
+    /// The whole of it has passed.
+    fn ended(&mut self);
+
+    /// It broke off before its end, by the sender.
+    fn failed(&mut self);
+}
+
+impl<W: Watch> Watched<W> {
+    pub fn new(inner: Body, mut watch: W) -> Self {
+        if inner.is_end_stream() {
+            watch.ended();
+        }
+        Self { inner, watch }
+    }
+}
+
+impl<W: Watch> HttpBody for Watched<W> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let next = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &next {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.watch.passed(data.len());
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.watch.trailers(trailers);
+                }
+                if self.inner.is_end_stream() {
+                    self.watch.ended();
+                }
+            }
+            Some(Err(_)) => self.watch.failed(),
+            None => self.watch.ended(),
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

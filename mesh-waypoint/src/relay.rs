@@ -1,0 +1,189 @@
+//! Connections that are no HTTP: to a backend as routes say, and then byte for byte.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+
+use crate::choose;
+use crate::io::{ByteStream, Rewound};
+use crate::serve::Session;
+use crate::telemetry::Record;
+
+/// TLS that passes through: its SNI chooses the route.
+pub async fn tls(session: Session, mut io: impl ByteStream + 'static, mut first: BytesMut) {
+    let sni = loop {
+        if let Some(sni) = server_name(&first) {
+            break sni;
+        }
+        match io.read_buf(&mut first).await {
+            Ok(0) | Err(_) => break None,
+            Ok(_) => {}
+        }
+    };
+    bytes(session, Rewound::new(first.freeze(), io), sni.as_deref()).await;
+}
+
+/// Carries the connection to its end.
+pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni: Option<&str>) {
+    let telemetry = session.shared.telemetry.clone();
+    let mut record = Record::new(session.client.clone(), session.asked.address, "-");
+    record.authority = sni.unwrap_or_default().to_owned();
+    telemetry.live.inc();
+    match Box::pin(reach(&session, &mut record)).await {
+        Ok(mut upstream) => {
+            telemetry.connection_opened(&record);
+            match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+                Ok((received, sent)) => (record.received, record.sent) = (received, sent),
+                Err(error) => {
+                    record.flags = if is_reset(&error) { "UC" } else { "UF" };
+                    record.failure = error.to_string();
+                }
+            }
+        }
+        Err((flags, why)) => {
+            record.flags = flags;
+            record.failure = why;
+        }
+    }
+    telemetry.live.dec();
+    telemetry.connection_closed(&record, true);
+}
+
+async fn reach(session: &Session, record: &mut Record) -> Result<Box<dyn ByteStream>, (&'static str, String)> {
+    let world = session.world();
+    let service = session.asked.service(&world.snapshot);
+    record.service = service.clone();
+    let endpoint = match &service {
+        Some(service) => {
+            let port = session.asked.address.port();
+            choose::choose(&world.snapshot, service, port, session.asked.address, &[])
+                .map_err(|no| ("UH", no.to_string()))?
+        }
+        None => {
+            choose::itself(&world.snapshot, &session.asked).ok_or(("NR", "the workload is not known".to_owned()))?
+        }
+    };
+    record.destination = Some(endpoint.workload.clone());
+    record.upstream = Some(endpoint.address);
+    session
+        .shared
+        .upstreams
+        .dialler()
+        .open(&endpoint, Some(session.client.address), service.as_deref(), Duration::from_secs(10))
+        .await
+        .map_err(|error| ("UF", error.to_string()))
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// The server name of a ClientHello (RFC 6066, section 3), in lower case. Outer `None`: more bytes are needed.
+#[allow(clippy::option_option)]
+pub fn server_name(first: &[u8]) -> Option<Option<Arc<str>>> {
+    let mut hello = Vec::new();
+    let mut rest = first;
+    // A ClientHello may be spread over records.
+    let wanted = loop {
+        if hello.len() >= 4 {
+            let length = usize::from(hello[1]) << 16 | usize::from(hello[2]) << 8 | usize::from(hello[3]);
+            if hello[0] != 1 || length > MOST_HELLO {
+                return Some(None);
+            }
+            if hello.len() >= 4 + length {
+                break 4 + length;
+            }
+        }
+        let [kind, _, _, high, low, tail @ ..] = rest else { return None };
+        let length = usize::from(*high) << 8 | usize::from(*low);
+        if *kind != 0x16 || length == 0 {
+            return Some(None);
+        }
+        let part = tail.get(..length)?;
+        hello.extend_from_slice(part);
+        rest = &tail[length..];
+    };
+    Some(name_of(&hello[4..wanted]))
+}
+
+const MOST_HELLO: usize = 64 << 10;
+
+fn name_of(hello: &[u8]) -> Option<Arc<str>> {
+    // Version and random, then session id, cipher suites and compression methods.
+    let rest = hello.get(34..)?;
+    let rest = rest.get(1 + usize::from(*rest.first()?)..)?;
+    let rest = rest.get(2 + number(rest)?..)?;
+    let rest = rest.get(1 + usize::from(*rest.first()?)..)?;
+    let mut extensions = rest.get(2..2 + number(rest)?)?;
+    while let Some(kind) = number(extensions) {
+        let length = number(extensions.get(2..)?)?;
+        let body = extensions.get(4..4 + length)?;
+        if kind == 0 {
+            let list = body.get(2..)?;
+            let name = list.get(3..3 + number(list.get(1..)?)?)?;
+            let text = std::str::from_utf8(name).ok().filter(|_| list.first() == Some(&0))?;
+            return Some(text.to_ascii_lowercase().into());
+        }
+        extensions = &extensions[4 + length..];
+    }
+    None
+}
+
+fn number(bytes: &[u8]) -> Option<usize> {
+    Some(usize::from(*bytes.first()?) << 8 | usize::from(*bytes.get(1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A ClientHello with `extensions`, in records of at most `most` bytes.
+    fn hello(extensions: &[u8], most: usize) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([2, 1, 1, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend(extensions);
+        let mut message = vec![1, 0, 0, u8::try_from(body.len()).unwrap()];
+        message.extend(body);
+        let record = |part: &[u8]| [&[0x16, 3, 1, 0, u8::try_from(part.len()).unwrap()][..], part].concat();
+        message.chunks(most).flat_map(record).collect()
+    }
+
+    fn named(name: &str) -> Vec<u8> {
+        let length = u8::try_from(name.len()).unwrap();
+        let mut extension = vec![0, 0, 0, length + 5, 0, length + 3, 0, 0, length];
+        extension.extend(name.bytes());
+        extension
+    }
+
+    #[test]
+    fn the_server_name_is_found_however_the_hello_comes() {
+        let other = [0, 43, 0, 3, 2, 3, 4];
+        for most in [1, 5, 100, 250] {
+            let whole = hello(&[&other[..], &named("Shop.Example")].concat(), most);
+            assert_eq!(server_name(&whole), Some(Some("shop.example".into())));
+            for cut in 0..whole.len() {
+                assert_eq!(server_name(&whole[..cut]), None, "{cut} of {}", whole.len());
+            }
+        }
+        assert_eq!(server_name(&hello(&other, 100)), Some(None));
+        assert_eq!(server_name(b"GET / HTTP/1.1"), Some(None));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_hellos_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0..80_usize, byte: u8) {
+            let _ = server_name(&bytes);
+            let mut damaged = hello(&named("shop.example"), 40);
+            let at = at % damaged.len();
+            damaged[at] = byte;
+            let _ = server_name(&damaged);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One stream of the tunnel: what is spoken on it, and who carries that on.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use mesh_core::l7::{PortRules, Protocol};
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::asked::Asked;
+use crate::client::Client;
+use crate::engine::Chosen;
+use crate::exchange;
+use crate::io::{ByteStream, Rewound};
+use crate::relay;
+use crate::sniff::{self, Spoken};
+use crate::telemetry::Telemetry;
+use crate::upstream::Upstreams;
+use crate::world::{Compiled, World};
+
+/// What all streams of a worker share.
+#[derive(Clone)]
+pub struct Shared {
+    pub world: watch::Receiver<Option<Arc<World>>>,
+    pub upstreams: Upstreams,
+    pub telemetry: Telemetry,
+    pub limits: Limits,
+    /// Turns true when this instance is to stop: what is open ends in good order.
+    pub draining: watch::Receiver<bool>,
+    pub chosen: Arc<Chosen>,
+}
+
+/// What a client may make us hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the whole head of a request, and for the next one on a connection that waits.
+    pub head_timeout: Duration,
+    /// Largest request head, in bytes.
+    pub max_head: usize,
+    pub max_streams: u32,
+    /// Body that is kept for another try, in bytes.
+    pub replay: usize,
+    /// How long bytes may take to come by which an unnamed port's protocol is told.
+    pub sniff_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(60),
+            max_head: 60 << 10,
+            max_streams: 256,
+            replay: 64 << 10,
+            sniff_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+/// One stream, asked for by one client.
+#[derive(Clone)]
+pub struct Session {
+    pub shared: Shared,
+    pub client: Arc<Client>,
+    pub asked: Asked,
+}
+
+impl Session {
+    pub fn world(&self) -> Arc<World> {
+        self.shared.world.borrow().clone().unwrap_or_default()
+    }
+
+    pub fn compiled(&self, world: &World) -> Option<Arc<Compiled>> {
+        world.compiled(&self.asked.target()).cloned()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.asked.address
+    }
+
+    /// Rules of the port that was asked for. A workload's own ports have none.
+    pub fn rules<'a>(&self, compiled: &'a Compiled) -> Option<&'a PortRules> {
+        compiled.model.ports.get(&self.asked.address.port())
+    }
+
+    /// Carries the stream from its first byte to its last.
+    pub async fn serve(self, mut io: impl ByteStream + 'static) {
+        let world = self.world();
+        let Some(compiled) = self.compiled(&world) else { return };
+        let rules = self.rules(&compiled);
+        let protocol = rules.map(|rules| rules.protocol).unwrap_or_default();
+        let mut first = BytesMut::new();
+        let spoken = match protocol {
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => Spoken::Http1,
+            Protocol::Tcp => Spoken::Other,
+            Protocol::Tls => Spoken::Tls,
+            Protocol::Detect => {
+                // A server that speaks first is waited for by its client: but where something is said about requests, nothing
+                // goes on before it is known whether it is one.
+                let patient = rules.is_some_and(|rules| rules.http.is_some()) || compiled.guards_requests();
+                match self.sniff(&mut io, &mut first, patient).await {
+                    Some(spoken) => spoken,
+                    None => return,
+                }
+            }
+        };
+        let tls = rules.is_some_and(|rules| !rules.tls.is_empty());
+        match spoken {
+            Spoken::Http1 | Spoken::Http2 => self.requests(Rewound::new(first.freeze(), io)).await,
+            Spoken::Tls if tls => relay::tls(self, io, first).await,
+            Spoken::Tls | Spoken::Other => relay::bytes(self, Rewound::new(first.freeze(), io), None).await,
+        }
+    }
+
+    /// `None`: the client went without a word.
+    async fn sniff(&self, io: &mut impl ByteStream, first: &mut BytesMut, patient: bool) -> Option<Spoken> {
+        let told = async {
+            loop {
+                if let Some(spoken) = sniff::spoken(first) {
+                    return Some(spoken);
+                }
+                match io.read_buf(first).await {
+                    Ok(0) if first.is_empty() => return Some(Spoken::Other),
+                    Ok(0) => return Some(Spoken::Other),
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        if patient {
+            return told.await;
+        }
+        tokio::time::timeout(self.shared.limits.sniff_timeout, told).await.unwrap_or(Some(Spoken::Other))
+    }
+
+    async fn requests(self, io: impl ByteStream + 'static) {
+        let Limits { head_timeout, max_head, max_streams, .. } = self.shared.limits;
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_timeout)
+            .max_buf_size(max_head.max(8 << 10) + (64 << 10))
+            .half_close(true)
+            .pipeline_flush(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(max_streams)
+            .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_pending_accept_reset_streams(20)
+            .keep_alive_interval(Duration::from_secs(60));
+        let mut draining = self.shared.draining.clone();
+        let (client, session) = (self.client.address, Arc::new(self));
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let session = session.clone();
+            async move { Ok::<_, Infallible>(exchange::exchange(&session, request).await) }
+        });
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut told = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                _ = draining.wait_for(|d| *d), if !told => {
+                    connection.as_mut().graceful_shutdown();
+                    told = true;
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%client, %error, "stream ended");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What an operator sets: flags, or the environment names of the agent, and which Gateway this is.
+//!
+//! Everything is read and checked before anything starts, and every mistake is reported at once.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use mesh_core::identity::SpiffeId;
+use mesh_core::l7::WaypointKey;
+use mesh_net::pool::Transport;
+
+/// Flags as written. They are read as text, so that all mistakes are found in one go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Flags {
+    /// Name of the Gateway that this instance carries out.
+    #[arg(long, env = "GATEWAY_NAME")]
+    pub gateway_name: Option<String>,
+    /// Namespace of the Gateway, and of this instance.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Service account of this instance; the Gateway's name if not set.
+    #[arg(long, env = "SERVICE_ACCOUNT")]
+    pub service_account: Option<String>,
+    /// Name of this instance's pod, for logs and to know its own place; the Gateway's name if not set.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// Name of the node that this runs on, as the control plane knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Where HBONE and lanes are accepted.
+    #[arg(long, env = "LISTEN_ADDRESS", default_value = "[::]:15008")]
+    pub listen: String,
+    /// Controller for discovery, host:port.
+    #[arg(long, env = "XDS_ADDRESS")]
+    pub xds_address: Option<String>,
+    /// PEM file with the roots of the controller's certificate.
+    #[arg(long, env = "XDS_ROOT_CA")]
+    pub xds_root_ca: Option<String>,
+    /// Certificate authority, host:port; the controller if not set.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: Option<String>,
+    /// PEM file with the roots of the authority's own certificate; XDS_ROOT_CA if not set.
+    #[arg(long, env = "CA_ROOT_CA")]
+    pub ca_root_ca: Option<String>,
+    /// File with the token that the controller and the authority know this instance by.
+    #[arg(long, env = "AUTH_TOKEN_FILE")]
+    pub token_file: Option<String>,
+    /// Name in the controller's certificate, where it is not the host of its address.
+    #[arg(long, env = "XDS_SERVER_NAME")]
+    pub server_name: Option<String>,
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// Further trust domains whose workloads may connect, separated by commas.
+    #[arg(long, env = "TRUST_DOMAIN_ALIASES", default_value = "")]
+    pub trust_domain_aliases: String,
+    /// Threads that carry requests; by default as many as cores.
+    #[arg(long, env = "WORKER_THREADS")]
+    pub workers: Option<String>,
+    /// Where readiness, metrics and views are served.
+    #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin_address: String,
+    /// How agents are spoken to: auto (Weft's own transport where the peer knows it) or hbone.
+    #[arg(long, env = "TRANSPORT", default_value = "auto")]
+    pub transport: String,
+    /// How long requests may go on after SIGTERM, in seconds.
+    #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
+    pub drain_seconds: String,
+    /// Lifetime asked for certificates, in seconds.
+    #[arg(long, env = "SECRET_TTL", default_value = "86400")]
+    pub certificate_ttl: String,
+    /// Log filter, such as info,mesh_waypoint=debug.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// text or json.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: String,
+}
+
+/// Settings that hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub gateway: WaypointKey,
+    pub identity: SpiffeId,
+    pub pod_name: String,
+    pub node_name: String,
+    pub listen: SocketAddr,
+    pub xds_address: String,
+    pub xds_root_ca: PathBuf,
+    pub ca_address: String,
+    pub ca_root_ca: PathBuf,
+    pub token_file: Option<PathBuf>,
+    pub server_name: Option<String>,
+    pub cluster_id: String,
+    pub network: String,
+    pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    pub workers: usize,
+    pub admin_address: SocketAddr,
+    pub transport: Transport,
+    pub drain: Duration,
+    pub certificate_ttl: Duration,
+    pub log_level: String,
+    pub log_json: bool,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} {} wrong:", if count == 1 { "setting is" } else { "settings are" })?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Flags {
+    /// Checks every flag.
+    ///
+    /// # Errors
+    /// All mistakes, not the first.
+    pub fn check(self) -> Result<Settings, Mistakes> {
+        let mut wrong = Vec::new();
+        let mut require = |value: &Option<String>, flag: &str, env: &str, what: &str| {
+            let value = value.clone().filter(|v| !v.is_empty());
+            if value.is_none() {
+                wrong.push(format!("--{flag} ({env}) is missing: {what}"));
+            }
+            value.unwrap_or_default()
+        };
+        let name = require(&self.gateway_name, "gateway-name", "GATEWAY_NAME", "the name of the Gateway");
+        let namespace = require(&self.namespace, "namespace", "POD_NAMESPACE", "the namespace of the Gateway");
+        let node_name = require(&self.node_name, "node-name", "NODE_NAME", "the name of the node that this runs on");
+        let xds_address = require(&self.xds_address, "xds-address", "XDS_ADDRESS", "host:port of the controller");
+        let xds_root_ca =
+            require(&self.xds_root_ca, "xds-root-ca", "XDS_ROOT_CA", "a PEM file with the controller's root");
+        let ca_address = self.ca_address.clone().unwrap_or_else(|| xds_address.clone());
+        let ca_root_ca = self.ca_root_ca.clone().unwrap_or_else(|| xds_root_ca.clone());
+        for (flag, address) in [("xds-address", &xds_address), ("ca-address", &ca_address)] {
+            let bare = address.strip_prefix("https://").unwrap_or(address);
+            let port = bare.rsplit_once(':').and_then(|(host, port)| {
+                (!host.is_empty()).then(|| port.trim_end_matches('/').parse::<u16>().ok()).flatten()
+            });
+            if !address.is_empty() && port.is_none() {
+                wrong.push(format!("--{flag} {address:?} is not host:port"));
+            }
+        }
+        for (flag, file) in [("xds-root-ca", &xds_root_ca), ("ca-root-ca", &ca_root_ca)] {
+            if !file.is_empty() && !Path::new(file).is_file() {
+                wrong.push(format!("--{flag} {file:?} is no file"));
+            }
+        }
+        if let Some(file) = self.token_file.as_ref().filter(|f| !Path::new(f).is_file()) {
+            wrong.push(format!("--token-file {file:?} is no file"));
+        }
+        let account = self.service_account.filter(|a| !a.is_empty()).unwrap_or_else(|| name.clone());
+        let placeholder = |text: &str| if text.is_empty() { "x".to_owned() } else { text.to_owned() };
+        let identity = SpiffeId::new(&self.trust_domain, &placeholder(&namespace), &placeholder(&account))
+            .map_err(|error| wrong.push(format!("--trust-domain, --namespace or --service-account: {error}")));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = match self.workers.as_deref().map(str::parse::<usize>) {
+            None => cores,
+            Some(Ok(count)) if (1..=256).contains(&count) => count,
+            Some(_) => {
+                wrong.push(format!("--workers {:?} is not a number from 1 to 256", self.workers.unwrap_or_default()));
+                1
+            }
+        };
+        let mut address = |flag: &str, text: &str| {
+            text.parse().unwrap_or_else(|_| {
+                wrong.push(format!("--{flag} {text:?} is not ip:port"));
+                SocketAddr::from(([127, 0, 0, 1], 0))
+            })
+        };
+        let listen = address("listen", &self.listen);
+        let admin_address = address("admin-address", &self.admin_address);
+        let transport = match &*self.transport {
+            "auto" => Transport::Any,
+            "hbone" => Transport::Hbone,
+            other => {
+                wrong.push(format!("--transport {other:?} is neither auto nor hbone"));
+                Transport::Any
+            }
+        };
+        let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
+            Ok(value) if value >= least => Duration::from_secs(value),
+            _ => {
+                wrong.push(format!("--{flag} {text:?} is not a number of seconds from {least} on"));
+                Duration::from_secs(least)
+            }
+        };
+        let drain = seconds("drain-seconds", &self.drain_seconds, 0);
+        let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
+        let log_json = match &*self.log_format {
+            "text" => false,
+            "json" => true,
+            other => {
+                wrong.push(format!("--log-format {other:?} is neither text nor json"));
+                false
+            }
+        };
+        if let Err(error) = self.log_level.parse::<tracing_subscriber::EnvFilter>() {
+            wrong.push(format!("--log-level {:?}: {error}", self.log_level));
+        }
+        let (Ok(identity), true) = (identity, wrong.is_empty()) else { return Err(Mistakes(wrong)) };
+        Ok(Settings {
+            pod_name: self.pod_name.filter(|n| !n.is_empty()).unwrap_or_else(|| name.clone()),
+            gateway: WaypointKey { namespace: namespace.into(), name: name.into() },
+            identity,
+            node_name,
+            listen,
+            xds_address,
+            xds_root_ca: xds_root_ca.into(),
+            ca_address,
+            ca_root_ca: ca_root_ca.into(),
+            token_file: self.token_file.map(Into::into),
+            server_name: self.server_name,
+            cluster_id: self.cluster_id,
+            network: self.network,
+            trust_domain: self.trust_domain,
+            trust_domain_aliases: self
+                .trust_domain_aliases
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            workers,
+            admin_address,
+            transport,
+            drain,
+            certificate_ttl,
+            log_level: self.log_level,
+            log_json,
+        })
+    }
+}
