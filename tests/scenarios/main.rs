@@ -22,3 +22,5 @@ mod copying;
 mod closing;
 mod resilience;
 mod crowds;
+mod routing;
+mod guarded;

@@ -16,6 +16,7 @@ pub mod demo;
 pub mod pair;
 pub mod bench;
 pub mod soak;
+pub mod reviews;
 pub mod waypoint;
 pub mod mesh;
 pub mod objects;

@@ -1,0 +1,127 @@
+//! Who may ask what at a service with a waypoint, and that nothing goes around it.
+
+use std::io::{Read, Write};
+
+use anyhow::{Result, ensure};
+use weft_tests::apps;
+use weft_tests::needs;
+use weft_tests::objects::security;
+use weft_tests::outcome::{Outcome, ask};
+use weft_tests::program::built;
+use weft_tests::reviews::{GATE, Reviews, SERVICE, virtual_service};
+use weft_tests::wait::{PATIENCE, until};
+
+const AT_SERVICE: &str = "targetRefs: [{group: '', kind: Service, name: reviews}]";
+
+#[test]
+fn methods_paths_and_clients_are_told_apart() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-policy", &["v1"])?;
+    let policy = security(
+        "AuthorizationPolicy",
+        "shop",
+        "reviews",
+        &format!(
+            "{{{AT_SERVICE}, action: ALLOW, rules: [{{from: [{{source: {{principals: \
+             [cluster.local/ns/shop/sa/web]}}}}], to: [{{operation: {{methods: [GET], paths: ['/public/*', '/users/{{*}}/name'], \
+             notPaths: ['/public/no']}}}}]}}]}}"
+        ),
+    );
+    reviews.apply(&policy)?;
+    for (path, method, status) in [
+        ("/public/a", "GET", 200),
+        ("/public/a", "POST", 403),
+        ("/public/no", "GET", 403),
+        ("/public/../secret", "GET", 403),
+        ("/%70ublic/a", "GET", 200),
+        ("/users/7/name", "GET", 200),
+        ("/users/7/x/name", "GET", 403),
+        ("/", "GET", 403),
+    ] {
+        let answer = reviews.request(path, &[], &["--request", method])?;
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        if status == 403 {
+            assert_eq!(answer.body, "RBAC: access denied");
+        }
+    }
+    let lines = reviews.waypoint.accesses();
+    let denied = lines.iter().find(|line| line["response_code"] == 403).expect("a line");
+    ensure!(denied["response_code_details"].as_str().is_some_and(|why| why.contains("rbac_access_denied")), "{denied}");
+    // A DENY wins, also over what an ALLOW lets in.
+    let deny = security(
+        "AuthorizationPolicy",
+        "shop",
+        "no-admin",
+        &format!(
+            "{{{AT_SERVICE}, action: DENY, rules: [{{when: [{{key: 'request.headers[x-role]', values: [admin]}}]}}]}}"
+        ),
+    );
+    reviews.apply(&format!("{policy}---\n{deny}"))?;
+    assert_eq!(reviews.ask("/public/a", &["x-role: admin"])?.status, 403);
+    assert_eq!(reviews.ask("/public/a", &["x-role: user"])?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn nothing_goes_around_a_waypoint() -> Result<()> {
+    needs!("curl");
+    let mut reviews = Reviews::open("l7-around", &["v1"])?;
+    assert_eq!(reviews.ask("/", &[])?.status, 200);
+    // Without an instance, requests are refused: it could be there to refuse them.
+    reviews.waypoint.program.kill()?;
+    assert_eq!(ask(&reviews.web, (SERVICE.parse::<std::net::IpAddr>()?, 80).into()), Outcome::Reset);
+    reviews.mesh.agent("a").until_access(&["\"connect_refused\""])?;
+    Ok(())
+}
+
+#[test]
+fn a_workload_with_a_waypoint_is_reached_through_it_alone() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-workload", &["v1"])?;
+    let label = "istio.io/use-waypoint: \"all\"";
+    let all = weft_tests::waypoint::Waypoint::start(&reviews.mesh, "shop", "all", "b", "all", "10.96.0.19".parse()?)?;
+    let pod = &reviews.versions[0];
+    let labelled = weft_tests::objects::pod(pod).replacen("labels:", &format!("labels:\n    {label}"), 1);
+    reviews.mesh.apply("pod-shop-reviews-v1", &labelled)?;
+    let url = format!("http://{}/by-pod", pod.at(8080));
+    let mut last = String::new();
+    until("a request to the pod's own address by the waypoint", PATIENCE, || {
+        let said = apps::curl(&reviews.web).arg(&url).stdout().ok()?;
+        last = all.accesses().iter().map(ToString::to_string).collect();
+        (said.contains("/by-pod") && last.contains("/by-pod")).then_some(())
+    })?;
+    // A client that no agent takes to the waypoint is turned away by the destination's.
+    let outside = reviews.mesh.world.outside();
+    let mut stream = outside.dial(pod.at(8080))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    let _ = stream.read_to_string(&mut said);
+    assert_eq!(said, "", "from outside of the mesh");
+    reviews.mesh.agent("b").until_access(&["\"waypoint_required\""])?;
+    Ok(())
+}
+
+#[test]
+fn other_protocols_pass_a_waypoint() -> Result<()> {
+    needs!("curl", "redis-server", "redis-cli", "nghttp");
+    let reviews = Reviews::open("l7-protocols", &["v1"])?;
+    let pod = &reviews.versions[0];
+    let ip = SERVICE.parse()?;
+    let _redis = apps::redis(pod)?;
+    assert_eq!(apps::redis_cli(&reviews.web, ip, &["SET", "key", "7"])?, "OK");
+    let _grpc = apps::grpc(pod, 9000)?;
+    let called = reviews.web.command(&built("grpc")?).args(["call", &format!("{SERVICE}:9000")]).stdout()?;
+    ensure!(called.contains("100"), "{called}");
+    let lines = reviews.waypoint.accesses();
+    ensure!(lines.iter().any(|line| line["protocol"] == "HTTP/2" && line["grpc_status"] == "0"), "{lines:?}");
+    // Nobody has said what port 7000 speaks: HTTP or not is told by the first bytes, and a server that speaks first is heard.
+    let _greet = apps::probe(pod, "greet", 7000, &["--greeting", "hello"])?;
+    let said = reviews.web.command(&built("probe")?).args(["say", &format!("{SERVICE}:7000"), "x\n"]).stdout()?;
+    ensure!(said.starts_with("hello"), "{said:?}");
+    let h2 = reviews.request("/h2", &[], &["--http2-prior-knowledge"])?;
+    assert_eq!((h2.status, h2.report()?["version"].as_str()), (200, Some("HTTP/1.1")));
+    ensure!(GATE.is_ipv4());
+    reviews.apply(&virtual_service("[{route: [{destination: {host: reviews}}]}]"))?;
+    assert_eq!(reviews.request("/h2", &[], &["--http2-prior-knowledge"])?.status, 200);
+    Ok(())
+}
