@@ -1,1 +1,8 @@
 //! What becomes of a request: functions of the model ([`mesh_core::l7`]), the request's head, the client and drawn numbers.
+//!
+//! A model is compiled once ([`decide::CompiledRoutes::new`]) and asked for every request; what can be wrong with it is found
+//! while compiling, so that no request meets it.
+
+pub mod path;
+pub mod pattern;
+pub mod head;
