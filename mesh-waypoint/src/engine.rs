@@ -3,6 +3,10 @@
 //! A model is compiled once ([`decide::CompiledRoutes::new`]) and asked for every request; what can be wrong with it is found
 //! while compiling, so that no request meets it.
 
+pub mod matcher;
 pub mod path;
 pub mod pattern;
 pub mod head;
+
+#[cfg(test)]
+mod sample;

@@ -42,8 +42,17 @@ pub fn target<'a>(method: &str, raw: &'a str, how: PathNormalization) -> Result<
     Ok(Target { path: normalise(path, how)?, query })
 }
 
-/// Scheme, authority and the origin-form rest of an absolute-form target; `None` when it is in origin form.
-pub fn split_absolute(raw: &str) -> Result<Option<(&'static str, &str, Cow<'_, str>)>, BadTarget> {
+/// A target in absolute form, taken apart: its authority stands for the Host header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absolute<'a> {
+    pub scheme: &'static str,
+    pub authority: &'a str,
+    /// In origin form.
+    pub rest: Cow<'a, str>,
+}
+
+/// `None` when the target is in origin form.
+pub fn split_absolute(raw: &str) -> Result<Option<Absolute<'_>>, BadTarget> {
     if raw.starts_with('/') {
         return Ok(None);
     }
@@ -55,7 +64,7 @@ pub fn split_absolute(raw: &str) -> Result<Option<(&'static str, &str, Cow<'_, s
         return Err(BadTarget::Authority);
     }
     let rest = if rest.starts_with('/') { Cow::Borrowed(rest) } else { Cow::Owned(format!("/{rest}")) };
-    Ok(Some((scheme, authority, rest)))
+    Ok(Some(Absolute { scheme, authority, rest }))
 }
 
 /// A path that begins with `/`; borrowed when there is nothing to do, which is nearly always.
