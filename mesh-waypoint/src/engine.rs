@@ -4,6 +4,7 @@
 //! while compiling, so that no request meets it.
 
 pub mod matcher;
+pub mod headers;
 pub mod path;
 pub mod pattern;
 pub mod head;
