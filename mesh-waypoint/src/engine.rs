@@ -3,6 +3,9 @@
 //! A model is compiled once ([`decide::CompiledRoutes::new`]) and asked for every request; what can be wrong with it is found
 //! while compiling, so that no request meets it.
 
+pub mod split;
+pub mod retry;
+pub mod cors;
 pub mod redirect;
 pub mod rewrite;
 pub mod respond;
