@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::dial::{Dialler, Own};
-use crate::engine::Chosen;
+
 use crate::serve::{Limits, Shared};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -61,16 +61,16 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         handshake_timeout: Duration::from_secs(10),
         model_timeout: Duration::from_secs(2),
     });
-    let chosen = Arc::new(Chosen::default());
+
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, draining, chosen) =
-            (config.clone(), own.clone(), world.clone(), telemetry.clone(), draining.clone(), chosen.clone());
+        let (config, own, world, telemetry, draining) =
+            (config.clone(), own.clone(), world.clone(), telemetry.clone(), draining.clone());
         let make = move || {
             let pool = Pool::new(pool::Config { transport: config.transport, ..pool::Config::default() });
             let upstreams = Upstreams::new(Dialler { own: own.clone(), pool });
-            let shared = Shared { world, upstreams, telemetry, limits: Limits::default(), draining, chosen };
+            let shared = Shared { world, upstreams, telemetry, limits: Limits::default(), draining };
             Worker { config, own, shared }
         };
         Worker::start(index, listener, make).with_context(|| format!("start worker {index}"))?;

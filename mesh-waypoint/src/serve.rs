@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::asked::Asked;
 use crate::client::Client;
-use crate::engine::Chosen;
+
 use crate::exchange;
 use crate::io::{ByteStream, Rewound};
 use crate::relay;
@@ -36,7 +36,7 @@ pub struct Shared {
     pub limits: Limits,
     /// Turns true when this instance is to stop: what is open ends in good order.
     pub draining: watch::Receiver<bool>,
-    pub chosen: Arc<Chosen>,
+
 }
 
 /// What a client may make us hold.
