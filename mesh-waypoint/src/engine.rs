@@ -1,4 +1,5 @@
 //! What becomes of a request: functions of the model ([`mesh_core::l7`]), the request's head, the client and drawn numbers.
 
+pub mod authorization;
 pub mod jwt;
 pub mod fields;
