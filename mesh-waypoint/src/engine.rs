@@ -17,3 +17,7 @@ pub mod head;
 
 #[cfg(test)]
 mod sample;
+
+pub mod authorization;
+pub mod jwt;
+pub mod fields;

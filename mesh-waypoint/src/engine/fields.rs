@@ -1,0 +1,54 @@
+//! Header fields of a request, whoever holds them.
+//!
+//! Policy and tokens read a few fields of a head and copy none, so the head may be a map or the bytes that arrived.
+
+use http::HeaderMap;
+
+pub trait Fields {
+    /// Value of the `nth` line, from 0, that has this name (in lower case).
+    fn line(&self, name: &str, nth: usize) -> Option<&[u8]>;
+}
+
+impl<'a> dyn Fields + 'a {
+    pub fn lines<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'b [u8]> {
+        (0..).map_while(move |nth| self.line(name, nth))
+    }
+
+    /// All lines as one, with a comma between them (RFC 9110, section 5.3); what is no text does not read as one afterwards.
+    pub fn joined(&self, name: &str) -> Option<String> {
+        let lines: Vec<_> = self.lines(name).map(String::from_utf8_lossy).collect();
+        (!lines.is_empty()).then(|| lines.join(","))
+    }
+}
+
+impl Fields for HeaderMap {
+    fn line(&self, name: &str, nth: usize) -> Option<&[u8]> {
+        self.get_all(name).iter().nth(nth).map(|value| value.as_bytes())
+    }
+}
+
+/// Names in lower case, with their values.
+impl Fields for &[(&str, &str)] {
+    fn line(&self, name: &str, nth: usize) -> Option<&[u8]> {
+        self.iter().filter(|(own, _)| *own == name).nth(nth).map(|(_, value)| value.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_and_a_list_show_the_same_lines() {
+        let list: &[(&str, &str)] = &[("a", "1"), ("b", "2"), ("a", "3")];
+        let map: HeaderMap = [("a", "1"), ("b", "2"), ("a", "3")]
+            .into_iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+            .collect();
+        for fields in [&list as &dyn Fields, &map] {
+            assert_eq!(fields.lines("a").collect::<Vec<_>>(), [b"1", b"3"]);
+            assert_eq!(fields.joined("a").as_deref(), Some("1,3"));
+            assert_eq!(fields.joined("c"), None);
+        }
+    }
+}
