@@ -2,4 +2,5 @@
 
 pub mod authorization;
 pub mod jwt;
+pub mod outliers;
 pub mod fields;
