@@ -2,5 +2,7 @@
 
 pub mod authorization;
 pub mod jwt;
+pub mod balance;
+pub mod experience;
 pub mod outliers;
 pub mod fields;
