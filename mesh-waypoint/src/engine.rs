@@ -20,4 +20,7 @@ mod sample;
 
 pub mod authorization;
 pub mod jwt;
+pub mod balance;
+pub mod experience;
+pub mod outliers;
 pub mod fields;

@@ -19,6 +19,15 @@ impl<'a> dyn Fields + 'a {
         let lines: Vec<_> = self.lines(name).map(String::from_utf8_lossy).collect();
         (!lines.is_empty()).then(|| lines.join(","))
     }
+
+    /// The first cookie of that name (RFC 6265, section 4.2.1), without its quotes.
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        let lines: Vec<_> = self.lines("cookie").map(String::from_utf8_lossy).collect();
+        let mut pairs = lines.iter().flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let (_, value) = pairs.find(|(own, _)| *own == name)?;
+        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        Some(bare.to_owned())
+    }
 }
 
 impl Fields for HeaderMap {
@@ -48,7 +57,14 @@ mod tests {
         for fields in [&list as &dyn Fields, &map] {
             assert_eq!(fields.lines("a").collect::<Vec<_>>(), [b"1", b"3"]);
             assert_eq!(fields.joined("a").as_deref(), Some("1,3"));
-            assert_eq!(fields.joined("c"), None);
+            assert_eq!((fields.joined("c"), fields.cookie("a")), (None, None));
         }
+    }
+
+    #[test]
+    fn cookies_are_found_in_every_line() {
+        let list: &[(&str, &str)] = &[("cookie", "a=1; b=\"2\""), ("cookie", "c=3=4;d;b=5")];
+        let of = |name| (&list as &dyn Fields).cookie(name).unwrap_or("none".into());
+        assert_eq!(["a", "b", "c", "d"].map(of), ["1", "2", "3=4", "none"]);
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn find(rule: &JwtRule, head: &Head<'_>) -> Vec<Found> {
     }
     found.extend(rule.headers.iter().filter_map(|place| header(head, &place.name, &place.prefix)));
     found.extend(rule.params.iter().filter_map(|name| param(head, name)));
-    found.extend(rule.cookies.iter().filter_map(|name| cookie(head, name)));
+    found.extend(rule.cookies.iter().filter_map(|name| head.fields.cookie(name)).map(|text| Found::Cookie { text }));
     found
 }
 
@@ -58,14 +58,6 @@ fn param(head: &Head<'_>, name: &Arc<str>) -> Option<Found> {
     let mut pairs = query.split('&').map(pair);
     let (_, value) = pairs.find(|(own, _)| *own == **name)?;
     Some(Found::Param { name: name.clone(), text: value.into_owned() })
-}
-
-fn cookie(head: &Head<'_>, name: &str) -> Option<Found> {
-    let lines: Vec<_> = head.fields.lines("cookie").map(String::from_utf8_lossy).collect();
-    let mut pairs = lines.iter().flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(own, _)| *own == name)?;
-    let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-    Some(Found::Cookie { text: bare.to_owned() })
 }
 
 /// Path and query without a parameter; the others stay as they are written.
