@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mesh_core::l7::{Layer7, WaypointKey};
 use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::Uid;
 use mesh_net::admin::{self, Router};
 use mesh_net::ca::{self, CaClient};
 use mesh_net::certificates::{self, CertificateStatus, Certificates};
@@ -25,8 +26,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::dial::{Dialler, Own};
+use crate::engine::experience::Experiences;
+use crate::keys::Keys;
 
-use crate::serve::{Limits, Shared};
+use crate::session::{Limits, Shared};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
@@ -47,7 +50,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let (publish, world) = watch::channel(None);
     let (drain, draining) = watch::channel(false);
     tokio::spawn(control::run(control_config(&settings), heard, status.clone()));
-    tokio::spawn(follow(hears, status.clone(), publish));
+    let own_uid = Uid::pod(&settings.cluster_id, &settings.gateway.namespace, &settings.pod_name);
+    tokio::spawn(follow(hears, status.clone(), publish, own_uid));
 
     let config = Arc::new(worker::Config {
         gateway: settings.gateway.clone(),
@@ -62,15 +66,17 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         model_timeout: Duration::from_secs(2),
     });
 
+    let experiences = Arc::new(Experiences::default());
+    let keys = Keys::default();
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, draining) =
-            (config.clone(), own.clone(), world.clone(), telemetry.clone(), draining.clone());
+        let (config, own, world, telemetry, draining, experiences, keys) =
+            (config.clone(), own.clone(), world.clone(), telemetry.clone(), draining.clone(), experiences.clone(), keys.clone());
         let make = move || {
             let pool = Pool::new(pool::Config { transport: config.transport, ..pool::Config::default() });
             let upstreams = Upstreams::new(Dialler { own: own.clone(), pool });
-            let shared = Shared { world, upstreams, telemetry, limits: Limits::default(), draining };
+            let shared = Shared { world, upstreams, telemetry, limits: Limits::default(), draining, experiences, keys, network: config.network.clone() };
             Worker { config, own, shared }
         };
         Worker::start(index, listener, make).with_context(|| format!("start worker {index}"))?;
@@ -155,13 +161,14 @@ async fn follow(
     mut heard: watch::Receiver<Arc<Snapshot>>,
     status: ControlStatus,
     publish: watch::Sender<Option<Arc<World>>>,
+    own: Uid,
 ) {
     status.synced().await;
     loop {
         let snapshot = heard.borrow_and_update().clone();
         let next = match &*publish.borrow() {
-            Some(before) => before.next(snapshot),
-            None => World::default().next(snapshot),
+            Some(before) => before.next(snapshot, &own),
+            None => World::default().next(snapshot, &own),
         };
         publish.send_replace(Some(Arc::new(next)));
         if heard.changed().await.is_err() {

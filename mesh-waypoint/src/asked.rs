@@ -7,7 +7,7 @@ use mesh_core::addr::NetworkAddress;
 use mesh_core::l7::{Target, WaypointKey};
 use mesh_core::service::Service;
 use mesh_core::snapshot::Snapshot;
-use mesh_core::workload::{GatewayAddress, GatewayDestination, ServiceKey, Uid, Workload};
+use mesh_core::workload::{GatewayAddress, GatewayDestination, ServiceKey, Uid};
 use thiserror::Error;
 
 /// A service or a workload, at an address and port.
@@ -106,18 +106,4 @@ fn serves(snapshot: &Snapshot, own: &WaypointKey, gateway: Option<&GatewayAddres
         Some(GatewayDestination::Address(address)) => snapshot.service_at(address).is_some_and(|s| is_own(&s.key)),
         None => false,
     }
-}
-
-/// The endpoints of a service at one of its ports, with the port of each. Health and capacity are looked at by whoever chooses.
-pub fn endpoints<'a>(
-    snapshot: &'a Snapshot,
-    service: &'a Service,
-    port: u16,
-) -> impl Iterator<Item = (&'a Arc<Workload>, u16)> + 'a {
-    snapshot.endpoints(&service.key).filter_map(move |workload| {
-        let ports = workload.services.get(&service.key)?;
-        let own = ports.iter().find(|p| p.service_port == port).copied();
-        let target = own.or_else(|| service.port(port).copied())?.target_port;
-        (target != 0).then_some((workload, target))
-    })
 }

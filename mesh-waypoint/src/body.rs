@@ -47,6 +47,19 @@ impl Replay {
         })))
     }
 
+    /// What has come so far, as a body of its own that others may read meanwhile.
+    pub fn copy(&self) -> Self {
+        let kept = self.lock();
+        Self(Arc::new(Mutex::new(Kept {
+            rest: None,
+            frames: kept.frames.iter().map(again).collect(),
+            bytes: kept.bytes,
+            limit: kept.limit,
+            spent: kept.spent,
+            total: kept.total,
+        })))
+    }
+
     /// Whether another reader would see all of it.
     pub fn can_repeat(&self) -> bool {
         !self.lock().spent

@@ -1,12 +1,224 @@
 //! One request's story: what it is, whether it may, where it goes, and what comes back.
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+mod forward;
+mod mirror;
+mod upgrade;
+mod admit;
+mod story;
+mod read;
 
-use crate::body::{self, Body};
-use crate::serve::Session;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming as Arriving;
+use hyper::upgrade::OnUpgrade;
+use rand::RngExt;
+
+use crate::aim::Destination;
+use crate::body::{self, Body, Replay, Watched};
+use crate::engine::decide::{Forward, Then};
+use crate::engine::head;
+use crate::engine::headers;
+use crate::engine::respond::{self, GRPC_STATUS, Reply};
+use crate::session::Session;
+use crate::telemetry::Record;
+use crate::world::{Compiled, World};
+use forward::{Answer, Outgoing, Patience};
+use read::Incoming;
+use story::Story;
 
 /// Answers a request. Every failure is an answer.
-pub async fn exchange(_session: &Session, _request: Request<Incoming>) -> Response<Body> {
-    Response::new(body::empty())
+pub async fn exchange(session: &Session, request: Request<Arriving>) -> Response<Body> {
+    let world = session.world();
+    let record = Record::new(session.client.clone(), session.asked.address, read::protocol(request.version()));
+    let mut story = Story::begin(session.shared.telemetry.clone(), record);
+    let mut response = match session.compiled(&world) {
+        Some(compiled) => {
+            story.logged = compiled.model.telemetry.access_log.enabled;
+            Box::pin(respond(session, &world, &compiled, &mut story, request)).await
+        }
+        // It does not use this waypoint any more.
+        None => own(&mut story, respond::no_backend(StatusCode::SERVICE_UNAVAILABLE)),
+    };
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_upgrade {
+        response.headers_mut().insert(header::SERVER, headers::SERVER);
+    } else {
+        headers::finish_reply(response.headers_mut());
+    }
+    story.record.status = response.status().as_u16();
+    if let Some(status) = response.headers().get(GRPC_STATUS) {
+        story.record.grpc_status = Some(String::from_utf8_lossy(status.as_bytes()).into_owned());
+    }
+    response.map(|body| Watched::new(body, story).boxed_unsync())
+}
+
+async fn respond(
+    session: &Session,
+    world: &World,
+    compiled: &Arc<Compiled>,
+    story: &mut Story,
+    mut request: Request<Arriving>,
+) -> Response<Body> {
+    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let (parts, arriving) = request.into_parts();
+    let body = Replay::new(arriving, session.shared.limits.replay);
+    story.body = Some(body.clone());
+    story.record.service = session.asked.service(&world.snapshot);
+    parts.method.as_str().clone_into(&mut story.record.method);
+    let raw = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    raw.clone_into(&mut story.record.path);
+    let mut incoming = match Incoming::read(parts, compiled.model.path_normalization) {
+        Ok(incoming) => incoming,
+        Err(bad) => {
+            story.record.details = bad.to_string();
+            return own(story, respond::bad_request());
+        }
+    };
+    headers::ensure_request_id(&mut incoming.headers, request_id);
+    describe(story, &incoming);
+
+    if let Err(reply) = admit::admit(session, compiled, story, &mut incoming).await {
+        return own(story, reply);
+    }
+
+    let uid = session.client.workload.as_ref().map(|workload| &workload.uid);
+    let asked = head::Request {
+        head: head::Head {
+            method: incoming.method.as_str(),
+            scheme: "http",
+            authority: &incoming.authority,
+            path: &incoming.path,
+            query: incoming.query.as_deref(),
+            protocol: read::protocol(incoming.version),
+            headers: &incoming.headers,
+        },
+        client: head::Client {
+            namespace: session.client.identity.namespace(),
+            uid,
+            identity: Some(session.client.identity.uri()),
+            address: Some(session.client.address),
+        },
+        received: SystemTime::now(),
+    };
+    story.record.is_grpc = asked.head.is_grpc();
+    let Some(routes) = compiled.routes(session.asked.address.port()) else {
+        let outgoing = outgoing(&incoming, story.record.is_grpc, None);
+        let patience = Patience { retries: compiled.default_retries(), timeout: None };
+        let sent = forward::forward(
+            session,
+            world,
+            compiled,
+            story,
+            &Destination::Itself,
+            &outgoing,
+            &body,
+            patience,
+        );
+        return match sent.await {
+            Ok(Answer { response, .. }) => upgrade::join(response, on_upgrade, story),
+            Err(reply) => {
+                let is_grpc = story.record.is_grpc;
+                own(story, reply.for_client(is_grpc))
+            }
+        };
+    };
+    let decision = routes.decide(&asked, || rand::rng().random());
+    if let Some(rule) = decision.rule {
+        story.record.route = rule.origin.clone();
+    }
+    if let Some(delay) = decision.delay {
+        tokio::time::sleep(delay).await;
+        story.record.flags = "DI";
+    }
+    let forward = match decision.then {
+        Then::Reply(reply) => return own(story, reply),
+        Then::Forward(forward) => forward,
+    };
+    let outgoing = outgoing(&incoming, forward.is_grpc(), Some(&forward));
+    mirror::copies(session, world, compiled, &forward, &outgoing, &body).await;
+    let to = Destination::Service {
+        service: forward.service.clone(),
+        port: forward.port,
+        subset: forward.subset.map(Arc::from),
+    };
+    let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout };
+    let began = std::time::Instant::now();
+    match forward::forward(session, world, compiled, story, &to, &outgoing, &body, patience).await {
+        Ok(Answer { mut response, set_cookie }) => {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return upgrade::join(response, on_upgrade, story);
+            }
+            headers::strip_hop_by_hop(response.headers_mut());
+            let time = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            response.headers_mut().insert("x-envoy-upstream-service-time", HeaderValue::from(time));
+            let status = response.status().as_u16();
+            forward.reply_headers(status, response.headers_mut());
+            if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            "via_upstream".clone_into(&mut story.record.details);
+            response
+        }
+        Err(reply) => {
+            let reply = forward.answer(reply);
+            own(story, reply)
+        }
+    }
+}
+
+fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
+    let mut headers = incoming.headers.clone();
+    let (mut target, mut authority) = (incoming.canonical(), incoming.authority.clone());
+    if let Some(forward) = forward {
+        forward.edits.apply(&mut headers);
+        if let Some(rewritten) = &forward.target {
+            // A target without its slash would end in the host.
+            target = if rewritten.starts_with('/') { rewritten.clone() } else { format!("/{rewritten}") };
+        }
+        if let Some(host) = forward.authority.as_ref().and_then(|host| host.to_str().ok()) {
+            host.clone_into(&mut authority);
+        }
+    }
+    Outgoing {
+        method: incoming.method.clone(),
+        authority,
+        target,
+        headers,
+        version: incoming.version,
+        upgrade: incoming.upgrade.clone(),
+        is_grpc,
+        query: incoming.query.clone(),
+    }
+}
+
+fn describe(story: &mut Story, incoming: &Incoming) {
+    let text = |name: &str| {
+        let value = incoming.headers.get(name);
+        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    };
+    incoming.authority.clone_into(&mut story.record.authority);
+    story.record.request_id = text("x-request-id");
+    story.record.user_agent = text("user-agent");
+    story.record.forwarded_for = text("x-forwarded-for");
+}
+
+/// An answer of the waypoint's own.
+fn own(story: &mut Story, reply: Reply) -> Response<Body> {
+    story.own(reply.why);
+    let mut response = Response::new(if reply.body.is_empty() { body::empty() } else { body::full(reply.body) });
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn request_id() -> HeaderValue {
+    let random: u128 = rand::rng().random();
+    let id = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{id:032x}");
+    let text = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("-"))
 }

@@ -2,15 +2,23 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
+use http::HeaderMap;
+use mesh_core::l7::route::{SourceMatch, by_weight};
+use rand::RngExt;
 use tokio::io::AsyncReadExt;
 
-use crate::choose;
+use crate::aim::{Aim, Destination, Unknown};
+use crate::asked::Of;
+use crate::engine::authorization::{Peer, Request, Verdict};
+use crate::engine::balance::stick;
+use crate::engine::experience::InFlight;
+use crate::engine::outliers::Outcome;
 use crate::io::{ByteStream, Rewound};
-use crate::serve::Session;
+use crate::session::Session;
 use crate::telemetry::Record;
+use crate::world::Compiled;
 
 /// TLS that passes through: its SNI chooses the route.
 pub async fn tls(session: Session, mut io: impl ByteStream + 'static, mut first: BytesMut) {
@@ -32,8 +40,8 @@ pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni:
     let mut record = Record::new(session.client.clone(), session.asked.address, "-");
     record.authority = sni.unwrap_or_default().to_owned();
     telemetry.live.inc();
-    match Box::pin(reach(&session, &mut record)).await {
-        Ok(mut upstream) => {
+    match Box::pin(reach(&session, &mut record, sni)).await {
+        Ok((mut upstream, _in_flight)) => {
             telemetry.connection_opened(&record);
             match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
                 Ok((received, sent)) => (record.received, record.sent) = (received, sent),
@@ -52,29 +60,101 @@ pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni:
     telemetry.connection_closed(&record, true);
 }
 
-async fn reach(session: &Session, record: &mut Record) -> Result<Box<dyn ByteStream>, (&'static str, String)> {
+async fn reach(
+    session: &Session,
+    record: &mut Record,
+    sni: Option<&str>,
+) -> Result<(Box<dyn ByteStream>, Option<InFlight>), (&'static str, String)> {
     let world = session.world();
-    let service = session.asked.service(&world.snapshot);
-    record.service = service.clone();
-    let endpoint = match &service {
-        Some(service) => {
-            let port = session.asked.address.port();
-            choose::choose(&world.snapshot, service, port, session.asked.address, &[])
-                .map_err(|no| ("UH", no.to_string()))?
+    let compiled = session.compiled(&world).ok_or(("NC", "it does not use this waypoint any more".to_owned()))?;
+    record.service = session.asked.service(&world.snapshot);
+    admit(session, &compiled, sni).map_err(|why| ("-", why))?;
+    let to = destination(session, &compiled, sni).ok_or(("NR", "no route leads anywhere".to_owned()))?;
+    let empty = HeaderMap::new();
+    let head = stick::Head { fields: &empty, query: None, client: session.client.address.ip() };
+    let aim = Aim::new(session, &world, &compiled, &to, &head)
+        .map_err(|Unknown| ("NC", "the destination of the route is not known".to_owned()))?;
+    record.service = aim.service.clone().or_else(|| record.service.take());
+    let mut tried = Vec::new();
+    loop {
+        let endpoint =
+            aim.endpoint(session, &world, &tried).ok_or(("UH", "no endpoint is healthy".to_owned()))?;
+        record.destination = Some(endpoint.workload.clone());
+        record.upstream = Some(endpoint.address);
+        let (client, limit) = (session.client.address, aim.policy.pool.connect_timeout);
+        let dialler = session.shared.upstreams.dialler();
+        match dialler.open(&endpoint, Some(client), aim.service.as_deref(), limit).await {
+            Ok(stream) => {
+                aim.judge(session, &endpoint, Outcome::Connected);
+                return Ok((stream, aim.begin(&endpoint)));
+            }
+            Err(error) => {
+                aim.judge(session, &endpoint, Outcome::Failed);
+                tried.push(endpoint.uid().clone());
+                if tried.len() >= ATTEMPTS {
+                    return Err(("UF", error.to_string()));
+                }
+            }
         }
-        None => {
-            choose::itself(&world.snapshot, &session.asked).ok_or(("NR", "the workload is not known".to_owned()))?
+    }
+}
+
+/// Endpoints tried for one connection, the first included.
+const ATTEMPTS: usize = 3;
+
+/// Whether the client may have a connection at all. What policy says of requests holds for none of its bytes: an ALLOW that
+/// asks for a method lets nothing in.
+fn admit(session: &Session, compiled: &Arc<Compiled>, sni: Option<&str>) -> Result<(), String> {
+    let policies = compiled.policies.for_connection(Peer {
+        identity: Some(&session.client.identity),
+        address: session.client.address.ip(),
+        destination: session.asked.address.ip(),
+        port: session.asked.address.port(),
+        sni,
+    });
+    let fields = HeaderMap::new();
+    let request = Request { method: "", host: "", path: "", query: None, fields: &fields, authenticated: None };
+    match policies.evaluate(&request, &[]).verdict {
+        Verdict::Allow(_) => Ok(()),
+        Verdict::Deny(denial) => Err(format!("policy: {denial}")),
+        Verdict::Ask(question) => Err(format!("policy: {} asks an authorizer of requests", question.policy)),
+    }
+}
+
+fn destination(session: &Session, compiled: &Compiled, sni: Option<&str>) -> Option<Destination> {
+    let Of::Service(service) = &session.asked.of else { return Some(Destination::Itself) };
+    let port = session.asked.address.port();
+    let rules = compiled.model.ports.get(&port)?;
+    let named = sni.and_then(|sni| rules.tls.iter().find(|route| route.sni.iter().any(|host| covers(host, sni))));
+    let route = match named {
+        Some(route) => &route.then,
+        None if rules.tcp.is_empty() => {
+            return Some(Destination::Service { service: service.clone(), port, subset: None });
         }
+        None => rules.tcp.iter().find(|route| holds(&route.sources, session))?,
     };
-    record.destination = Some(endpoint.workload.clone());
-    record.upstream = Some(endpoint.address);
-    session
-        .shared
-        .upstreams
-        .dialler()
-        .open(&endpoint, Some(session.client.address), service.as_deref(), Duration::from_secs(10))
-        .await
-        .map_err(|error| ("UF", error.to_string()))
+    let total: u64 = route.backends.iter().map(|(weight, _)| u64::from(*weight)).sum();
+    let drawn = rand::rng().random_range(0..total.max(1));
+    let backend = by_weight(route.backends.iter().map(|(weight, to)| (*weight, to)), drawn)?;
+    Destination::of(backend)
+}
+
+/// Exact, `*.` with what follows, or everything.
+fn covers(host: &str, sni: &str) -> bool {
+    match host.strip_prefix('*') {
+        Some("") => true,
+        Some(suffix) => sni.ends_with(suffix),
+        None => host == sni,
+    }
+}
+
+fn holds(sources: &[SourceMatch], session: &Session) -> bool {
+    let (namespace, uid) = (session.client.identity.namespace(), session.client.workload.as_ref().map(|w| &w.uid));
+    let one = |source: &SourceMatch| {
+        (source.namespaces.is_empty() || source.namespaces.contains(namespace))
+            && source.workloads.as_ref().is_none_or(|all| uid.is_some_and(|uid| all.contains(uid)))
+    };
+    sources.is_empty() || sources.iter().any(one)
 }
 
 fn is_reset(error: &io::Error) -> bool {

@@ -1,7 +1,6 @@
 //! One stream of the tunnel: what is spoken on it, and who carries that on.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,86 +10,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use mesh_core::l7::{PortRules, Protocol};
+use mesh_core::l7::Protocol;
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
 use tracing::debug;
-
-use crate::asked::Asked;
-use crate::client::Client;
 
 use crate::exchange;
 use crate::io::{ByteStream, Rewound};
 use crate::relay;
+use crate::session::{Limits, Session};
 use crate::sniff::{self, Spoken};
-use crate::telemetry::Telemetry;
-use crate::upstream::Upstreams;
-use crate::world::{Compiled, World};
-
-/// What all streams of a worker share.
-#[derive(Clone)]
-pub struct Shared {
-    pub world: watch::Receiver<Option<Arc<World>>>,
-    pub upstreams: Upstreams,
-    pub telemetry: Telemetry,
-    pub limits: Limits,
-    /// Turns true when this instance is to stop: what is open ends in good order.
-    pub draining: watch::Receiver<bool>,
-
-}
-
-/// What a client may make us hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// For the whole head of a request, and for the next one on a connection that waits.
-    pub head_timeout: Duration,
-    /// Largest request head, in bytes.
-    pub max_head: usize,
-    pub max_streams: u32,
-    /// Body that is kept for another try, in bytes.
-    pub replay: usize,
-    /// How long bytes may take to come by which an unnamed port's protocol is told.
-    pub sniff_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head_timeout: Duration::from_secs(60),
-            max_head: 60 << 10,
-            max_streams: 256,
-            replay: 64 << 10,
-            sniff_timeout: Duration::from_millis(500),
-        }
-    }
-}
-
-/// One stream, asked for by one client.
-#[derive(Clone)]
-pub struct Session {
-    pub shared: Shared,
-    pub client: Arc<Client>,
-    pub asked: Asked,
-}
 
 impl Session {
-    pub fn world(&self) -> Arc<World> {
-        self.shared.world.borrow().clone().unwrap_or_default()
-    }
-
-    pub fn compiled(&self, world: &World) -> Option<Arc<Compiled>> {
-        world.compiled(&self.asked.target()).cloned()
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.asked.address
-    }
-
-    /// Rules of the port that was asked for. A workload's own ports have none.
-    pub fn rules<'a>(&self, compiled: &'a Compiled) -> Option<&'a PortRules> {
-        compiled.model.ports.get(&self.asked.address.port())
-    }
-
     /// Carries the stream from its first byte to its last.
     pub async fn serve(self, mut io: impl ByteStream + 'static) {
         let world = self.world();

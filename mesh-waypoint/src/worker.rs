@@ -19,7 +19,7 @@ use crate::asked;
 use crate::client::Client;
 use crate::dial::Own;
 use crate::io::Carried;
-use crate::serve::{Session, Shared};
+use crate::session::{Session, Shared};
 use crate::world::World;
 
 #[derive(Clone, Debug)]
@@ -178,8 +178,7 @@ impl Worker {
         }
         match request.accept(None) {
             Ok(stream) => {
-                let session = Session { shared: self.shared.clone(), client: Arc::new(client), asked };
-                session.serve(Carried::from(stream)).await;
+                Session::new(self.shared.clone(), client, asked).serve(Carried::from(stream)).await;
             }
             Err(error) => debug!(%peer, %error, "stream given up"),
         }

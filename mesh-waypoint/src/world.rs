@@ -1,16 +1,25 @@
 //! What is in force: the snapshot, and each model made ready.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh_core::l7::{Layer7, Target};
+use mesh_core::l7::destination::Policy;
+use mesh_core::l7::{Layer7, Target, route};
 use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::{Uid, Workload};
 use tracing::warn;
+
+use crate::engine::authorization::Policies;
+use crate::engine::decide::CompiledRoutes;
+use crate::engine::jwt::Authentication;
+use crate::engine::retry::Retries;
 
 /// One consistent state, published whole.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub snapshot: Arc<Snapshot>,
+    /// This instance's own workload, once it is known: where it is decides what is near.
+    pub own: Option<Arc<Workload>>,
     compiled: HashMap<Target, Arc<Compiled>>,
 }
 
@@ -18,24 +27,58 @@ pub struct World {
 #[derive(Debug)]
 pub struct Compiled {
     pub model: Arc<Layer7>,
+    pub policies: Policies,
+    pub authentication: Authentication,
+    routes: BTreeMap<u16, CompiledRoutes>,
+    default_retries: Retries,
+    default_policy: Policy,
 }
 
 impl Compiled {
-    /// Whether something is said about who may ask, by what a request is.
-    pub fn guards_requests(&self) -> bool {
-        !self.model.policies.is_empty() || !self.model.jwt.is_empty()
-    }
-
     /// # Errors
     /// Something in it cannot be carried out by this version.
     pub fn new(model: &Arc<Layer7>) -> Result<Self, String> {
-        Ok(Self { model: model.clone() })
+        let mut routes = BTreeMap::new();
+        for (port, rules) in &model.ports {
+            let compiled = match (&rules.http, &model.target) {
+                (Some(http), _) => CompiledRoutes::new(http),
+                (None, Target::Service(service)) => CompiledRoutes::to_service(service.clone(), *port),
+                (None, Target::Workloads) => continue,
+            };
+            routes.insert(*port, compiled.map_err(|error| format!("port {port}: {error}"))?);
+        }
+        Ok(Self {
+            policies: Policies::compile(&model.policies),
+            authentication: Authentication::compile(&model.jwt),
+            routes,
+            default_retries: Retries::new(&route::Retries::default()).map_err(|name| name.to_string())?,
+            default_policy: Policy::default(),
+            model: model.clone(),
+        })
+    }
+
+    /// `None`: what was asked for is a workload, and the request goes to it.
+    pub fn routes(&self, port: u16) -> Option<&CompiledRoutes> {
+        self.routes.get(&port)
+    }
+
+    pub fn default_retries(&self) -> &Retries {
+        &self.default_retries
+    }
+
+    pub fn default_policy(&self) -> &Policy {
+        &self.default_policy
+    }
+
+    /// Whether something is said about who may ask, by what a request is.
+    pub fn guards_requests(&self) -> bool {
+        !self.model.policies.is_empty() || !self.model.jwt.is_empty()
     }
 }
 
 impl World {
     /// The next state. A model that did not change is not made anew; one that cannot be made leaves what was in force.
-    pub fn next(&self, snapshot: Arc<Snapshot>) -> Self {
+    pub fn next(&self, snapshot: Arc<Snapshot>, own: &Uid) -> Self {
         let mut compiled = HashMap::new();
         for model in snapshot.layer7s() {
             let before = self.compiled.get(&model.target);
@@ -51,7 +94,8 @@ impl World {
             };
             compiled.extend(now.map(|now| (model.target.clone(), now)));
         }
-        Self { snapshot, compiled }
+        let own = snapshot.workload(own).cloned();
+        Self { snapshot, own, compiled }
     }
 
     pub fn compiled(&self, target: &Target) -> Option<&Arc<Compiled>> {

@@ -1,0 +1,159 @@
+//! Where a request or a connection goes: a service with what holds there, and one of its endpoints at a time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_core::addr::NetworkAddress;
+use mesh_core::l7::Protocol;
+use mesh_core::l7::destination::{self, Balance};
+use mesh_core::l7::route::BackendRef;
+use mesh_core::service::Service;
+use mesh_core::workload::{ServiceKey, Uid};
+use tracing::info;
+
+use crate::asked::Of;
+use crate::dial::Endpoint;
+use crate::engine::balance::stick::{self, Stuck};
+use crate::engine::balance::{self, Asker, Choice};
+use crate::engine::experience::{Experience, InFlight, Target};
+use crate::engine::outliers::Outcome;
+use crate::session::Session;
+use crate::upstream::Terms;
+use crate::world::{Compiled, World};
+
+#[derive(Clone, Debug)]
+pub enum Destination {
+    Service {
+        service: ServiceKey,
+        port: u16,
+        subset: Option<Arc<str>>,
+    },
+    /// The workload that was asked for by its own address.
+    Itself,
+}
+
+impl Destination {
+    /// `None`: what the rule leads to is not there.
+    pub fn of(backend: &BackendRef) -> Option<Self> {
+        match backend {
+            BackendRef::Service { service, port, subset } => {
+                Some(Self::Service { service: service.clone(), port: *port, subset: subset.clone() })
+            }
+            BackendRef::Missing { .. } => None,
+        }
+    }
+}
+
+/// The service, its port or the subset is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown;
+
+/// A destination with what holds there, for one request.
+pub struct Aim<'a> {
+    pub service: Option<Arc<Service>>,
+    pub policy: &'a destination::Policy,
+    pub protocol: Protocol,
+    pub stuck: Stuck,
+    endpoints: Vec<balance::Endpoint>,
+    at: Option<(Target, Arc<Experience>)>,
+}
+
+impl<'a> Aim<'a> {
+    /// `head`: of the request, for what sticks.
+    ///
+    /// # Errors
+    /// See [`Unknown`].
+    pub fn new(
+        session: &Session,
+        world: &World,
+        compiled: &'a Compiled,
+        to: &Destination,
+        head: &stick::Head<'_>,
+    ) -> Result<Self, Unknown> {
+        let Destination::Service { service: key, port, subset } = to else {
+            return Ok(Self {
+                service: None,
+                policy: compiled.default_policy(),
+                protocol: Protocol::Detect,
+                stuck: Stuck::default(),
+                endpoints: Vec::new(),
+                at: None,
+            });
+        };
+        let service = world.snapshot.service(key).cloned().ok_or(Unknown)?;
+        if service.port(*port).is_none() {
+            return Err(Unknown);
+        }
+        let known = compiled.model.destinations.get(key);
+        let members = match (subset, known) {
+            (None, _) => None,
+            (Some(name), Some(known)) => Some(known.subsets.get(name).ok_or(Unknown)?),
+            (Some(_), None) => return Err(Unknown),
+        };
+        let policy = known.map_or(compiled.default_policy(), |known| known.policy(*port, subset.as_deref()));
+        let stuck = match &policy.balance {
+            Balance::Hash(by) => stick::stick(by, head, &mut rand::rng()),
+            _ => Stuck::default(),
+        };
+        let target = Target { service: key.clone(), port: *port, subset: subset.clone() };
+        let experience = session.shared.experiences.of(&target);
+        Ok(Self {
+            endpoints: balance::endpoints(&world.snapshot, &service, *port, members),
+            service: Some(service),
+            policy,
+            protocol: known.and_then(|known| known.protocols.get(port)).copied().unwrap_or_default(),
+            stuck,
+            at: Some((target, experience)),
+        })
+    }
+
+    /// An endpoint that is not among those `tried`, as far as there is one. `None`: no endpoint is healthy.
+    pub fn endpoint(&self, session: &Session, world: &World, tried: &[Uid]) -> Option<Endpoint> {
+        let asked = session.asked.address;
+        let (Some(service), Some((_, experience))) = (&self.service, &self.at) else {
+            return match &session.asked.of {
+                Of::Workload(uid) => {
+                    let workload = world.snapshot.workload(uid)?;
+                    let endpoint = Endpoint::new(workload, asked.port(), None, asked.ip())?;
+                    Some(Endpoint { address: asked, ..endpoint })
+                }
+                Of::Service(_) => None,
+            };
+        };
+        let asker =
+            Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
+        match balance::choose(&self.endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
+            Choice::Endpoint(chosen) => Endpoint::new(&chosen.workload, chosen.port, Some(service), asked.ip()),
+            // Whoever of the mesh has the address: a waypoint is no proxy to everywhere.
+            Choice::Original => {
+                let address = NetworkAddress::new(session.shared.network.clone(), asked.ip());
+                Endpoint::new(world.snapshot.workload_at(&address)?, asked.port(), None, asked.ip())
+            }
+        }
+    }
+
+    /// Counts a request at an endpoint for as long as the guard lives.
+    pub fn begin(&self, endpoint: &Endpoint) -> Option<InFlight> {
+        self.at.as_ref().map(|(_, experience)| experience.begin(endpoint.uid()))
+    }
+
+    /// Counts for or against an endpoint.
+    pub fn judge(&self, session: &Session, endpoint: &Endpoint, outcome: Outcome) {
+        let Some((target, experience)) = &self.at else { return };
+        if experience.record(endpoint.uid(), outcome, self.policy, self.endpoints.len(), Instant::now()) {
+            let (service, port) = (&target.service, target.port);
+            info!(%service, port, endpoint = %endpoint.uid(), "endpoint ejected: it failed too often in a row");
+            session.shared.telemetry.ejected(&service.hostname);
+        }
+    }
+
+    pub fn terms(&self) -> Terms {
+        let pool = &self.policy.pool;
+        Terms {
+            connect_timeout: pool.connect_timeout,
+            idle_timeout: pool.idle_timeout,
+            max_age: pool.max_connection_duration,
+            max_requests: pool.max_requests_per_connection,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! To an endpoint and back, as often as the rule's retries allow.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use mesh_core::l7::Protocol;
+use mesh_core::workload::Uid;
+use rand::RngExt;
+
+use super::story::Story;
+use crate::aim::{Aim, Destination, Unknown};
+use crate::body::{Body, Replay};
+use crate::engine::balance::stick;
+use crate::engine::outliers;
+use crate::engine::respond::{self, Reply};
+use crate::engine::retry::{ATTEMPT_COUNT, Broken, EXPECTED_TIMEOUT, Outcome, Retries};
+use crate::session::Session;
+use crate::upstream::{SendError, Version as Spoken};
+use crate::world::{Compiled, World};
+
+/// A request as it goes on.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) authority: String,
+    /// Path and query.
+    pub(super) target: String,
+    pub(super) headers: HeaderMap,
+    /// Of the client's request.
+    pub(super) version: Version,
+    pub(super) upgrade: Option<HeaderValue>,
+    pub(super) is_grpc: bool,
+    pub(super) query: Option<String>,
+}
+
+/// What the rule says of tries.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    pub(super) retries: &'a Retries,
+    /// For the whole exchange.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// A response's head, and what it asks to be added.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) set_cookie: Option<String>,
+}
+
+pub(super) async fn forward(
+    session: &Session,
+    world: &World,
+    compiled: &Compiled,
+    story: &mut Story,
+    to: &Destination,
+    outgoing: &Outgoing,
+    body: &Replay,
+    patience: Patience<'_>,
+) -> Result<Answer, Reply> {
+    let began = Instant::now();
+    let aim = aim(session, world, compiled, to, outgoing)
+        .map_err(|Unknown| respond::no_backend(StatusCode::SERVICE_UNAVAILABLE))?;
+    story.record.service = aim.service.clone().or_else(|| story.record.service.take());
+    let mut tried: Vec<Uid> = Vec::new();
+    let mut made = 0;
+    // An upgrade's bytes cannot be sent again.
+    let attempts = if outgoing.upgrade.is_some() { 0 } else { patience.retries.attempts };
+    if attempts == 0 {
+        body.last();
+    }
+    loop {
+        made += 1;
+        story.record.attempts = made;
+        let left = patience.timeout.map(|whole| whole.saturating_sub(began.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(respond::timeout());
+        }
+        let endpoint = aim.endpoint(session, world, &tried).ok_or_else(respond::no_healthy_upstream)?;
+        story.record.destination = Some(endpoint.workload.clone());
+        story.record.upstream = Some(endpoint.address);
+        let _in_flight = aim.begin(&endpoint);
+        let request = request(outgoing, body, patience, began, &aim, made);
+        let version = spoken(&aim, outgoing);
+        let terms = aim.terms();
+        let limit = match (left, patience.retries.per_try_timeout) {
+            (Some(left), Some(one)) => Some(left.min(one)),
+            (left, one) => left.or(one),
+        };
+        let upstreams = &session.shared.upstreams;
+        let sending = upstreams.send(&endpoint, version, &terms, session.client.address, aim.service.as_deref(), request);
+        let sent = match limit {
+            Some(limit) => tokio::time::timeout(limit, sending).await.map_err(|_| ()),
+            None => Ok(sending.await),
+        };
+        let (outcome, error) = match sent {
+            Ok(Ok(response)) => {
+                aim.judge(session, &endpoint, outliers::Outcome::Status(outcome_status(&response)));
+                let again = {
+                    let answered = Outcome::Answered { status: response.status(), headers: response.headers() };
+                    again(patience, made, attempts, &answered, body)
+                };
+                match again {
+                    Some(wait) => {
+                        tried.push(endpoint.uid().clone());
+                        pause(wait, patience, began).await?;
+                        continue;
+                    }
+                    None => return Ok(Answer { response, set_cookie: aim.stuck.set_cookie }),
+                }
+            }
+            Ok(Err(error)) => {
+                aim.judge(session, &endpoint, outliers::Outcome::Failed);
+                (broken(&error), Some(error))
+            }
+            Err(()) => {
+                aim.judge(session, &endpoint, outliers::Outcome::TimedOut);
+                let whole = patience.timeout.is_some_and(|whole| began.elapsed() >= whole);
+                if whole {
+                    return Err(respond::timeout());
+                }
+                (Broken::TryTimeout, None)
+            }
+        };
+        if let Some(error) = &error {
+            story.record.failure = error.to_string();
+        }
+        match again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body) {
+            Some(wait) => {
+                tried.push(endpoint.uid().clone());
+                pause(wait, patience, began).await?;
+            }
+            None => return Err(own(outcome, error.as_ref())),
+        }
+    }
+}
+
+/// A copy: one try, whose answer is only read.
+pub(super) async fn once(
+    session: &Session,
+    world: &World,
+    compiled: &Compiled,
+    to: &Destination,
+    outgoing: &Outgoing,
+    body: &Replay,
+) -> Option<Response<Body>> {
+    let aim = aim(session, world, compiled, to, outgoing).ok()?;
+    let endpoint = aim.endpoint(session, world, &[])?;
+    let patience = Patience { retries: compiled.default_retries(), timeout: None };
+    let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
+    let terms = aim.terms();
+    let (client, service) = (session.client.address, aim.service.as_deref());
+    session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await.ok()
+}
+
+fn aim<'a>(
+    session: &Session,
+    world: &World,
+    compiled: &'a Compiled,
+    to: &Destination,
+    outgoing: &Outgoing,
+) -> Result<Aim<'a>, Unknown> {
+    let fields = &outgoing.headers;
+    let head = stick::Head { fields, query: outgoing.query.as_deref(), client: session.client.address.ip() };
+    Aim::new(session, world, compiled, to, &head)
+}
+
+fn request(
+    outgoing: &Outgoing,
+    body: &Replay,
+    patience: Patience<'_>,
+    began: Instant,
+    aim: &Aim<'_>,
+    made: u32,
+) -> Request<Body> {
+    let mut request = Request::new(body.reader());
+    *request.method_mut() = outgoing.method.clone();
+    *request.headers_mut() = outgoing.headers.clone();
+    let headers = request.headers_mut();
+    if made > 1 {
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
+    }
+    if let Some(time) = patience.retries.expected_timeout_ms(patience.timeout, began.elapsed()) {
+        headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(time));
+    }
+    match spoken(aim, outgoing) {
+        Spoken::Http1 => {
+            // A head that was read can be written.
+            if let Ok(host) = HeaderValue::from_str(&outgoing.authority) {
+                headers.insert(header::HOST, host);
+            }
+            if let Some(upgrade) = &outgoing.upgrade {
+                headers.insert(header::UPGRADE, upgrade.clone());
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            }
+            *request.uri_mut() = outgoing.target.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        }
+        Spoken::Http2 => {
+            let uri = Uri::builder().scheme("http").authority(&*outgoing.authority).path_and_query(&*outgoing.target);
+            *request.uri_mut() = uri.build().unwrap_or_else(|_| Uri::from_static("http://invalid/"));
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+    request
+}
+
+fn spoken(aim: &Aim<'_>, outgoing: &Outgoing) -> Spoken {
+    let is_second = outgoing.version == Version::HTTP_2;
+    match aim.protocol {
+        _ if outgoing.upgrade.is_some() => Spoken::Http1,
+        Protocol::Http2 | Protocol::Grpc => Spoken::Http2,
+        Protocol::Http if aim.policy.pool.upgrade => Spoken::Http2,
+        Protocol::Http if !aim.policy.pool.use_client_protocol && !(is_second && outgoing.is_grpc) => Spoken::Http1,
+        _ if is_second => Spoken::Http2,
+        _ => Spoken::Http1,
+    }
+}
+
+/// For gRPC the HTTP status that its code stands for.
+fn outcome_status(response: &Response<Body>) -> u16 {
+    let status = response.headers().get(respond::GRPC_STATUS).and_then(|v| v.to_str().ok()?.parse::<u16>().ok());
+    match status {
+        None | Some(0) => response.status().as_u16(),
+        Some(4) => 504,
+        Some(14) => 503,
+        Some(2 | 12 | 13 | 15) => 500,
+        Some(_) => 200,
+    }
+}
+
+fn again<R: crate::engine::head::Fields + ?Sized>(
+    patience: Patience<'_>,
+    made: u32,
+    attempts: u32,
+    outcome: &Outcome<'_, R>,
+    body: &Replay,
+) -> Option<Duration> {
+    if made > attempts || !body.can_repeat() {
+        return None;
+    }
+    patience.retries.next_try(made, outcome, rand::rng().random())
+}
+
+async fn pause(wait: Duration, patience: Patience<'_>, began: Instant) -> Result<(), Reply> {
+    let left = patience.timeout.map(|whole| whole.saturating_sub(began.elapsed()));
+    if left.is_some_and(|left| left <= wait) {
+        tokio::time::sleep(left.unwrap_or_default()).await;
+        return Err(respond::timeout());
+    }
+    tokio::time::sleep(wait).await;
+    Ok(())
+}
+
+fn broken(error: &SendError) -> Broken {
+    match error {
+        SendError::Unreached(_) => Broken::Connect,
+        SendError::Unsent(_) => Broken::Reset { sent: false },
+        SendError::RefusedStream => Broken::Refused,
+        SendError::Lost(_) | SendError::Protocol(_) => Broken::Reset { sent: true },
+    }
+}
+
+fn own(outcome: Broken, error: Option<&SendError>) -> Reply {
+    match (outcome, error) {
+        (Broken::TryTimeout, _) => respond::timeout(),
+        (Broken::Overflow, _) => respond::overflow(),
+        (Broken::Connect, Some(SendError::Unreached(unreached))) if unreached.reason() == "connect_timeout" => {
+            respond::reset("connection timeout")
+        }
+        (Broken::Connect, _) => respond::reset("remote connection failure"),
+        (Broken::Refused, _) => respond::reset("remote refused stream reset"),
+        (Broken::Reset { .. }, Some(SendError::Protocol(_))) => respond::reset("protocol error"),
+        (Broken::Reset { .. }, _) => respond::reset("connection termination"),
+    }
+}

@@ -1,0 +1,48 @@
+//! Copies of a request that go elsewhere, and whose answers nobody waits for.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+
+use super::forward::{self, Outgoing};
+use crate::aim::Destination;
+use crate::body::Replay;
+use crate::engine::decide::Forward;
+use crate::engine::split;
+use crate::session::Session;
+use crate::world::{Compiled, World};
+
+/// Longest that a copy may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sends a copy to each mirror of the rule. One with a larger body than what is kept for retries is not copied: nothing of the
+/// request itself is to wait for it.
+pub(super) async fn copies(
+    session: &Session,
+    world: &World,
+    compiled: &std::sync::Arc<Compiled>,
+    forward: &Forward<'_>,
+    outgoing: &Outgoing,
+    body: &Replay,
+) {
+    if forward.mirrors.is_empty() || outgoing.upgrade.is_some() {
+        return;
+    }
+    // Read to its end once; the request and its copies read what is kept.
+    if body.reader().collect().await.is_err() || !body.can_repeat() {
+        return;
+    }
+    for to in &forward.mirrors {
+        let Some(to) = Destination::of(to) else { continue };
+        let mut copy = outgoing.clone();
+        split::mark_copy(&mut copy.headers, session.client.address.ip());
+        let (session, world, compiled, body) = (session.clone(), world.clone(), compiled.clone(), body.copy());
+        tokio::spawn(async move {
+            let sending = forward::once(&session, &world, &compiled, &to, &copy, &body);
+            if let Ok(Some(response)) = tokio::time::timeout(PATIENCE, sending).await {
+                // Read, so that its connection can be used again.
+                let _ = response.into_body().collect().await;
+            }
+        });
+    }
+}

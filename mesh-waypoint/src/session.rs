@@ -1,0 +1,107 @@
+//! What is at hand for as long as a stream is: what all streams share, who asks, and for what.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_core::l7::PortRules;
+use tokio::sync::watch;
+
+use crate::asked::Asked;
+use crate::client::Client;
+use crate::engine::authorization::{ConnectionPolicies, Peer};
+use crate::engine::experience::Experiences;
+use crate::keys::Keys;
+use crate::telemetry::Telemetry;
+use crate::upstream::Upstreams;
+use crate::world::{Compiled, World};
+
+/// What all streams of a worker share.
+#[derive(Clone)]
+pub struct Shared {
+    pub world: watch::Receiver<Option<Arc<World>>>,
+    pub upstreams: Upstreams,
+    pub telemetry: Telemetry,
+    pub limits: Limits,
+    /// Turns true when this instance is to stop: what is open ends in good order.
+    pub draining: watch::Receiver<bool>,
+    pub experiences: Arc<Experiences>,
+    pub keys: Keys,
+    pub network: Arc<str>,
+
+}
+
+/// What a client may make us hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the whole head of a request, and for the next one on a connection that waits.
+    pub head_timeout: Duration,
+    /// Largest request head, in bytes.
+    pub max_head: usize,
+    pub max_streams: u32,
+    /// Body that is kept for another try, in bytes.
+    pub replay: usize,
+    /// How long bytes may take to come by which an unnamed port's protocol is told.
+    pub sniff_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(60),
+            max_head: 60 << 10,
+            max_streams: 256,
+            replay: 64 << 10,
+            sniff_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+/// One stream, asked for by one client.
+#[derive(Clone)]
+pub struct Session {
+    pub shared: Shared,
+    pub client: Arc<Client>,
+    pub asked: Asked,
+    /// Of the model that was in force at the last request.
+    narrowed: Arc<Mutex<Option<Narrowed>>>,
+}
+
+/// Policies that may concern this client, with the model that they are of.
+type Narrowed = (Arc<Compiled>, Arc<ConnectionPolicies>);
+
+impl Session {
+    pub fn new(shared: Shared, client: Client, asked: Asked) -> Self {
+        Self { shared, client: Arc::new(client), asked, narrowed: Arc::default() }
+    }
+
+    /// What is left to ask of each request of this client.
+    pub fn policies(&self, compiled: &Arc<Compiled>, peer: Peer<'_>) -> Arc<ConnectionPolicies> {
+        let mut narrowed = self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*narrowed {
+            Some((of, policies)) if Arc::ptr_eq(of, compiled) => policies.clone(),
+            _ => {
+                let policies = Arc::new(compiled.policies.for_connection(peer));
+                *narrowed = Some((compiled.clone(), policies.clone()));
+                policies
+            }
+        }
+    }
+
+    pub fn world(&self) -> Arc<World> {
+        self.shared.world.borrow().clone().unwrap_or_default()
+    }
+
+    pub fn compiled(&self, world: &World) -> Option<Arc<Compiled>> {
+        world.compiled(&self.asked.target()).cloned()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.asked.address
+    }
+
+    /// Rules of the port that was asked for. A workload's own ports have none.
+    pub fn rules<'a>(&self, compiled: &'a Compiled) -> Option<&'a PortRules> {
+        compiled.model.ports.get(&self.asked.address.port())
+    }
+}
