@@ -5,12 +5,13 @@
 
 mod format;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use mesh_core::l7::route::HeaderOps;
 
-use super::head::Fields;
+use super::head::{Fields, Request};
 pub use format::{BadFormat, Facts, Format};
 
 /// Operations of one rule or destination on one direction, compiled.
@@ -66,8 +67,8 @@ impl Ops {
     }
 
     /// The new Host; of a rule's and its destination's the rule's counts.
-    pub fn host<F: Fields + ?Sized, R: Fields + ?Sized>(&self, facts: &Facts<'_, F, R>) -> Option<HeaderValue> {
-        self.host.as_ref()?.value(facts)
+    pub fn host<F: Fields + ?Sized>(&self, request: &Request<'_, F>) -> Option<HeaderValue> {
+        self.host.as_ref()?.value(&Facts::of_request(request))
     }
 }
 
@@ -93,20 +94,25 @@ pub struct Edits<'a> {
 
 impl<'a> Edits<'a> {
     /// Of a rule, and then of the destination that was drawn. A value that comes to nothing leaves its header alone.
-    pub fn new<F: Fields + ?Sized, R: Fields + ?Sized>(
+    pub fn of_request<F: Fields + ?Sized>(
         rule: &'a Ops,
         destination: Option<&'a Ops>,
-        facts: &Facts<'_, F, R>,
+        request: &Request<'_, F>,
     ) -> Self {
         let both = || [Some(rule), destination].into_iter().flatten();
-        let mut edits = Self { remove: both().flat_map(|ops| &ops.remove).collect(), ..Self::default() };
+        let remove: Vec<_> = both().flat_map(|ops| &ops.remove).collect();
         // What is removed is not there to be copied either.
-        let facts = Facts { removed: &edits.remove, ..*facts };
+        let facts = Facts { removed: &remove, ..Facts::of_request(request) };
         let value = |(name, format): &'a (HeaderName, Format)| Some((name, format.value(&facts)?));
         let set = both().flat_map(|ops| &ops.set).filter_map(value).collect();
         let add = both().flat_map(|ops| &ops.add).filter_map(value).collect();
-        (edits.set, edits.add) = (set, add);
-        edits
+        Self { remove, set, add }
+    }
+
+    /// Sets one more, over all others.
+    pub fn put(&mut self, name: &'a HeaderName, value: HeaderValue) {
+        self.add.retain(|(own, _)| *own != name);
+        self.set.push((name, value));
     }
 
     pub fn apply(&self, headers: &mut HeaderMap) {
@@ -131,6 +137,37 @@ impl<'a> Edits<'a> {
         let is_last = |at: usize, name: &HeaderName| self.set[at + 1..].iter().all(|(later, _)| *later != name);
         let set = self.set.iter().enumerate().filter(move |(at, (name, _))| is_last(*at, name)).map(|(_, line)| line);
         set.chain(&self.add).map(|(name, value)| (*name, value))
+    }
+}
+
+/// What is to be done to the headers of the reply, whoever gives it, made while the request is still at hand.
+#[derive(Clone, Debug, Default)]
+pub struct ReplyOps<'a> {
+    remove: Vec<&'a HeaderName>,
+    set: Vec<(&'a HeaderName, Cow<'a, Format>)>,
+    add: Vec<(&'a HeaderName, Cow<'a, Format>)>,
+}
+
+impl<'a> ReplyOps<'a> {
+    pub fn new<F: Fields + ?Sized>(rule: &'a Ops, destination: Option<&'a Ops>, request: &Request<'_, F>) -> Self {
+        let both = || [Some(rule), destination].into_iter().flatten();
+        let bound = |(name, format): &'a (HeaderName, Format)| (name, format.bound(request));
+        Self {
+            remove: both().flat_map(|ops| &ops.remove).collect(),
+            set: both().flat_map(|ops| &ops.set).map(bound).collect(),
+            add: both().flat_map(|ops| &ops.add).map(bound).collect(),
+        }
+    }
+
+    pub fn edits<R: Fields + ?Sized>(&self, status: u16, headers: &R) -> Edits<'a> {
+        let facts = Facts::of_response(status, headers, &self.remove);
+        let value = |(name, format): &(&'a HeaderName, Cow<'a, Format>)| Some((*name, format.value(&facts)?));
+        let (set, add) = (self.set.iter().filter_map(value).collect(), self.add.iter().filter_map(value).collect());
+        Edits { remove: self.remove.clone(), set, add }
+    }
+
+    pub fn apply(&self, status: u16, headers: &mut HeaderMap) {
+        self.edits(status, headers).apply(headers);
     }
 }
 
@@ -191,8 +228,8 @@ const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCOD
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+pub static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 /// What the reference calls itself, whatever the backend or a route says: dashboards and probes look for it.
 pub const SERVER: HeaderValue = HeaderValue::from_static("istio-envoy");
 

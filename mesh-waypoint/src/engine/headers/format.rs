@@ -4,6 +4,7 @@
 //! request line; `%PROTOCOL%`, `%RESPONSE_CODE%` (0 before there is one), `%DOWNSTREAM_REMOTE_ADDRESS%` and
 //! `.._WITHOUT_PORT%`, `%DOWNSTREAM_PEER_URI_SAN%` and `%START_TIME%` stand for themselves. What is absent is empty.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -39,7 +40,8 @@ pub enum RequestName {
 /// What values are made of.
 #[derive(Debug)]
 pub struct Facts<'a, F: ?Sized = HeaderMap, R: ?Sized = HeaderMap> {
-    pub request: &'a Request<'a, F>,
+    /// `None` for what is bound to its request already ([`Format::bound`]).
+    pub request: Option<&'a Request<'a, F>>,
     /// Status and headers, once there are any.
     pub response: Option<(u16, &'a R)>,
     /// Headers of the message at hand that are not there any more.
@@ -56,13 +58,13 @@ impl<F: ?Sized, R: ?Sized> Copy for Facts<'_, F, R> {}
 
 impl<'a, F: ?Sized> Facts<'a, F> {
     pub fn of_request(request: &'a Request<'a, F>) -> Self {
-        Self { request, response: None, removed: &[] }
+        Self { request: Some(request), response: None, removed: &[] }
     }
 }
 
-impl<'a, F: ?Sized, R: ?Sized> Facts<'a, F, R> {
-    pub fn of_response(request: &'a Request<'a, F>, status: u16, headers: &'a R) -> Self {
-        Self { request, response: Some((status, headers)), removed: &[] }
+impl<'a, R: ?Sized> Facts<'a, HeaderMap, R> {
+    pub fn of_response(status: u16, headers: &'a R, removed: &'a [&'a HeaderName]) -> Self {
+        Self { request: None, response: Some((status, headers)), removed }
     }
 }
 
@@ -127,6 +129,26 @@ impl Format {
     }
 }
 
+impl Format {
+    /// With all that is known of the request put in, so that a reply needs nothing of it any more.
+    pub fn bound<F: Fields + ?Sized>(&self, request: &Request<'_, F>) -> Cow<'_, Self> {
+        let Self::Parts(parts) = self else { return Cow::Borrowed(self) };
+        let is_of_reply = |part: &Part| matches!(part, Part::Text(_) | Part::Response { .. } | Part::Code);
+        if parts.iter().all(is_of_reply) {
+            return Cow::Borrowed(self);
+        }
+        let bound = parts.iter().map(|part| {
+            if is_of_reply(part) {
+                return part.clone();
+            }
+            let mut text = Vec::new();
+            part.write(&Facts::of_request(request), &mut text);
+            Part::Text(text.into())
+        });
+        Cow::Owned(Self::Parts(bound.collect()))
+    }
+}
+
 impl Part {
     fn new(command: &str) -> Result<Self, BadFormat> {
         let unknown = || BadFormat::Unknown(command.to_owned());
@@ -168,15 +190,30 @@ impl Part {
     }
 
     fn write<F: Fields + ?Sized, R: Fields + ?Sized>(&self, facts: &Facts<'_, F, R>, out: &mut Vec<u8>) {
-        let Request { head, client, received } = facts.request;
         match self {
             Self::Text(text) => out.extend_from_slice(text),
+            Self::Response { names, longest } => {
+                let Some((_, headers)) = facts.response else { return };
+                let left = names.iter().filter(|name| !facts.removed.contains(name));
+                if let Some(value) = left.into_iter().find_map(|name| headers.first(name)) {
+                    out.extend_from_slice(&value[..value.len().min(*longest)]);
+                }
+            }
+            Self::Code => append(out, facts.response.map_or(0, |(status, _)| status)),
+            _ => {
+                if let Some(request) = facts.request {
+                    self.write_request(request, facts.removed, out);
+                }
+            }
+        }
+    }
+
+    fn write_request<F: Fields + ?Sized>(&self, request: &Request<'_, F>, removed: &[&HeaderName], out: &mut Vec<u8>) {
+        let Request { head, client, received } = request;
+        match self {
             Self::Request { names, longest } => {
+                let is_gone = |name: &RequestName| matches!(name, RequestName::Field(Field::Named(name)) if removed.contains(&name));
                 let start = out.len();
-                let is_gone = |name: &RequestName| {
-                    let RequestName::Field(Field::Named(name)) = name else { return false };
-                    facts.response.is_none() && facts.removed.contains(&name)
-                };
                 for name in names.iter().filter(|name| !is_gone(name)) {
                     match name {
                         RequestName::Path => out.extend_from_slice(head.target().as_bytes()),
@@ -190,15 +227,7 @@ impl Part {
                 }
                 out.truncate(start.saturating_add(*longest));
             }
-            Self::Response { names, longest } => {
-                let Some((_, headers)) = facts.response else { return };
-                let left = names.iter().filter(|name| !facts.removed.contains(name));
-                if let Some(value) = left.into_iter().find_map(|name| headers.first(name)) {
-                    out.extend_from_slice(&value[..value.len().min(*longest)]);
-                }
-            }
             Self::Protocol => out.extend_from_slice(head.protocol.as_bytes()),
-            Self::Code => append(out, facts.response.map_or(0, |(status, _)| status)),
             Self::ClientAddress { port } => match client.address {
                 Some(address) if *port => append(out, address),
                 Some(address) => append(out, address.ip()),
@@ -206,6 +235,7 @@ impl Part {
             },
             Self::ClientIdentity => out.extend_from_slice(client.identity.unwrap_or_default().as_bytes()),
             Self::Received => append(out, rfc3339(*received)),
+            Self::Text(_) | Self::Response { .. } | Self::Code => {}
         }
     }
 }

@@ -28,9 +28,8 @@ fn check(request: &str, rule: &str, destination: &str, expected: Expect) {
     let mut asked = Asked::new(request);
     let (rule, destination) = (Ops::for_requests(&ops(rule)).unwrap(), Ops::for_requests(&ops(destination)).unwrap());
     let request = asked.request();
-    let facts = Facts::of_request(&request);
-    let host = rule.host(&facts).or_else(|| destination.host(&facts));
-    let edits = Edits::new(&rule, Some(&destination), &facts);
+    let host = rule.host(&request).or_else(|| destination.host(&request));
+    let edits = Edits::of_request(&rule, Some(&destination), &request);
     // Whoever copies without a map comes to the same lines.
     let stay = asked.headers.iter().filter(|(name, _)| !edits.replaces(name));
     let mut copied: Vec<String> =
@@ -150,8 +149,7 @@ fn replies_have_their_own_facts() {
         .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
         .into_iter()
         .collect();
-    let edits = Edits::new(&rule, None, &Facts::of_response(&request, 503, &headers.clone()));
-    edits.apply(&mut headers);
+    ReplyOps::new(&rule, None, &request).apply(503, &mut headers);
     finish_reply(&mut headers);
     expect![[r#"
         server: istio-envoy
