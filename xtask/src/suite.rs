@@ -151,7 +151,8 @@ fn conclude(mut tally: Tally) -> Result<ExitCode> {
 }
 
 /// Crates that read bytes from outside.
-const FUZZED: &[&str] = &["-p=mesh-core", "-p=mesh-analysis", "-p=mesh-net", "-p=mesh-ctrl", "-p=mesh-node"];
+const FUZZED: &[&str] =
+    &["-p=mesh-core", "-p=mesh-analysis", "-p=mesh-net", "-p=mesh-ctrl", "-p=mesh-node", "-p=mesh-waypoint"];
 
 /// How the properties of parsers are named: no bytes panic, arbitrary text is an object or a finding, and the like.
 const HOSTILE: &[&str] = &["panic", "arbitrary", "damaged", "any_bytes", "survives_the_wire"];
