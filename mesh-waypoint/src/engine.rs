@@ -3,6 +3,8 @@
 //! A model is compiled once ([`decide::CompiledRoutes::new`]) and asked for every request; what can be wrong with it is found
 //! while compiling, so that no request meets it.
 
+pub mod decide;
+pub mod session;
 pub mod split;
 pub mod retry;
 pub mod cors;

@@ -10,7 +10,7 @@ use super::head::{Fields, Head};
 use super::pattern::{BadRegex, Pattern};
 use super::respond::{Reply, Why};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cors {
     origins: Vec<Pattern>,
     methods: Option<Listed>,
@@ -21,7 +21,7 @@ pub struct Cors {
     forward_unmatched: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Listed {
     /// `*`: what was asked for.
     Echo,

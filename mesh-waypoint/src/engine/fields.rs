@@ -4,7 +4,7 @@
 
 use http::HeaderMap;
 
-pub trait Fields {
+pub trait Fields: Sync {
     /// Value of the `nth` line, from 0, that has this name (in lower case).
     fn line(&self, name: &str, nth: usize) -> Option<&[u8]>;
 }

@@ -9,22 +9,22 @@ use mesh_core::workload::Uid;
 /// Header fields, whoever holds them: a map, or ranges of the bytes that arrived.
 pub trait Fields {
     /// Values of the lines with this name, in the order they came.
-    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a;
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a;
 
     fn first<'a>(&'a self, name: &'a HeaderName) -> Option<&'a [u8]> {
-        self.values(name).next()
+        self.lines(name).next()
     }
 }
 
 impl Fields for HeaderMap {
-    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.get_all(name).iter().map(|value| value.as_bytes())
     }
 }
 
 /// Names in lower case, with their values.
 impl Fields for [(&str, &str)] {
-    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.iter().filter(move |(own, _)| name == own).map(|(_, value)| value.as_bytes())
     }
 }
@@ -99,7 +99,7 @@ impl<F: Fields + ?Sized> Head<'_, F> {
 
     pub fn field<'a>(&'a self, field: &'a Field) -> FieldValues<'a, impl Iterator<Item = &'a [u8]>> {
         match field {
-            Field::Named(name) => FieldValues::Lines(self.headers.values(name)),
+            Field::Named(name) => FieldValues::Lines(self.headers.lines(name)),
             Field::Method => FieldValues::One(Some(self.method.as_bytes())),
             Field::Scheme => FieldValues::One(Some(self.scheme.as_bytes())),
             Field::Authority => FieldValues::One(Some(self.authority.as_bytes())),
@@ -145,9 +145,53 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for FieldValues<'a, I> {
     }
 }
 
+/// Whether an HTTP/1.1 request may have this method; others are answered with 400, as the reference's parser does.
+pub fn is_method(method: &str) -> bool {
+    METHODS.contains(&method)
+}
+
+/// Those of the IANA registry that proxies carry, most used first.
+#[rustfmt::skip]
+const METHODS: &[&str] = &[
+    "GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "ACL", "BIND", "CHECKOUT", "COPY", "LINK",
+    "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "M-SEARCH", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE",
+    "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+];
+
 pub(crate) fn with_query(path: &str, query: Option<&str>) -> String {
     match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::sample::Asked;
+
+    #[test]
+    fn a_map_and_a_list_show_the_same_lines() {
+        let list: &[(&str, &str)] = &[("a", "1"), ("b", "2"), ("a", "3")];
+        let map: HeaderMap =
+            list.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect();
+        let name = HeaderName::from_static("a");
+        assert_eq!(list.lines(&name).collect::<Vec<_>>(), [b"1", b"3"]);
+        assert_eq!(map.lines(&name).collect::<Vec<_>>(), [b"1", b"3"]);
+        assert_eq!(map.first(&HeaderName::from_static("c")), None);
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        let is_grpc = |kind: &str| Asked::new(&format!("POST a/ content-type={kind}")).request().head.is_grpc();
+        assert_eq!(
+            ["application/grpc", "application/grpc+proto", "application/grpc-web", "text/plain"].map(is_grpc),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn methods_are_those_of_the_registry() {
+        assert_eq!(["GET", "M-SEARCH", "get", "FOO", ""].map(is_method), [true, true, false, false, false]);
     }
 }

@@ -15,7 +15,7 @@ use super::head::{Fields, Request};
 pub use format::{BadFormat, Facts, Format};
 
 /// Operations of one rule or destination on one direction, compiled.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ops {
     remove: Vec<HeaderName>,
     set: Vec<(HeaderName, Format)>,

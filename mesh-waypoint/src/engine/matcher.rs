@@ -17,7 +17,7 @@ use super::pattern::{BadRegex, whole_set};
 use condition::Condition;
 use tree::Tree;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Matcher {
     conditions: Vec<Condition>,
     index: Option<Index>,
@@ -82,7 +82,7 @@ impl Matcher {
 }
 
 /// Entries by what they say of the path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Index {
     exact_case: Tree,
     /// Those that ignore case; `None` when there are none.

@@ -10,7 +10,7 @@ use super::matcher::Taken;
 use super::respond::{Reply, Why, bad_request};
 use super::rewrite::{BadRewrite, NewPath};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Redirect {
     status: StatusCode,
     scheme: Option<Arc<str>>,

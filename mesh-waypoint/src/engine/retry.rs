@@ -9,7 +9,7 @@ use super::head::Fields;
 use super::respond::GRPC_STATUS;
 
 /// Tries, waits and times of one rule.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Retries {
     /// On top of the first.
     pub attempts: u32,

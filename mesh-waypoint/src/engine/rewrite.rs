@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 use super::matcher::Taken;
 use super::pattern::{BadRegex, anywhere};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rewrite {
     pub path: Option<NewPath>,
     pub authority: Option<HeaderValue>,
@@ -39,7 +39,7 @@ impl Rewrite {
 }
 
 /// [`PathRewrite`], compiled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum NewPath {
     Prefix(Arc<str>),
     Elements(Arc<str>),
@@ -48,7 +48,7 @@ pub enum NewPath {
 }
 
 /// Of a substitution.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Piece {
     Text(Box<[u8]>),
     Group(usize),

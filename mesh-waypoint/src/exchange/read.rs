@@ -16,8 +16,6 @@ pub(super) struct Incoming {
     /// Normalised, without query.
     pub(super) path: String,
     pub(super) query: Option<String>,
-    /// As it came, with the query.
-    pub(super) target: String,
     pub(super) version: Version,
     /// Without what ends at this hop and what a client must not say.
     pub(super) headers: HeaderMap,
@@ -43,6 +41,10 @@ impl Incoming {
         let Parts { method, uri, version, mut headers, .. } = parts;
         if method == Method::CONNECT {
             return Err(BadRequest::Connect);
+        }
+        // `GET host:80`, which is a form of CONNECT alone (RFC 9112, section 3.2.3).
+        if uri.authority().is_some() && uri.scheme().is_none() {
+            return Err(BadRequest::Path);
         }
         // Two who count differently see two requests where there is one (RFC 9112, section 6.1).
         if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
@@ -74,8 +76,7 @@ impl Incoming {
         headers::sanitise(&mut headers);
         headers.remove(header::UPGRADE);
         headers.remove(header::HOST);
-        let target = raw.to_owned();
-        Ok(Self { method, authority, path, query, target, version, headers, upgrade })
+        Ok(Self { method, authority, path, query, version, headers, upgrade })
     }
 
     /// Path and query as they go on, unless a route says otherwise.

@@ -10,7 +10,7 @@ use super::{BadEntry, Taken};
 use crate::engine::head::{Client, Field, Fields, Head};
 use crate::engine::pattern::{BadRegex, Pattern, whole};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Condition {
     rule: usize,
     path: Path,
@@ -22,7 +22,7 @@ pub(super) struct Condition {
     source: Option<SourceMatch>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Path {
     /// Any that is a path: not the `*` of OPTIONS.
     Any,
@@ -34,7 +34,7 @@ enum Path {
     Regex(Regex),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct HeaderCondition {
     field: Field,
     value: Pattern,

@@ -4,14 +4,14 @@ use mesh_core::l7::route::PathKind;
 
 use super::condition::{elements, is_boundary};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     ignore_case: bool,
     /// The first is the root.
     nodes: Vec<Node>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     /// Bytes between the node above and this one, in lower case where case is ignored.
     label: Box<[u8]>,

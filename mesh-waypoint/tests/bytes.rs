@@ -1,0 +1,533 @@
+//! Requests byte for byte: what a client sends, what the backend is sent, what comes back. No tunnel, no root: a stream of the
+//! tunnel is a pipe here, and the backend a workload outside the mesh on loopback.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use mesh_core::addr::NetworkAddress;
+use mesh_core::identity::SpiffeId;
+use mesh_core::l7::route::HttpRoutes;
+use mesh_core::l7::{Layer7, PortRules, Protocol, Target, WaypointKey};
+use mesh_core::service::{IpFamilies, LoadBalancing, Service};
+use mesh_core::snapshot::Snapshot;
+use mesh_core::workload::{Health, Locality, PlaintextPorts, Port, ServiceKey, Tunnel, Uid, Workload, WorkloadKind};
+use mesh_net::ca::CaError;
+use mesh_net::certificates::{self, Certificates, Signer};
+use mesh_net::pool::{self, Pool};
+use mesh_waypoint::asked::{Asked, Of};
+use mesh_waypoint::client::Client;
+use mesh_waypoint::dial::{Dialler, Own};
+use mesh_waypoint::session::{Limits, Session, Shared};
+use mesh_waypoint::telemetry::Telemetry;
+use mesh_waypoint::upstream::Upstreams;
+use mesh_waypoint::world::World;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Nobody here speaks for an identity.
+struct Nobody;
+
+impl Signer for Nobody {
+    async fn sign(&self, _: String, _: &SpiffeId, _: Duration) -> Result<Vec<String>, CaError> {
+        std::future::pending().await
+    }
+}
+
+/// A backend that answers with the bytes it was sent, and the waypoint's side of streams to it.
+struct Bench {
+    shared: Shared,
+    seen: Arc<Mutex<Vec<String>>>,
+    key: ServiceKey,
+    _drain: watch::Sender<bool>,
+}
+
+impl Bench {
+    async fn new(routes: Option<HttpRoutes>, protocol: Protocol) -> Bench {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        tokio::spawn(backend(listener, seen.clone()));
+        let key = ServiceKey { namespace: "shop".into(), hostname: "web.shop.svc".into() };
+        let mut snapshot = Snapshot::default();
+        snapshot.upsert_service(service(&key));
+        snapshot.upsert_workload(workload(&key, to));
+        let rules = PortRules { protocol, http: routes, ..PortRules::default() };
+        snapshot.upsert_layer7(Layer7 {
+            waypoint: WaypointKey { namespace: "shop".into(), name: "gate".into() },
+            target: Target::Service(key.clone()),
+            ports: [(80, rules)].into(),
+            destinations: Default::default(),
+            policies: Vec::new(),
+            jwt: Vec::new(),
+            path_normalization: Default::default(),
+            telemetry: Default::default(),
+        });
+        let world = World::default().next(Arc::new(snapshot), &Uid("".into()));
+        let identity = SpiffeId::new("td", "shop", "gate").unwrap();
+        let certificates = Certificates::start(certificates::Config::default(), Nobody);
+        let own = Own { certificate: certificates.lease(&identity), identity };
+        let dialler = Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) };
+        let (drain, draining) = watch::channel(false);
+        let shared = Shared {
+            world: watch::channel(Some(Arc::new(world))).1,
+            upstreams: Upstreams::new(dialler),
+            telemetry: Telemetry::default(),
+            limits: Limits::default(),
+            draining,
+            experiences: Arc::default(),
+            keys: Default::default(),
+            network: "".into(),
+        };
+        Bench { shared, seen, key, _drain: drain }
+    }
+
+    fn stream(&self) -> DuplexStream {
+        let client = Client {
+            identity: SpiffeId::new("td", "shop", "client").unwrap(),
+            address: "10.0.0.9:4000".parse().unwrap(),
+            workload: None,
+        };
+        let asked = Asked { address: "10.96.0.7:80".parse().unwrap(), of: Of::Service(self.key.clone()) };
+        let (near, far) = tokio::io::duplex(64 << 10);
+        tokio::spawn(Session::new(self.shared.clone(), client, asked).serve(far));
+        near
+    }
+
+    /// All that comes back for `sent`, until nothing has come for a while.
+    async fn say(&self, sent: &str) -> String {
+        let mut stream = self.stream();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        quiet(&mut stream).await
+    }
+}
+
+async fn quiet(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut all = Vec::new();
+    loop {
+        // The first byte may take long on a busy machine; what belongs to it comes with it.
+        let patience = Duration::from_millis(if all.is_empty() { 5000 } else { 400 });
+        match tokio::time::timeout(patience, stream.read_buf(&mut all)).await {
+            Ok(Ok(some)) if some > 0 => {}
+            _ => break,
+        }
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn service(key: &ServiceKey) -> Service {
+    Service {
+        key: key.clone(),
+        name: "web".into(),
+        addresses: vec![NetworkAddress::new("", "10.96.0.7".parse().unwrap())],
+        ports: vec![Port { service_port: 80, target_port: 1, app_protocol: 0 }],
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        load_balancing: LoadBalancing::default(),
+        ip_families: IpFamilies::Automatic,
+        canonical: true,
+        ingress_use_waypoint: false,
+        traffic: Default::default(),
+    }
+}
+
+fn workload(key: &ServiceKey, at: SocketAddr) -> Workload {
+    Workload {
+        uid: Uid::pod("c", "shop", "web"),
+        name: "web".into(),
+        namespace: "shop".into(),
+        addresses: vec![at.ip()],
+        hostname: "".into(),
+        network: "".into(),
+        tunnel: Tunnel::None,
+        identity: SpiffeId::new("td", "shop", "web").unwrap(),
+        waypoint: None,
+        network_gateway: None,
+        node: "n1".into(),
+        canonical_name: "web".into(),
+        canonical_revision: "latest".into(),
+        kind: WorkloadKind::Pod,
+        workload_name: "web".into(),
+        native_tunnel: false,
+        policies: Vec::new(),
+        health: Health::Healthy,
+        cluster: "c".into(),
+        services: [(key.clone(), vec![Port { service_port: 80, target_port: at.port(), app_protocol: 0 }])].into(),
+        locality: Locality::default(),
+        host_network: false,
+        capacity: 1,
+        plaintext: PlaintextPorts::default(),
+        encrypt_always: false,
+        pod_uid: "".into(),
+    }
+}
+
+/// Answers `ok`, keeps what it was sent, and echoes after an upgrade.
+async fn backend(listener: TcpListener, seen: Arc<Mutex<Vec<String>>>) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let mut buffer = Vec::new();
+            while let Some(request) = one(&mut stream, &mut buffer).await {
+                let upgrade = request.to_ascii_lowercase().contains("upgrade: websocket");
+                let is_head = request.starts_with("HEAD");
+                let chunked = request.contains("/chunked");
+                seen.lock().unwrap().push(request);
+                if upgrade {
+                    let switched =
+                        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+                    stream.write_all(switched.as_bytes()).await.unwrap();
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                    return;
+                }
+                let answer = match (is_head, chunked) {
+                    (true, _) => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n",
+                    (_, true) => {
+                        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"
+                    }
+                    _ => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=5\r\nserver: real\r\n\r\nok",
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+    }
+}
+
+/// The next request on a connection, with its body as it came.
+async fn one(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+    loop {
+        let text = String::from_utf8_lossy(buffer).into_owned();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let (head, rest) = (text[..end].to_ascii_lowercase(), &text[end + 4..]);
+            let length =
+                head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+            let whole = match length {
+                Some(length) => (rest.len() >= length).then_some(end + 4 + length),
+                None if head.contains("transfer-encoding: chunked") => {
+                    // The last chunk, and trailers if there are any.
+                    let last = rest.find("0\r\n").filter(|at| *at == 0 || rest[..*at].ends_with("\r\n"));
+                    last.and_then(|at| rest[at..].find("\r\n\r\n").map(|more| end + 4 + at + more + 4))
+                }
+                None => Some(end + 4),
+            };
+            if let Some(whole) = whole {
+                buffer.drain(..whole);
+                return Some(text[..whole].to_owned());
+            }
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// What changes from run to run.
+fn masked(text: &str) -> String {
+    let line = |line: &str| match line.split_once(": ") {
+        Some((name @ ("date" | "x-request-id" | "x-envoy-upstream-service-time"), _)) => format!("{name}: ..\n"),
+        _ => format!("{}\n", line.trim_end_matches('\r')),
+    };
+    text.split('\n').map(line).collect::<String>().trim_end_matches('\n').to_owned() + "\n"
+}
+
+#[track_caller]
+fn check(sent: &str, upstream: Expect, back: Expect) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (said, seen) = runtime.block_on(async {
+        let bench = Bench::new(None, Protocol::Http).await;
+        let said = bench.say(sent).await;
+        let seen = bench.seen.lock().unwrap().join("----\n");
+        (said, seen)
+    });
+    upstream.assert_eq(&masked(&seen));
+    back.assert_eq(&masked(&said));
+}
+
+#[test]
+fn a_request_goes_on_and_its_answer_comes_back() {
+    check(
+        "GET /a?b=c HTTP/1.1\r\nHost: web\r\nX-Own: 1\r\n\r\n",
+        expect![[r#"
+        GET /a?b=c HTTP/1.1
+        x-own: 1
+        x-request-id: ..
+        host: web
+    "#]],
+        expect![[r#"
+        HTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+}
+
+#[test]
+fn requests_in_a_row_are_answered_in_order() {
+    check(
+        "GET /1 HTTP/1.1\r\nHost: web\r\n\r\nGET /2 HTTP/1.1\r\nHost: web\r\n\r\n",
+        expect![[r#"
+        GET /1 HTTP/1.1
+        x-request-id: ..
+        host: web
+
+        ----
+        GET /2 HTTP/1.1
+        x-request-id: ..
+        host: web
+    "#]],
+        expect![[r#"
+        HTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        okHTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+}
+
+#[test]
+fn http_1_0_is_answered_and_closed() {
+    check(
+        "GET / HTTP/1.0\r\n\r\n",
+        expect![[r#"
+        GET / HTTP/1.1
+        x-request-id: ..
+        host: 
+    "#]],
+        expect![[r#"
+        HTTP/1.0 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+}
+
+#[test]
+fn bodies_with_a_length_and_in_chunks_with_trailers() {
+    check(
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nhello",
+        expect![[r#"
+        POST / HTTP/1.1
+        content-length: 5
+        x-request-id: ..
+        host: web
+
+        hello
+    "#]],
+        expect![[r#"
+        HTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+    check(
+        "POST /chunked HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        expect![[r#"
+            POST /chunked HTTP/1.1
+            transfer-encoding: chunked
+            te: trailers
+            x-request-id: ..
+            host: web
+
+            5
+            hello
+            0
+        "#]],
+        expect![[r#"
+            HTTP/1.1 200 OK
+            transfer-encoding: chunked
+            trailer: x-sum
+            x-envoy-upstream-service-time: ..
+            server: istio-envoy
+            date: ..
+
+            2
+            ok
+            0
+            x-sum: 7
+        "#]],
+    );
+    check(
+        "HEAD / HTTP/1.1\r\nHost: web\r\n\r\n",
+        expect![[r#"
+        HEAD / HTTP/1.1
+        x-request-id: ..
+        host: web
+    "#]],
+        expect![[r#"
+        HTTP/1.1 200 OK
+        content-length: 2
+        x-envoy-upstream-service-time: ..
+        server: istio-envoy
+        date: ..
+    "#]],
+    );
+}
+
+#[test]
+fn a_client_that_waits_for_100_is_told_to_go_on() {
+    check(
+        "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
+        expect![[r#"
+        POST / HTTP/1.1
+        content-length: 2
+        expect: 100-continue
+        x-request-id: ..
+        host: web
+
+        hi
+    "#]],
+        expect![[r#"
+        HTTP/1.1 100 Continue
+
+        HTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+}
+
+#[test]
+fn what_ends_at_this_hop_does_not_go_on() {
+    check(
+        "GET / HTTP/1.1\r\nHost: web\r\nConnection: x-hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: 1\r\n\
+         TE: trailers, gzip\r\nX-Envoy-Retry-On: 5xx\r\nX-Forwarded-Client-Cert: me\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+        expect![[r#"
+            GET / HTTP/1.1
+            x-forwarded-for: 1.2.3.4
+            te: trailers
+            x-request-id: ..
+            host: web
+        "#]],
+        expect![[r#"
+            HTTP/1.1 200 OK
+            content-length: 2
+            server: istio-envoy
+            x-envoy-upstream-service-time: ..
+            date: ..
+
+            ok
+        "#]],
+    );
+}
+
+#[test]
+fn an_absolute_target_sets_the_host() {
+    check(
+        "GET http://other:81/x HTTP/1.1\r\nHost: web\r\n\r\n",
+        expect![[r#"
+        GET /x HTTP/1.1
+        x-request-id: ..
+        host: other:81
+    "#]],
+        expect![[r#"
+        HTTP/1.1 200 OK
+        content-length: 2
+        server: istio-envoy
+        x-envoy-upstream-service-time: ..
+        date: ..
+
+        ok
+    "#]],
+    );
+}
+
+/// What one end would read as one request and another as two.
+#[test]
+fn what_can_be_read_in_two_ways_is_not_carried_on() {
+    let mut wrong = Vec::new();
+    for sent in [
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5, 6\r\n\r\nhello!",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: +5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 0x5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: -1\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: identity\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nX-A: 1\r\n folded\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\n X-A: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nX A: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nX-A: 1\0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web\r\nHost: other\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET /a b HTTP/1.1\r\nHost: web\r\n\r\n",
+        "GET x HTTP/1.1\r\nHost: web\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: web\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: web\r\n\r\n",
+        "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n",
+        "G@T / HTTP/1.1\r\nHost: web\r\n\r\n",
+    ] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (said, seen) = runtime.block_on(async {
+            let bench = Bench::new(None, Protocol::Http).await;
+            let said = bench.say(sent).await;
+            let seen = bench.seen.lock().unwrap().clone();
+            (said, seen)
+        });
+        let refused = said.is_empty() || said.starts_with("HTTP/1.1 4") || said.starts_with("HTTP/1.0 4");
+        if !(seen.is_empty() && refused) {
+            wrong.push(format!("{sent:?} went on as {seen:?}, answered by {said:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_connection_becomes_a_web_socket() {
+    let bench = Bench::new(None, Protocol::Http).await;
+    let mut stream = bench.stream();
+    let asked =
+        "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let said = quiet(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 101"), "{said}");
+    for words in ["one", "two"] {
+        stream.write_all(words.as_bytes()).await.unwrap();
+        assert_eq!(quiet(&mut stream).await, words);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_pass_where_nobody_says_what_is_spoken() {
+    let bench = Bench::new(None, Protocol::Detect).await;
+    let mut stream = bench.stream();
+    // The backend takes them for a request, which is its own affair.
+    stream.write_all(b"\x01\x02 anything\r\n\r\n").await.unwrap();
+    assert!(quiet(&mut stream).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(bench.seen.lock().unwrap()[0], "\x01\x02 anything\r\n\r\n");
+    let bench = Bench::new(None, Protocol::Detect).await;
+    let said = bench.say("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    assert!(said.contains("server: istio-envoy"), "{said}");
+}
