@@ -3,6 +3,7 @@
 pub mod authorization;
 pub mod jwt;
 pub mod balance;
+pub mod limits;
 pub mod experience;
 pub mod outliers;
 pub mod fields;
