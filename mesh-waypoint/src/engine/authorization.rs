@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
-use mesh_core::l7::authorization::{Action, ExternalAuthorizer, Policy};
+use mesh_core::l7::authorization::{Action, ExternalAuthorizer, Policy, Rule as Written};
 use mesh_core::policy::DenialReason;
 
 use super::fields::Fields;
@@ -139,6 +139,43 @@ impl Policies {
         }
         found
     }
+}
+
+/// Which requests something else than a policy is for, said as policies say it: one of the rules holds, or there is none.
+#[derive(Clone, Debug)]
+pub(super) struct Selection(Vec<Rule>);
+
+impl Selection {
+    /// A rule that cannot be read holds for everybody.
+    pub(super) fn compile(rules: &[Written]) -> Self {
+        if rules.is_empty() {
+            return Self(vec![Rule::always()]);
+        }
+        Self(rules.iter().map(|rule| Rule::compile(rule).unwrap_or_else(|Unreadable| Rule::always())).collect())
+    }
+
+    /// `None`: none of the connection's requests.
+    pub(super) fn for_connection(&self, peer: &Peer<'_>) -> Option<ConnectionSelection> {
+        let rules: Vec<_> = self.0.iter().filter_map(|rule| rule.for_connection(peer)).collect();
+        (!rules.is_empty()).then_some(ConnectionSelection { address: peer.address, rules })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionSelection {
+    address: IpAddr,
+    rules: Vec<Rest>,
+}
+
+impl ConnectionSelection {
+    pub(super) fn holds(&self, request: &Request<'_>) -> bool {
+        self.rules.iter().any(|rule| rule.holds(request, self.address))
+    }
+}
+
+/// The address that a request came from before it reached the mesh: the last entry of x-forwarded-for, else the client's own.
+pub(super) fn remote(request: &Request<'_>, client: IpAddr) -> IpAddr {
+    term::remote(request.fields).unwrap_or(client)
 }
 
 fn compile(policy: &Policy) -> Compiled {
