@@ -72,7 +72,7 @@ struct ConnectionLimit {
 /// What the limits say of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruling {
-    /// The answer is 429; `None`: it may pass.
+    /// The answer is 429 `local_rate_limited`, as the reference says it; `None`: it may pass.
     pub refused: Option<Refused>,
     /// Of the limit that refuses, or of the one with the least left.
     pub quota: Option<Quota>,
