@@ -4,6 +4,7 @@
 //! A model says things as they are in force: defaults are filled in, names are resolved, precedence is the order of lists.
 //! The same resources come to the same bytes, in whatever order they were seen ([`crate::wire::layer7`]).
 
+pub mod ratelimit;
 pub mod telemetry;
 pub mod authentication;
 pub mod authorization;

@@ -20,9 +20,11 @@ pub mod head;
 #[cfg(test)]
 mod sample;
 
+pub mod ratelimit;
 pub mod authorization;
 pub mod jwt;
 pub mod balance;
+pub mod limits;
 pub mod experience;
 pub mod outliers;
 pub mod fields;

@@ -27,6 +27,7 @@ pub struct Policy {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "policies are few, and a CUSTOM one is mostly its authorizer")]
 pub enum Action {
     Allow,
     Deny,

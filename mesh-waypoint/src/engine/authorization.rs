@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_core::identity::SpiffeId;
-use mesh_core::l7::authorization::{Action, ExternalAuthorizer, Policy};
+use mesh_core::l7::authorization::{Action, ExternalAuthorizer, Policy, Rule as Written};
 use mesh_core::policy::DenialReason;
 
 use super::fields::Fields;
@@ -141,6 +141,43 @@ impl Policies {
     }
 }
 
+/// Which requests something else than a policy is for, said as policies say it: one of the rules holds, or there is none.
+#[derive(Clone, Debug)]
+pub(super) struct Selection(Vec<Rule>);
+
+impl Selection {
+    /// A rule that cannot be read holds for everybody.
+    pub(super) fn compile(rules: &[Written]) -> Self {
+        if rules.is_empty() {
+            return Self(vec![Rule::always()]);
+        }
+        Self(rules.iter().map(|rule| Rule::compile(rule).unwrap_or_else(|Unreadable| Rule::always())).collect())
+    }
+
+    /// `None`: none of the connection's requests.
+    pub(super) fn for_connection(&self, peer: &Peer<'_>) -> Option<ConnectionSelection> {
+        let rules: Vec<_> = self.0.iter().filter_map(|rule| rule.for_connection(peer)).collect();
+        (!rules.is_empty()).then_some(ConnectionSelection { address: peer.address, rules })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionSelection {
+    address: IpAddr,
+    rules: Vec<Rest>,
+}
+
+impl ConnectionSelection {
+    pub(super) fn holds(&self, request: &Request<'_>) -> bool {
+        self.rules.iter().any(|rule| rule.holds(request, self.address))
+    }
+}
+
+/// The address that a request came from before it reached the mesh: the last entry of x-forwarded-for, else the client's own.
+pub(super) fn remote(request: &Request<'_>, client: IpAddr) -> IpAddr {
+    term::remote(request.fields).unwrap_or(client)
+}
+
 fn compile(policy: &Policy) -> Compiled {
     let action = match &policy.action {
         Action::Allow => Kind::Allow,
@@ -177,9 +214,23 @@ struct Candidate {
 impl ConnectionPolicies {
     /// `passed`: providers of the authorizers that have let this request pass.
     pub fn evaluate(&self, request: &Request<'_>, passed: &[Arc<str>]) -> Decision {
-        let holds = |c: &&Candidate| c.rules.iter().any(|rule| rule.holds(request, self.address));
+        self.judge(|c| c.rules.iter().any(|rule| rule.holds(request, self.address)), passed)
+    }
+
+    /// For a connection that is no HTTP. What asks for a request holds for none in an ALLOW, and is left out elsewhere, as in the
+    /// reference: a DENY of a path denies bytes that might ask for it.
+    pub fn evaluate_bytes(&self, passed: &[Arc<str>]) -> Decision {
+        let holds = |c: &Candidate| match c.policy.action {
+            Kind::Allow => c.rules.iter().any(Rest::is_settled),
+            Kind::Deny | Kind::Audit | Kind::Custom(_) => !c.rules.is_empty(),
+        };
+        self.judge(holds, passed)
+    }
+
+    fn judge(&self, holds: impl Fn(&Candidate) -> bool, passed: &[Arc<str>]) -> Decision {
+        let holds = |c: &&Candidate| holds(c);
         let mut recorded = Vec::new();
-        for candidate in self.custom.iter().filter(holds) {
+        for candidate in self.custom.iter().filter(&holds) {
             let Kind::Custom(authorizer) = &candidate.policy.action else { continue };
             if candidate.policy.dry_run {
                 recorded.push(candidate.policy.name.clone());
@@ -188,15 +239,15 @@ impl ConnectionPolicies {
                 return Decision { verdict: Verdict::Ask(question), dry_run: None, recorded: Vec::new() };
             }
         }
-        recorded.extend(self.audit.iter().filter(holds).map(|c| c.policy.name.clone()));
-        let verdict = self.decide(false, holds);
+        recorded.extend(self.audit.iter().filter(&holds).map(|c| c.policy.name.clone()));
+        let verdict = self.decide(false, &holds);
         let on_trial = self.deny.iter().chain(&self.allow).any(|c| c.policy.dry_run);
-        let dry_run = on_trial.then(|| self.decide(true, holds)).filter(|other| *other != verdict);
+        let dry_run = on_trial.then(|| self.decide(true, &holds)).filter(|other| *other != verdict);
         Decision { verdict, dry_run, recorded }
     }
 
     /// Those in force come first: what already decides keeps the credit.
-    fn decide(&self, with_dry_run: bool, holds: impl Fn(&&Candidate) -> bool + Copy) -> Verdict {
+    fn decide(&self, with_dry_run: bool, holds: &impl Fn(&&Candidate) -> bool) -> Verdict {
         fn counted(all: &[Candidate], with_dry_run: bool) -> impl Iterator<Item = &Candidate> {
             let of = |dry_run| all.iter().filter(move |c| c.policy.dry_run == dry_run);
             of(false).chain(of(true).take(if with_dry_run { usize::MAX } else { 0 }))

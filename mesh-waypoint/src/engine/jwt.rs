@@ -191,9 +191,10 @@ fn check<'a>(
 }
 
 fn refuse(reason: BadToken, head: &Head<'_>) -> Refusal {
-    // As the reference cuts it.
+    // Cut where the reference cuts it; what cannot stand in a quoted string of a field is left out.
     let target: String = head.target.chars().take(256).collect();
     let uri = format!("{}://{}{target}", head.scheme, head.host).replace('\\', "\\\\").replace('"', "\\\"");
+    let uri: String = uri.chars().filter(|c| *c == ' ' || c.is_ascii_graphic()).collect();
     Refusal {
         status: if reason == BadToken::Audience { 403 } else { 401 },
         body: reason.to_string(),

@@ -136,7 +136,7 @@ fn claim(value: &Value, texts: &Texts) -> bool {
 }
 
 /// The last entry of x-forwarded-for, which is the one that the nearest proxy wrote.
-fn remote(fields: &dyn Fields) -> Option<IpAddr> {
+pub(super) fn remote(fields: &dyn Fields) -> Option<IpAddr> {
     let last = fields.lines("x-forwarded-for").last()?;
     let entry = str::from_utf8(last).ok()?.rsplit(',').next()?.trim();
     entry.parse().ok().or_else(|| Some(entry.parse::<SocketAddr>().ok()?.ip()))

@@ -268,6 +268,31 @@ fn what_cannot_be_read_fails_closed() {
     }
 }
 
+#[test]
+fn bytes_are_judged_by_what_the_connection_says() {
+    for (policies, expect) in [
+        ("", "allow"),
+        ("allow from ns:dev", "allow by ns/p1"),
+        ("allow from ns:dev & to port:80", "allow by ns/p1"),
+        ("allow from ns:dev & to path:/a", "deny: no allow holds"),
+        ("allow from ns:dev & to path:/a, port:80", "allow by ns/p1"),
+        ("allow from ns:dev & when !header[x]:1", "deny: no allow holds"),
+        ("deny from ns:dev & to path:/a", "deny by ns/p1"),
+        ("deny from ns:prod & to path:/a", "allow"),
+        ("deny from ns:dev & to !path:/a", "deny by ns/p1"),
+        ("deny", "allow"),
+        ("custom@opa to path:/a", "ask opa for ns/p1"),
+        ("audit to path:/a", "allow; recorded ns/p1"),
+        ("dry deny to path:/a", "allow; dry run: deny by ns/p1"),
+    ] {
+        let identity = SpiffeId::new("td", "dev", "shell").expect("an identity");
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let peer = Peer { identity: Some(&identity), address, destination: address, port: 80, sni: None };
+        let seen = Policies::compile(&policies_from(policies)).for_connection(peer).evaluate_bytes(&[]);
+        assert_eq!(describe(&seen), expect, "{policies}");
+    }
+}
+
 // Helpers.
 
 fn decide(policies: &[Policy], request: &str, passed: &[&str]) -> String {

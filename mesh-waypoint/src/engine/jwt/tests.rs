@@ -386,7 +386,9 @@ proptest! {
             ..rule("i")
         };
         let fields: &[(&str, &str)] = &[("a", &value), ("authorization", &format!("Bearer {value}")), ("cookie", &cookie)];
-        let _ = run(&[own, rule("i")], &target, fields);
+        if let Err(refusal) = run(&[own, rule("i")], &target, fields) {
+            prop_assert!(http::HeaderValue::from_str(&refusal.www_authenticate).is_ok());
+        }
     }
 
     #[test]

@@ -197,8 +197,118 @@ fn get<'a>(path: &'a str, fields: &'a dyn Fields) -> Request<'a> {
     Request { method: "GET", host: "a", path, query: None, fields, authenticated: None }
 }
 
+/// What a connection decides beside what only a request does, in one rule.
+fn mixed_rule() -> impl Strategy<Value = Written> {
+    let source = (texts(&NAMESPACES), texts(&["i/s", "i/"]), texts(&["i/s"])).prop_map(|(yes, request, not)| Source {
+        namespaces: yes,
+        request_principals: request,
+        not_request_principals: not,
+        ..Source::default()
+    });
+    let operation =
+        (some(&PORTS), texts(&["GET", "P"]), texts(&["/a", "/"])).prop_map(|(ports, methods, not)| Operation {
+            ports,
+            methods,
+            not_paths: not.into_iter().map(PathPattern::Text).collect(),
+            ..Operation::default()
+        });
+    let header = (texts(&["1", "2"]), texts(&["1", "2"])).prop_map(|(values, not_values)| Condition {
+        key: Attribute::RequestHeader("x".into()),
+        values,
+        not_values,
+    });
+    let when = prop_oneof![header, written_condition()];
+    let (from, to) = (prop::collection::vec(source, 0..3), prop::collection::vec(operation, 0..3));
+    (from, to, prop::collection::vec(when, 0..2)).prop_map(|(from, to, when)| Written { from, to, when })
+}
+
+/// A rule as its documentation reads, all of it at once.
+fn documented(rule: &Written, peer: &Peer<'_>, request: &Request<'_>) -> bool {
+    fn any<T>(values: &[T], test: impl Fn(&T) -> bool) -> bool {
+        values.is_empty() || values.iter().any(test)
+    }
+    let text = |value: Option<&str>| {
+        let value = value.unwrap_or_default().to_owned();
+        move |test: &TextMatch| {
+            !value.is_empty()
+                && match test {
+                    TextMatch::Exact(text) => value == **text,
+                    TextMatch::Prefix(text) => value.starts_with(&**text),
+                    TextMatch::Suffix(text) => value.ends_with(&**text),
+                    TextMatch::Regex(_) => false,
+                    TextMatch::Present => true,
+                }
+        }
+    };
+    let namespace = || text(peer.identity.map(SpiffeId::namespace));
+    let token = || text(request.authenticated.and_then(|token| token.principal.as_deref()));
+    let source = |s: &Source| {
+        any(&s.namespaces, namespace())
+            && any(&s.request_principals, token())
+            && !s.not_request_principals.iter().any(token())
+    };
+    let operation = |o: &Operation| {
+        any(&o.ports, |port| *port == peer.port)
+            && any(&o.methods, text(Some(request.method)))
+            && !o.not_paths.iter().any(|path| match path {
+                PathPattern::Text(test) => text(Some(request.path))(test),
+                PathPattern::Template(_) => false,
+            })
+    };
+    let net = |ip: IpAddr| {
+        move |test: &TextMatch| match test {
+            TextMatch::Exact(text) => {
+                let net: ipnet::IpNet = text.parse().expect("a network");
+                let ip = ip.to_canonical();
+                net.contains(&ip)
+                    || matches!((net, ip), (ipnet::IpNet::V6(net), IpAddr::V4(ip)) if net.contains(&ip.to_ipv6_mapped()) && net.prefix_len() >= 96)
+            }
+            _ => false,
+        }
+    };
+    let condition = |c: &Condition| {
+        let test = |test: &TextMatch| match &c.key {
+            Attribute::RequestHeader(name) => {
+                request.fields.lines(name).any(|value| text(Some(str::from_utf8(value).expect("a text")))(test))
+            }
+            Attribute::SourceNamespace => namespace()(test),
+            Attribute::SourcePrincipal => text(peer.identity.map(SpiffeId::principal))(test),
+            Attribute::SourceIp => net(peer.address)(test),
+            Attribute::DestinationIp => net(peer.destination)(test),
+            Attribute::DestinationPort => text(Some(&peer.port.to_string()))(test),
+            other => panic!("{other:?}"),
+        };
+        any(&c.values, test) && !c.not_values.iter().any(test)
+    };
+    any(&rule.from, source) && any(&rule.to, operation) && rule.when.iter().all(condition)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn what_a_connection_decides_ahead_changes_no_verdict(
+        rules in prop::collection::vec(mixed_rule(), 1..4),
+        who in prop::option::of(prop::sample::select(&["dev", "prod"][..])),
+        has_token: bool,
+        port in prop::sample::select(&PORTS[..]),
+        method in prop::sample::select(&["GET", "PUT"][..]),
+        path in prop::sample::select(&["/", "/a", "/b"][..]),
+        values in prop::collection::vec(prop::sample::select(&["1", "2", "3", ""][..]), 0..3),
+    ) {
+        let identity = who.map(|namespace| SpiffeId::new("td", namespace, "web").expect("an identity"));
+        let token = Authenticated::new(serde_json::from_str(r#"{"iss":"i","sub":"s"}"#).expect("claims"), &no_rule());
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let peer = Peer { identity: identity.as_ref(), address, destination: address, port, sni: None };
+        let lines: Vec<(&str, &str)> = values.iter().map(|value| ("x", *value)).collect();
+        let lines = &&*lines;
+        let authenticated = has_token.then_some(&token);
+        let request = Request { method, host: "a", path, query: None, fields: lines, authenticated };
+        let expected = rules.iter().any(|rule| documented(rule, &peer, &request));
+        let policy = Policy { name: "ns/p".into(), action: Action::Deny, dry_run: false, rules, ports: Vec::new() };
+        let seen = Policies::compile(&[policy]).for_connection(peer).evaluate(&request, &[]);
+        prop_assert_eq!(matches!(seen.verdict, Verdict::Deny(_)), expected);
+    }
 
     #[test]
     fn policies_that_l4_can_carry_out_get_its_verdict(
