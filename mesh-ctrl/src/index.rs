@@ -189,6 +189,17 @@ impl Index {
         accounts.filter_map(|(name, account)| SpiffeId::new(trust_domain, &name.namespace, account).ok()).collect()
     }
 
+    /// Whether a pod, as whoever runs it shows it, carries out a waypoint.
+    pub fn is_waypoint(&self, namespace: &str, pod: &str, uid: &str, account: &str) -> bool {
+        let name = Name { namespace: namespace.into(), name: pod.into() };
+        self.cluster.pods.get(&name).is_some_and(|pod| {
+            *pod.metadata.uid == *uid
+                && *pod.service_account == *account
+                && !pod.has_ended()
+                && self.cluster.carried_out(&pod.metadata.labels, &name.namespace, &mut Built::default()).is_some()
+        })
+    }
+
     /// All that is wrong at present, the source's findings included, worst first.
     pub fn findings(&self) -> Vec<Finding> {
         let own = self.built.values().flat_map(|built| &built.findings);

@@ -27,6 +27,7 @@ pub struct Policy {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // one for each policy
 pub enum Action {
     Allow,
     Deny,
