@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
-use crate::access::{Access, Reviews};
+use crate::access::{Access, Carriers, Reviews};
 use crate::ads::{Ads, Agents};
 use crate::apiserver::{self, ConnectError};
 use crate::authority::cluster::ShareError;
@@ -147,9 +147,12 @@ impl App {
         log_level: LogLevel,
         mut registry: Registry,
     ) -> Result<Self, StartError> {
+        let index = Arc::new(Mutex::new(Index::new(settings.index)));
         let access = match (settings.access, cluster) {
             (Callers::Tokens(tokens), _) => Access::tokens(tokens),
-            (Callers::Accounts(accounts), Some(cluster)) => Access::reviews(Reviews::new(cluster, accounts)),
+            (Callers::Accounts(accounts), Some(cluster)) => {
+                Access::reviews(Reviews::new(cluster, accounts), carriers(index.clone()))
+            }
             (Callers::Accounts(_), None) => return Err(StartError::NoCluster),
         };
         let mut tasks = JoinSet::new();
@@ -159,7 +162,6 @@ impl App {
         let control = listen(settings.listen)?;
         let monitoring = listen(settings.monitoring)?;
 
-        let index = Arc::new(Mutex::new(Index::new(settings.index)));
         let (publish, worlds) = watch::channel(Arc::new(World::default()));
         let (stopping, stop) = watch::channel(false);
         let gauges = Gauges::register(&mut registry);
@@ -287,6 +289,14 @@ impl Gauges {
 fn identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "controller".to_owned());
     format!("{host}_{:08x}", rand::random::<u32>())
+}
+
+fn carriers(index: Arc<Mutex<Index>>) -> Carriers {
+    Arc::new(move |bearer| {
+        let index = index.lock().unwrap_or_else(|e| e.into_inner());
+        let account = &bearer.account;
+        index.is_synced().then(|| index.is_waypoint(account.namespace(), &bearer.pod, &bearer.uid, account.name()))
+    })
 }
 
 fn residents(index: Arc<Mutex<Index>>) -> Residents {

@@ -138,6 +138,10 @@ impl Authority {
     }
 
     /// The roots in PEM: what agents trust.
+    pub fn trust_domain(&self) -> &str {
+        &self.config.trust_domain
+    }
+
     pub fn roots(&self) -> &str {
         &self.roots
     }

@@ -3,15 +3,18 @@
 //! ```text
 //! Event -> objects (as they are) -> which units could differ -> build each anew -> compare -> Change
 //! ```
-//! Building one unit (a pod's workload, a host's service, a policy) is a pure function of the objects, so any order of
+//! Building one unit (a pod's workload, a host's service, a policy, a service's model at its waypoint) is a pure function of the objects, so any order of
 //! events ends in the same resources. The reverse indices say which units an event can touch, so a changed pod costs work
-//! in proportion to that pod's services and policies, not to the mesh.
+//! in proportion to that pod's services and policies, not to the mesh. What a unit reads beyond that it notes
+//! ([`cluster::Topic`]), and is built anew when that changes.
 
+mod workloads;
 mod policies;
 mod serviceentries;
 mod services;
+mod layer7;
 mod traffic;
-mod workloads;
+mod waypoints;
 mod cluster;
 mod labels;
 
@@ -24,9 +27,10 @@ use mesh_core::policy::Policy;
 use mesh_core::wire::Address;
 use mesh_core::workload::ServiceKey;
 
-use crate::object::ObjectKey;
+use crate::object::{Kind, ObjectKey};
 use crate::source::{Code, Event, Finding, Severity};
-use cluster::{Cluster, Member, Name, Touched};
+use cluster::{Cluster, Member, Name, Topic, Touched};
+use labels::forget;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -88,6 +92,15 @@ enum Unit {
     Authorization(Name),
     PeerAuthentication(Name),
     DestinationRule(Name),
+    /// What its waypoint does for a service.
+    Layer7(ServiceKey),
+    /// What a waypoint does for workloads that are asked for by their addresses.
+    Waypoint(Name),
+    VirtualService(Name),
+    /// Of any kind of the Gateway API.
+    Route(Kind, Name),
+    RequestAuthentication(Name),
+    Telemetry(Name),
 }
 
 /// What one unit comes to.
@@ -97,6 +110,8 @@ struct Built {
     policies: BTreeMap<Arc<str>, Policy>,
     layer7: BTreeMap<Arc<str>, Layer7>,
     findings: Vec<Finding>,
+    /// What it depends on beside the objects that the unit is named after.
+    reads: BTreeSet<Topic>,
 }
 
 #[derive(Debug)]
@@ -104,6 +119,7 @@ pub struct Index {
     cluster: Cluster,
     /// As published; units that come to nothing are left out.
     built: HashMap<Unit, Built>,
+    readers: HashMap<Topic, BTreeSet<Unit>>,
     source_findings: Arc<[Finding]>,
     touched: Touched,
     synced: bool,
@@ -116,6 +132,7 @@ impl Index {
         Self {
             cluster: Cluster::new(config),
             built: HashMap::new(),
+            readers: HashMap::new(),
             source_findings: Arc::default(),
             touched: Touched::from([Unit::StaticStrict]),
             synced: false,
@@ -133,6 +150,9 @@ impl Index {
                 Event::Findings(findings) => self.source_findings = findings,
             }
         }
+        for topic in std::mem::take(&mut self.cluster.topics) {
+            self.touched.extend(self.readers.get(&topic).into_iter().flatten().cloned());
+        }
         let mut changes = Vec::new();
         for unit in std::mem::take(&mut self.touched) {
             self.work += 1;
@@ -141,6 +161,12 @@ impl Index {
             changes.extend(compare(old.addresses, &new.addresses, Resource::Address));
             changes.extend(compare(old.policies, &new.policies, Resource::Authorization));
             changes.extend(compare(old.layer7, &new.layer7, Resource::Layer7));
+            for topic in old.reads.difference(&new.reads) {
+                forget(&mut self.readers, topic, &unit);
+            }
+            for topic in new.reads.difference(&old.reads) {
+                self.readers.entry(topic.clone()).or_default().insert(unit.clone());
+            }
             if !new.is_empty() {
                 self.built.insert(unit, new);
             }
@@ -161,6 +187,17 @@ impl Index {
         });
         let trust_domain = &self.cluster.config.trust_domain;
         accounts.filter_map(|(name, account)| SpiffeId::new(trust_domain, &name.namespace, account).ok()).collect()
+    }
+
+    /// Whether a pod, as whoever runs it shows it, carries out a waypoint.
+    pub fn is_waypoint(&self, namespace: &str, pod: &str, uid: &str, account: &str) -> bool {
+        let name = Name { namespace: namespace.into(), name: pod.into() };
+        self.cluster.pods.get(&name).is_some_and(|pod| {
+            *pod.metadata.uid == *uid
+                && *pod.service_account == *account
+                && !pod.has_ended()
+                && self.cluster.carried_out(&pod.metadata.labels, &name.namespace, &mut Built::default()).is_some()
+        })
     }
 
     /// All that is wrong at present, the source's findings included, worst first.
@@ -195,6 +232,12 @@ impl Index {
             Unit::Authorization(name) => cluster.build_authorization(name, &mut built),
             Unit::PeerAuthentication(name) => cluster.build_peer(name, &mut built),
             Unit::DestinationRule(name) => cluster.build_destination_rule(name, &mut built),
+            Unit::Layer7(key) => cluster.build_layer7(key, &mut built),
+            Unit::Waypoint(name) => cluster.build_waypoint(name, &mut built),
+            Unit::VirtualService(name) => cluster.check_virtual_service(name, &mut built),
+            Unit::Route(kind, name) => cluster.check_route(*kind, name, &mut built),
+            Unit::RequestAuthentication(name) => cluster.check_request_authentication(name, &mut built),
+            Unit::Telemetry(name) => cluster.check_telemetry(name, &mut built),
         }
         built
     }
@@ -202,7 +245,11 @@ impl Index {
 
 impl Built {
     fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.policies.is_empty() && self.layer7.is_empty() && self.findings.is_empty()
+        self.addresses.is_empty()
+            && self.policies.is_empty()
+            && self.layer7.is_empty()
+            && self.findings.is_empty()
+            && self.reads.is_empty()
     }
 
     fn address(&mut self, address: Address) {
@@ -211,6 +258,14 @@ impl Built {
 
     fn policy(&mut self, policy: Policy) {
         self.policies.insert(policy.key.to_string().into(), policy);
+    }
+
+    fn layer7(&mut self, model: Layer7) {
+        self.layer7.insert(model.name().into(), model);
+    }
+
+    fn read(&mut self, topic: Topic) {
+        self.reads.insert(topic);
     }
 
     fn finding(&mut self, severity: Severity, code: Code, object: ObjectKey, field: Option<String>, message: String) {

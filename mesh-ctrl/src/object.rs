@@ -5,10 +5,23 @@
 //! its author wrote. What an object says is checked while it is read, so an [`Object`] is one that can be put in force.
 
 mod read;
+pub mod grpc_route;
+pub mod stream_route;
+pub mod http_route;
+pub mod http_filter;
+pub mod gateway;
+pub mod reference_grant;
+pub mod request_authentication;
+pub mod telemetry;
 mod traffic;
+pub mod destination;
+pub mod virtual_service;
+mod locality;
 mod security;
 mod networking;
 mod kubernetes;
+pub mod reference;
+pub mod text;
 mod scalar;
 
 use std::collections::BTreeMap;
@@ -17,18 +30,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use gateway::Gateway;
+pub use grpc_route::GrpcRoute;
+pub use http_route::HttpRoute;
 pub use kubernetes::{
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpFamily, Namespace, Node, Pod, PodPhase, PortRef, Service,
     ServicePort, ServiceType,
 };
 pub use networking::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry, WorkloadEntry};
 pub use read::{Read, Refused, read};
+pub use reference_grant::ReferenceGrant;
+pub use request_authentication::RequestAuthentication;
 pub use scalar::IpBlock;
 pub use security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, MtlsMode, Operation, PeerAuthentication, PeerSource,
-    When, WhenKey,
+    Selector, When, WhenKey,
 };
-pub use traffic::DestinationRule;
+pub use stream_route::StreamRoute;
+pub use telemetry::Telemetry;
+pub use traffic::{DestinationRule, NEEDS_WAYPOINT};
+pub use virtual_service::VirtualService;
 
 /// One object of the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +68,15 @@ pub enum Object {
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
     DestinationRule(DestinationRule),
+    VirtualService(VirtualService),
+    Gateway(Gateway),
+    HttpRoute(HttpRoute),
+    GrpcRoute(GrpcRoute),
+    TcpRoute(StreamRoute),
+    TlsRoute(StreamRoute),
+    RequestAuthentication(RequestAuthentication),
+    Telemetry(Telemetry),
+    ReferenceGrant(ReferenceGrant),
 }
 
 /// The kinds of [`Object`].
@@ -66,6 +96,19 @@ pub enum Kind {
     ServiceEntry,
     WorkloadEntry,
     DestinationRule,
+    VirtualService,
+    Gateway,
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    RequestAuthentication,
+    Telemetry,
+    ReferenceGrant,
 }
 
 /// What names an object within a cluster, whichever of its served versions it came in.
@@ -141,6 +184,15 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::DestinationRule => "DestinationRule",
+            Self::VirtualService => "VirtualService",
+            Self::Gateway => "Gateway",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::Telemetry => "Telemetry",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 }
@@ -162,6 +214,15 @@ impl Object {
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
             Self::DestinationRule(_) => Kind::DestinationRule,
+            Self::VirtualService(_) => Kind::VirtualService,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::GrpcRoute(_) => Kind::GrpcRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::RequestAuthentication(_) => Kind::RequestAuthentication,
+            Self::Telemetry(_) => Kind::Telemetry,
+            Self::ReferenceGrant(_) => Kind::ReferenceGrant,
         }
     }
 
@@ -178,6 +239,14 @@ impl Object {
             Self::ServiceEntry(o) => &o.metadata,
             Self::WorkloadEntry(o) => &o.metadata,
             Self::DestinationRule(o) => &o.metadata,
+            Self::VirtualService(o) => &o.metadata,
+            Self::Gateway(o) => &o.metadata,
+            Self::HttpRoute(o) => &o.metadata,
+            Self::GrpcRoute(o) => &o.metadata,
+            Self::RequestAuthentication(o) => &o.metadata,
+            Self::Telemetry(o) => &o.metadata,
+            Self::ReferenceGrant(o) => &o.metadata,
+            Self::TcpRoute(o) | Self::TlsRoute(o) => &o.metadata,
         }
     }
 

@@ -74,6 +74,8 @@ pub enum Code {
     NoEffect,
     /// Two objects claim the same name or hostname.
     Conflict,
+    /// It names something that is not there, or that it may not name.
+    Unresolved,
 }
 
 impl Code {
@@ -87,6 +89,7 @@ impl Code {
             Self::FailsClosed => "fails_closed",
             Self::NoEffect => "no_effect",
             Self::Conflict => "conflict",
+            Self::Unresolved => "unresolved",
         }
     }
 }

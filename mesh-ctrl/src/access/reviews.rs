@@ -1,12 +1,12 @@
 //! Asks the API server whose a service-account token is (TokenReview).
 //!
 //! Its answer counts for the audience that we name alone: the token that every pod has by default was made for the API
-//! server, and whoever got hold of one is no agent by it. The account has to be an agent's, because any pod may have a
-//! token with any audience put into it.
+//! server, and whoever got hold of one is no agent by it. Only an agent's account speaks for a node, because any pod may have
+//! a token with any audience put into it; whose pod that is, is all that such a token says.
 
 use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest;
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use super::{Caller, Refusal};
+use super::{Bearer, Refusal};
 
 /// What agents' tokens are made for.
 const AUDIENCE: &str = "istio-ca";
@@ -47,6 +47,16 @@ pub struct Account {
 #[error("{0:?} is no service account as namespace/name")]
 pub struct InvalidAccount(String);
 
+impl Account {
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl FromStr for Account {
     type Err = InvalidAccount;
 
@@ -68,8 +78,23 @@ pub struct Reviews {
 
 #[derive(Clone)]
 struct Answer {
-    caller: Result<Caller, Refusal>,
+    shown: Result<Shown, Refusal>,
     at: Instant,
+}
+
+/// A token that the API server takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) whose: Whose,
+    pub(super) until: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// An agent's, for the node of its pod.
+    Node(Arc<str>),
+    /// Of some pod with an account of its own.
+    Pod(Bearer),
 }
 
 /// What the API server says of a token that it takes.
@@ -82,6 +107,8 @@ enum Verdict {
         name: String,
         uid: String,
     },
+    /// No agent's.
+    Other(Bearer),
 }
 
 impl std::fmt::Debug for Reviews {
@@ -96,7 +123,7 @@ impl Reviews {
         Self { client, agents, answers: Mutex::default() }
     }
 
-    pub(super) async fn caller(&self, token: &str) -> Result<Caller, Refusal> {
+    pub(super) async fn caller(&self, token: &str) -> Result<Shown, Refusal> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Refusal::UnknownToken);
         }
@@ -104,29 +131,31 @@ impl Reviews {
         let now = Instant::now();
         let known = self.answers.lock().unwrap_or_else(|e| e.into_inner()).get(&key).cloned();
         if let Some(answer) = known.filter(|answer| now.duration_since(answer.at) < BELIEVED) {
-            return answer.caller;
+            return answer.shown;
         }
-        let caller = self.ask(token).await;
-        if caller != Err(Refusal::Unanswered) {
+        let shown = self.ask(token).await;
+        if shown != Err(Refusal::Unanswered) {
             let mut answers = self.answers.lock().unwrap_or_else(|e| e.into_inner());
             if answers.len() >= KEPT {
                 answers.retain(|_, answer| now.duration_since(answer.at) < BELIEVED);
             }
             // A flood of wrong tokens is not remembered beyond that.
             if answers.len() < KEPT {
-                answers.insert(key, Answer { caller: caller.clone(), at: now });
+                answers.insert(key, Answer { shown: shown.clone(), at: now });
             }
         }
-        caller
+        shown
     }
 
-    async fn ask(&self, token: &str) -> Result<Caller, Refusal> {
+    async fn ask(&self, token: &str) -> Result<Shown, Refusal> {
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let status = answered("review a token", reviews.create(&PostParams::default(), &review)).await?;
+        let until = Instant::now() + SHOWN_AGAIN;
         let node = match judge(&status.status.unwrap_or_default(), &self.agents, token, SystemTime::now())? {
             Verdict::OnNode(node) => node,
+            Verdict::Other(bearer) => return Ok(Shown { whose: Whose::Pod(bearer), until }),
             Verdict::OfPod { namespace, name, uid } => {
                 let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
                 let pod = answered("get an agent's pod", pods.get_opt(&name)).await?;
@@ -135,7 +164,7 @@ impl Reviews {
                 pod.and_then(|pod| pod.spec?.node_name).filter(|node| !node.is_empty()).ok_or(Refusal::Unbound)?
             }
         };
-        Ok(Caller { node: node.into(), until: Some(Instant::now() + SHOWN_AGAIN) })
+        Ok(Shown { whose: Whose::Node(node.into()), until })
     }
 }
 
@@ -173,13 +202,16 @@ fn judge(
     let name = user.username.as_deref().and_then(|name| name.strip_prefix("system:serviceaccount:"));
     let (namespace, name) = name.and_then(|name| name.split_once(':')).ok_or(Refusal::Account)?;
     let account = Account { namespace: namespace.to_owned(), name: name.to_owned() };
-    if !agents.contains(&account) {
-        return Err(Refusal::Account);
-    }
     let extra = |key: &str| {
         let values = user.extra.as_ref()?.get(&format!("authentication.kubernetes.io/{key}"))?;
         values.first().filter(|value| !value.is_empty()).cloned()
     };
+    if !agents.contains(&account) {
+        return match (extra("pod-name"), extra("pod-uid")) {
+            (Some(pod), Some(uid)) => Ok(Verdict::Other(Bearer { account, pod, uid })),
+            _ => Err(Refusal::Unbound),
+        };
+    }
     match (extra("pod-name"), extra("pod-uid"), extra("node-name")) {
         (Some(_), Some(_), Some(node)) => Ok(Verdict::OnNode(node)),
         (Some(name), Some(uid), None) => Ok(Verdict::OfPod { namespace: account.namespace, name, uid }),
@@ -260,7 +292,7 @@ mod tests {
         assert_eq!(judged(other.clone()), Err(Refusal::Audience));
         other.as_object_mut().unwrap().remove("audiences");
         assert_eq!(judged(other), Err(Refusal::Audience));
-        for user in ["system:serviceaccount:shop:web", "system:serviceaccount:weft-system", "admin", ""] {
+        for user in ["system:serviceaccount:weft-system", "admin", ""] {
             assert_eq!(judged(bound(user, whole.clone())), Err(Refusal::Account), "{user}");
         }
         assert_eq!(judged(bound(AGENT, json!({}))), Err(Refusal::Unbound));
@@ -268,6 +300,15 @@ mod tests {
         assert_eq!(judged(bound(AGENT, extra(&[("node-name", "a")]))), Err(Refusal::Unbound));
         assert_eq!(judged(json!({"authenticated": false, "error": "no"})), Err(Refusal::UnknownToken));
         assert_eq!(judged(json!({})), Err(Refusal::UnknownToken));
+    }
+
+    #[test]
+    fn another_accounts_token_speaks_for_its_pod_alone() {
+        const WEB: &str = "system:serviceaccount:shop:web";
+        let whole = extra(&[("pod-name", "web-1"), ("pod-uid", "1"), ("node-name", "a")]);
+        let bearer = Bearer { account: "shop/web".parse().unwrap(), pod: "web-1".into(), uid: "1".into() };
+        assert_eq!(judged(bound(WEB, whole)), Ok(Verdict::Other(bearer)));
+        assert_eq!(judged(bound(WEB, json!({}))), Err(Refusal::Unbound));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 mod authority;
 mod stream;
+mod waypoint;
 
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use mesh_core::l7::WaypointKey;
 use mesh_core::snapshot::Snapshot;
 use mesh_net::control::{self, ControlStatus};
 use mesh_net::grpc::{Backoff, Target};
@@ -96,16 +98,29 @@ impl Place {
     }
 
     fn agent_with(&self, control: SocketAddr, token: &str, on_demand: Option<mpsc::Receiver<Arc<str>>>) -> Agent {
-        let config = control::Config {
+        self.follow(control::Config { on_demand, ..self.config(control, token) })
+    }
+
+    /// The waypoint `shop/name`, which signs in as its node.
+    fn waypoint(&self, control: SocketAddr, token: &str, name: &str) -> Agent {
+        let waypoint = Some(WaypointKey { namespace: "shop".into(), name: name.into() });
+        self.follow(control::Config { waypoint, ..self.config(control, token) })
+    }
+
+    fn config(&self, control: SocketAddr, token: &str) -> control::Config {
+        control::Config {
             controller: self.target(control, token),
             node_id: control::node_id("10.0.0.1".parse().unwrap(), "agent", "weft-system", "cluster.local"),
             node_name: "a".to_owned(),
             cluster_id: "Kubernetes".to_owned(),
             network: String::new(),
-            on_demand,
+            on_demand: None,
             waypoint: None,
             backoff: Backoff { min: Duration::from_millis(20), max: Duration::from_millis(100) },
-        };
+        }
+    }
+
+    fn follow(&self, config: control::Config) -> Agent {
         let (publish, snapshots) = watch::channel(Arc::default());
         let status = ControlStatus::new();
         let task = tokio::spawn(control::run(config, publish, status.clone()));

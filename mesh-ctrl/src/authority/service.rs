@@ -1,4 +1,5 @@
-//! `IstioCertificateService`: a node's agent asks on behalf of a workload on that node, and of no other.
+//! `IstioCertificateService`: a node's agent asks on behalf of a workload on that node, and of no other; a waypoint that shows
+//! its own account's token asks for itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 use super::{Authority, SignError};
-use crate::access::Access;
+use crate::access::{Access, Account, Caller, Standing};
 
 /// A request is a CSR and an identity.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -71,21 +72,37 @@ impl Certificates {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
-    fn answer(&self, node: &Arc<str>, request: &IstioCertificateRequest) -> Result<Answer, Refused> {
-        let identity = impersonated(request)?;
-        match (self.residents)(node, &identity) {
-            Residence::Resident => {}
-            Residence::Elsewhere => return Err(Refused::Elsewhere { identity }),
-            Residence::Unknown => return Err(Refused::Unknown),
-        }
+    fn answer(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Answer, Refused> {
+        let identity = match &caller.standing {
+            Standing::Waypoint(account) => self.own(account, request)?,
+            Standing::Node => {
+                let identity = impersonated(request)?;
+                match (self.residents)(&caller.node, &identity) {
+                    Residence::Resident => identity,
+                    Residence::Elsewhere => return Err(Refused::Elsewhere { identity }),
+                    Residence::Unknown => return Err(Refused::Unknown),
+                }
+            }
+        };
         let ttl = u64::try_from(request.validity_duration).ok().filter(|s| *s > 0).map(Duration::from_secs);
         let signed = self.authority.sign(&request.csr, &identity, ttl, SystemTime::now()).map_err(Refused::Sign)?;
         Ok(Answer { identity, signed })
     }
 
+    /// A waypoint's identity, which it may name and need not.
+    fn own(&self, account: &Account, request: &IstioCertificateRequest) -> Result<SpiffeId, Refused> {
+        let own = SpiffeId::new(self.authority.trust_domain(), account.namespace(), account.name())
+            .map_err(|error| Refused::Identity(error.to_string()))?;
+        match impersonated(request) {
+            Ok(asked) if asked != own => Err(Refused::Elsewhere { identity: asked }),
+            Ok(_) | Err(Refused::NoIdentity) => Ok(own),
+            Err(refused) => Err(refused),
+        }
+    }
+
     fn note(&self, node: &Arc<str>, outcome: &'static str, note: impl FnOnce(&mut IssuedView)) {
         self.outcomes.get_or_create(&[("outcome", outcome)]).inc();
-        // Only nodes with a token get here, so the map is as long as the list of nodes.
+        // Only nodes and waypoints with a token get here, so the map is as long as the list of these.
         note(self.by_node.lock().unwrap_or_else(|e| e.into_inner()).entry(node.clone()).or_default());
     }
 }
@@ -148,8 +165,9 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = self.access.caller(request.metadata()).await?.node;
-        match self.answer(&node, request.get_ref()) {
+        let caller = self.access.caller(request.metadata()).await?;
+        let node = caller.node.clone();
+        match self.answer(&caller, request.get_ref()) {
             Ok(Answer { identity, signed }) => {
                 info!(%node, %identity, serial = signed.serial, "certificate issued");
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs());

@@ -1,5 +1,8 @@
 //! The objects as they are, with the reverse indices that say what a changed one can touch.
 
+mod layer7;
+mod topic;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use crate::object::{
     AuthorizationPolicy, DestinationRule, EndpointSlice, Kind, Labels, Metadata, Namespace, Node, Object, ObjectKey,
     PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
 };
+
+pub(super) use layer7::{RouteRef, attached_to};
+pub(super) use topic::Topic;
 
 /// Namespace and name of an object whose kind is known from where this stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,8 +86,13 @@ pub(super) struct Cluster {
     pub(super) peers_of_namespace: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
     peers_in: HashMap<Arc<str>, BTreeSet<Name>>,
     claims: HashMap<Arc<str>, BTreeSet<Claim>>,
+    /// Hostnames that something in a namespace claims.
+    hosts_in: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// By their host in full, which may begin with a wildcard; oldest first.
     pub(super) rules_for: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
+    pub(super) layer7: layer7::Objects,
+    /// What changed since this was last taken, for the units that read it.
+    pub(super) topics: BTreeSet<Topic>,
 }
 
 /// Units that may come out differently.
@@ -107,6 +118,15 @@ impl Cluster {
             Object::ServiceEntry(o) => self.set_service_entry(name, Some(o), touched),
             Object::WorkloadEntry(o) => self.set_entry(name, Some(o), touched),
             Object::DestinationRule(o) => self.set_destination_rule(name, Some(o), touched),
+            Object::VirtualService(o) => self.set_virtual_service(name, Some(o), touched),
+            Object::Gateway(o) => self.set_gateway(name, Some(o), touched),
+            Object::HttpRoute(o) => self.set_http_route(name, Some(o), touched),
+            Object::GrpcRoute(o) => self.set_grpc_route(name, Some(o), touched),
+            Object::TcpRoute(o) => self.set_stream_route((Kind::TcpRoute, name), Some(o), touched),
+            Object::TlsRoute(o) => self.set_stream_route((Kind::TlsRoute, name), Some(o), touched),
+            Object::RequestAuthentication(o) => self.set_request_authentication(name, Some(o), touched),
+            Object::Telemetry(o) => self.set_telemetry(name, Some(o), touched),
+            Object::ReferenceGrant(o) => self.set_grant(name, Some(o)),
             // A pod says its account and its ReplicaSet; nothing more is asked of these.
             Object::ServiceAccount(_) | Object::Deployment(_) => {}
         }
@@ -126,6 +146,14 @@ impl Cluster {
             Kind::ServiceEntry => self.set_service_entry(name, None, touched),
             Kind::WorkloadEntry => self.set_entry(name, None, touched),
             Kind::DestinationRule => self.set_destination_rule(name, None, touched),
+            Kind::VirtualService => self.set_virtual_service(name, None, touched),
+            Kind::Gateway => self.set_gateway(name, None, touched),
+            Kind::HttpRoute => self.set_http_route(name, None, touched),
+            Kind::GrpcRoute => self.set_grpc_route(name, None, touched),
+            Kind::TcpRoute | Kind::TlsRoute => self.set_stream_route((key.kind, name), None, touched),
+            Kind::RequestAuthentication => self.set_request_authentication(name, None, touched),
+            Kind::Telemetry => self.set_telemetry(name, None, touched),
+            Kind::ReferenceGrant => self.set_grant(name, None),
             Kind::ServiceAccount | Kind::Deployment => {}
         }
     }
@@ -138,6 +166,7 @@ impl Cluster {
         let old = set(&mut self.namespaces, name.clone(), new);
         if says(&old) != after {
             self.touch_namespace(&name, touched);
+            self.topics.insert(Topic::Namespace(name));
         }
     }
 
@@ -166,7 +195,14 @@ impl Cluster {
         }
         let (node, new_owner) = (new.as_ref().map(|p| p.node.clone()), new.as_ref().and_then(owner));
         let kept = new.as_ref().map(|p| p.metadata.labels.clone());
+        let says = |pod: Option<&Pod>| pod.map(|pod| (pod.metadata.labels.clone(), pod.service_account.clone()));
+        let after = says(new.as_ref());
         let old = set(&mut self.pods, name.clone(), new);
+        let before = says(old.as_ref());
+        if before != after {
+            let labels = before.iter().chain(&after).map(|(labels, _)| labels);
+            labels.for_each(|labels| self.tell_labels(&name.namespace, labels));
+        }
         if let Some(old) = old {
             self.drop_member(&Member::Pod(name.clone()), &old.metadata, kept.as_ref());
             forget(&mut self.on_node, &old.node, &Member::Pod(name.clone()));
@@ -187,6 +223,7 @@ impl Cluster {
         let member = Member::Entry(name.clone());
         if let Some(old) = self.entries.remove(&name) {
             self.drop_member(&member, &entry_metadata(&old), None);
+            self.tell_labels(&name.namespace, &old.endpoint.labels);
             if let Ok(Some(node)) = old.node() {
                 forget(&mut self.on_node, &node, &member);
             }
@@ -198,9 +235,18 @@ impl Cluster {
                 self.on_node.entry(node).or_default().insert(member.clone());
             }
             self.add_member(member, &entry_metadata(&new));
+            self.tell_labels(&name.namespace, &new.endpoint.labels);
             self.entries.insert(name.clone(), new);
         }
         touched.insert(Unit::Entry(name));
+    }
+
+    fn tell_labels(&mut self, namespace: &Arc<str>, labels: &Labels) {
+        for (key, value) in labels {
+            for scope in [namespace.clone(), EVERYWHERE.into()] {
+                self.topics.insert(Topic::Label(scope, key.clone(), value.clone()));
+            }
+        }
     }
 
     fn add_member(&mut self, member: Member, metadata: &Metadata) {
@@ -277,6 +323,14 @@ impl Cluster {
             new.iter().flat_map(|s| s.endpoints.iter().filter_map(|e| Some(pod(s, e.pod.as_ref()?)))).collect();
         let old_pods: BTreeSet<Name> =
             old.iter().flat_map(|s| s.endpoints.iter().filter_map(|e| Some(pod(s, e.pod.as_ref()?)))).collect();
+        if old_pods != new_pods || old_service != new_service {
+            // Only of a service without a selector do slices say which pods are members.
+            for service in old_service.iter().chain(&new_service) {
+                if self.services.get(service).is_some_and(|service| service.selector.is_empty()) {
+                    self.topics.insert(Topic::Host(self.hostname(service)));
+                }
+            }
+        }
         for pod in old_pods.difference(&new_pods) {
             forget(&mut self.slices_of_pod, pod, &name);
         }
@@ -332,6 +386,7 @@ impl Cluster {
     fn set_authorization(&mut self, name: Name, new: Option<AuthorizationPolicy>, touched: &mut Touched) {
         let scope = self.policy_scope(&name.namespace);
         if let Some(old) = self.authorizations.remove(&name) {
+            self.note_authorization(&name, &old, false);
             // A changed rule is the policy's matter; a workload lists only its name.
             if new.as_ref().is_none_or(|new| new.selector != old.selector) {
                 self.touch_selected(&scope, &old.selector, touched);
@@ -346,6 +401,7 @@ impl Cluster {
             self.touch_selected(&scope, &new.selector, touched);
         }
         if let Some(new) = new {
+            self.note_authorization(&name, &new, true);
             self.authorization_selectors.insert(&scope, &new.selector, &name);
             self.authorizations.insert(name.clone(), new);
         }
@@ -377,11 +433,13 @@ impl Cluster {
         if let Some(old) = self.destination_rules.remove(&name) {
             let host = self.rule_host(&old);
             self.touch_hosts(&host, touched);
+            self.topics.insert(Topic::Host(host.clone()));
             forget(&mut self.rules_for, &host, &(Age::of(&old.metadata), name.clone()));
         }
         if let Some(new) = new {
             let host = self.rule_host(&new);
             self.touch_hosts(&host, touched);
+            self.topics.insert(Topic::Host(host.clone()));
             self.rules_for.entry(host).or_default().insert((Age::of(&new.metadata), name.clone()));
             self.destination_rules.insert(name.clone(), new);
         }
@@ -400,11 +458,15 @@ impl Cluster {
         }
     }
 
-    /// A name without a dot is a service of the rule's own namespace.
-    fn rule_host(&self, rule: &DestinationRule) -> Arc<str> {
-        match rule.host.contains(['.', '*']) {
-            true => rule.host.clone(),
-            false => self.hostname(&Name { namespace: rule.metadata.namespace.clone(), name: rule.host.clone() }),
+    pub(super) fn rule_host(&self, rule: &DestinationRule) -> Arc<str> {
+        self.full(&rule.host, &rule.metadata.namespace)
+    }
+
+    /// A name without a dot is a service of the namespace in which it is written.
+    pub(super) fn full(&self, host: &Arc<str>, namespace: &Arc<str>) -> Arc<str> {
+        match host.contains(['.', '*']) {
+            true => host.clone(),
+            false => self.hostname(&Name { namespace: namespace.clone(), name: host.clone() }),
         }
     }
 
@@ -453,16 +515,27 @@ impl Cluster {
         let mut affected: BTreeSet<Claim> = old.iter().chain(&new).cloned().collect();
         if let Some(old) = old {
             forget(&mut self.claims, hostname, &old);
+            if !self.claims(hostname).any(|claim| claim.name.namespace == old.name.namespace) {
+                forget(&mut self.hosts_in, &old.name.namespace, hostname);
+            }
         }
         if let Some(new) = new {
+            self.hosts_in.entry(new.name.namespace.clone()).or_default().insert(hostname.clone());
             self.claims.entry(hostname.clone()).or_default().insert(new);
         }
         let own = affected.clone();
+        self.topics.insert(Topic::Host(hostname.clone()));
+        for claim in &own {
+            self.topics.insert(Topic::Services(claim.name.namespace.clone()));
+            self.topics.insert(Topic::Services(EVERYWHERE.into()));
+        }
         affected.extend(self.claims.get(hostname).into_iter().flatten().cloned());
         for claim in affected {
             let namespace = claim.name.namespace.clone();
             let is_rival = !own.contains(&claim) && own.iter().any(|c| c.name.namespace == namespace);
-            touched.insert(Unit::Host(ServiceKey { namespace, hostname: hostname.clone() }));
+            let key = ServiceKey { namespace, hostname: hostname.clone() };
+            touched.insert(Unit::Layer7(key.clone()));
+            touched.insert(Unit::Host(key));
             if is_rival {
                 self.touch_endpoints(&claim, touched);
             }
@@ -489,6 +562,30 @@ impl Cluster {
     /// Claims to a hostname, the strongest first.
     pub(super) fn claims(&self, hostname: &Arc<str>) -> impl Iterator<Item = &Claim> {
         self.claims.get(hostname).into_iter().flatten()
+    }
+
+    /// What stands for a hostname in a namespace.
+    pub(super) fn claim(&self, key: &ServiceKey) -> Option<&Claim> {
+        self.claims(&key.hostname).find(|claim| claim.name.namespace == key.namespace)
+    }
+
+    /// Every service, by namespace; of one namespace only, if it is given.
+    pub(super) fn keys(&self, namespace: Option<&Arc<str>>) -> BTreeSet<ServiceKey> {
+        let of = |(namespace, hosts): (&Arc<str>, &BTreeSet<Arc<str>>)| {
+            let namespace = namespace.clone();
+            let key = move |hostname| ServiceKey { namespace: namespace.clone(), hostname };
+            hosts.iter().cloned().map(key).collect::<Vec<_>>()
+        };
+        match namespace {
+            Some(namespace) => self.hosts_in.get_key_value(namespace).into_iter().flat_map(of).collect(),
+            None => self.hosts_in.iter().flat_map(of).collect(),
+        }
+    }
+
+    /// Pods and WorkloadEntries that have all of some labels, in a namespace or [`EVERYWHERE`]; no labels pick nothing.
+    pub(super) fn selected(&self, scope: &Arc<str>, selector: &Labels) -> impl Iterator<Item = &Member> {
+        let candidates = self.members.candidates(scope, selector);
+        candidates.filter(|member| self.labels(member).is_some_and(|labels| matches(selector, labels)))
     }
 
     /// Whether `name` is what stands for `hostname` in its namespace.

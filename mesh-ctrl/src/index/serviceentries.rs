@@ -83,7 +83,7 @@ impl Cluster {
         let hosts: Vec<&Arc<str>> = entry.hosts.iter().filter(|host| self.owns(host, true, name)).collect();
         let mut seen = BTreeSet::new();
         for (i, endpoint) in entry.endpoints.iter().enumerate() {
-            let id = if endpoint.address.is_empty() { &endpoint.network } else { &endpoint.address };
+            let id = id_of(endpoint);
             if !seen.insert(id.clone()) {
                 let message = format!("{id} is listed before; one workload has one set of ports");
                 let field = Some(format!("spec.endpoints[{i}]"));
@@ -104,6 +104,18 @@ impl Cluster {
         }
     }
 
+    fn endpoint_uid(&self, name: &Name, id: &str) -> Uid {
+        // An address in its one canonical form; a hostname as it is.
+        let id = id.parse::<IpAddr>().map_or_else(|_| id.to_owned(), |ip| ip.to_canonical().to_string());
+        let cluster = &self.config.cluster_id;
+        Uid(format!("{cluster}/networking.istio.io/ServiceEntry/{}/{}/{id}", name.namespace, name.name).into())
+    }
+
+    /// The endpoints that a ServiceEntry lists itself, with their labels.
+    pub(super) fn listed<'a>(&self, name: &Name, entry: &'a ServiceEntry) -> Vec<(Uid, &'a Labels)> {
+        entry.endpoints.iter().map(|endpoint| (self.endpoint_uid(name, id_of(endpoint)), &endpoint.labels)).collect()
+    }
+
     fn endpoint(
         &self,
         name: &Name,
@@ -115,20 +127,21 @@ impl Cluster {
     ) {
         let account = &endpoint.service_account;
         let Some(identity) = self.identity(Kind::ServiceEntry, name, account, built) else { return };
-        let cluster = &self.config.cluster_id;
-        // An address in its one canonical form; a hostname as it is.
-        let id = id.parse::<IpAddr>().map_or_else(|_| id.to_owned(), |ip| ip.to_canonical().to_string());
-        let uid = format!("{cluster}/networking.istio.io/ServiceEntry/{}/{}/{id}", name.namespace, name.name);
+        let uid = self.endpoint_uid(name, id);
         let base = self.workload(&name.name, &name.namespace, &endpoint.labels, name.name.clone(), identity);
         let enrolled = self.endpoint_is_enrolled(&endpoint.labels);
         let key = |host: &&Arc<str>| ServiceKey { namespace: name.namespace.clone(), hostname: (*host).clone() };
         built.address(Address::Workload(Workload {
-            uid: Uid(uid.into()),
+            uid,
             tunnel: if enrolled { Tunnel::Hbone } else { Tunnel::None },
             services: hosts.iter().map(|host| (key(host), ports_at(entry, Some(endpoint)))).collect(),
             ..self.located(endpoint, base)
         }));
     }
+}
+
+fn id_of(endpoint: &EntryEndpoint) -> &Arc<str> {
+    if endpoint.address.is_empty() { &endpoint.network } else { &endpoint.address }
 }
 
 /// An endpoint's own number for a port, by the port's name, wins over the service's target.

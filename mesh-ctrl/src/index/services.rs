@@ -33,7 +33,8 @@ impl Cluster {
             false => self.service_of_kubernetes(&first.name, key, built),
         };
         if let Some(service) = service {
-            built.address(Address::Service(MeshService { canonical, ..service }));
+            let waypoint = self.waypoint_of_service(key, built).map(|waypoint| self.gateway_address(&waypoint.name));
+            built.address(Address::Service(MeshService { canonical, waypoint, ..service }));
         }
     }
 

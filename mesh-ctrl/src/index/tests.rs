@@ -3,9 +3,11 @@
 mod endpoints;
 mod enrolment;
 mod incremental;
+mod layer7;
 mod policies;
 mod serviceentries;
 mod traffic;
+mod waypoints;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -106,11 +108,24 @@ fn workload(out: &mut String, w: &Workload) {
         (false, false) => say("plaintext", format!("{:?}", plain.ports), ""),
         (false, true) => {}
     }
+    say("waypoint", gateway(&w.waypoint), "");
+    say("", if w.native_tunnel { "native-tunnel" } else { "" }.into(), "");
     say("", if w.encrypt_always { "encrypt-always" } else { "" }.into(), "");
     out.push('\n');
     for (key, ports) in &w.services {
         let ports: Vec<String> = ports.iter().map(|p| format!("{}->{}", p.service_port, p.target_port)).collect();
         writeln!(out, "  in {key} {}", ports.join(" ")).unwrap();
+    }
+}
+
+fn gateway(address: &Option<mesh_core::workload::GatewayAddress>) -> String {
+    use mesh_core::workload::GatewayDestination;
+    match address {
+        None => String::new(),
+        Some(address) => match &address.destination {
+            GatewayDestination::Hostname(key) => format!("{key}:{}", address.hbone_port),
+            GatewayDestination::Address(address) => panic!("{address}"),
+        },
     }
 }
 
@@ -135,6 +150,9 @@ fn service(out: &mut String, s: &Service) {
     }
     if !s.subject_alt_names.is_empty() {
         write!(out, " sans={}", s.subject_alt_names.join(",")).unwrap();
+    }
+    if s.waypoint.is_some() {
+        write!(out, " waypoint={}", gateway(&s.waypoint)).unwrap();
     }
     out.push_str(if s.canonical { "\n" } else { " not-canonical\n" });
     for (namespace, rule) in &s.traffic.rules {

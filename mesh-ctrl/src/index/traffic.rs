@@ -10,8 +10,8 @@ use mesh_core::traffic::{Rule, Traffic};
 use mesh_core::workload::ServiceKey;
 
 use super::Built;
-use super::cluster::{Cluster, Name};
-use crate::object::{DestinationRule, Kind, ObjectKey};
+use super::cluster::{Cluster, EVERYWHERE, Name, Topic};
+use crate::object::{DestinationRule, Kind, NEEDS_WAYPOINT, ObjectKey};
 use crate::source::{Code, Severity};
 
 /// Stands for every namespace that is not named.
@@ -53,9 +53,33 @@ impl Cluster {
         names.filter_map(|(_, name)| self.destination_rules.get(name)).filter(|rule| rule.rule.is_some()).collect()
     }
 
+    /// Whether a waypoint serves some service that a host names, which may begin with a wildcard.
+    pub(super) fn is_at_waypoint(&self, host: &Arc<str>, built: &mut Built) -> bool {
+        let keys: Vec<ServiceKey> = match host.strip_prefix('*') {
+            None => {
+                built.read(Topic::Host(host.clone()));
+                let namespaces = self.claims(host).map(|claim| claim.name.namespace.clone());
+                namespaces.map(|namespace| ServiceKey { namespace, hostname: host.clone() }).collect()
+            }
+            Some(end) => {
+                built.read(Topic::Services(EVERYWHERE.into()));
+                self.keys(None).into_iter().filter(|key| key.hostname.ends_with(end)).collect()
+            }
+        };
+        // What is wrong with the labels is told of the services themselves.
+        let mut aside = Built::default();
+        let found = keys.iter().any(|key| self.waypoint_of_service(key, &mut aside).is_some());
+        built.reads.extend(aside.reads);
+        found
+    }
+
     pub(super) fn build_destination_rule(&self, name: &Name, built: &mut Built) {
         let Some(rule) = self.destination_rules.get(name) else { return };
-        for (field, why) in &rule.unused {
+        let at_waypoint = self.is_at_waypoint(&self.rule_host(rule), built);
+        // What agents leave to a waypoint is done where there is one.
+        let unused = rule.unused.iter().filter(|(_, why)| !(at_waypoint && *why == NEEDS_WAYPOINT));
+        let at_waypoints = rule.unused_at_waypoints.iter().filter(|_| at_waypoint);
+        for (field, why) in unused.chain(at_waypoints) {
             let object =
                 ObjectKey { kind: Kind::DestinationRule, namespace: name.namespace.clone(), name: name.name.clone() };
             built.finding(Severity::Info, Code::NoEffect, object, Some(field.clone()), (*why).to_owned());
@@ -63,6 +87,6 @@ impl Cluster {
     }
 }
 
-fn exports(rule: &DestinationRule, client: &str) -> bool {
+pub(super) fn exports(rule: &DestinationRule, client: &str) -> bool {
     rule.export_to.is_empty() || rule.export_to.iter().any(|to| &**to == "*" || (&**to == client && client != OTHERS))
 }

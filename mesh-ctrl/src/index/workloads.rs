@@ -8,7 +8,7 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::wire::Address;
 use mesh_core::workload::{Health, Locality, PlaintextPorts, Port, ServiceKey, Tunnel, Uid, Workload, WorkloadKind};
 
-use super::cluster::{Cluster, Name};
+use super::cluster::{Cluster, Member, Name};
 use super::{Built, policies};
 use crate::object::{EntryEndpoint, Kind, Labels, Metadata, ObjectKey, Pod, PodPhase, WorkloadEntry};
 use crate::source::{Code, Severity};
@@ -31,12 +31,15 @@ impl Cluster {
         let Some(identity) = self.identity(Kind::Pod, name, &pod.service_account, built) else { return };
         let (kind, workload_name) = self.runs_as(pod);
         let labels = &pod.metadata.labels;
-        let enrolled = !pod.host_network && self.is_enrolled(labels, Some(&name.namespace));
+        // A waypoint ends tunnels itself, whether or not its pod is in the mesh.
+        let is_waypoint = self.carried_out(labels, &name.namespace, built).is_some();
+        let enrolled = is_waypoint || (!pod.host_network && self.is_enrolled(labels, Some(&name.namespace)));
+        let waypoint = self.waypoint_of_workload(Kind::Pod, name, labels, built);
         let tunnel = if enrolled { Tunnel::Hbone } else { Tunnel::None };
         let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
         let encrypt_always = self.encrypts(Kind::Pod, name, &pod.metadata, built);
         built.address(Address::Workload(Workload {
-            uid: Uid::pod(&self.config.cluster_id, &name.namespace, &name.name),
+            uid: self.uid(&Member::Pod(name.clone())),
             addresses: pod.addresses.clone(),
             tunnel,
             node: pod.node.clone(),
@@ -51,6 +54,8 @@ impl Cluster {
             host_network: pod.host_network,
             plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
             encrypt_always,
+            waypoint: waypoint.map(|waypoint| self.gateway_address(&waypoint.name)),
+            native_tunnel: is_waypoint,
             pod_uid: pod.metadata.uid.clone(),
             ..self.workload(&name.name, &name.namespace, labels, workload_name, identity)
         }));
@@ -70,7 +75,7 @@ impl Cluster {
         let enrolled = self.is_enrolled(labels, Some(&name.namespace)) || has_tunnel_label(labels);
         let (policies, plaintext) = policies::of_workload(self, &name.namespace, labels);
         let encrypt_always = self.encrypts(Kind::WorkloadEntry, name, &entry.metadata, built);
-        let cluster = &self.config.cluster_id;
+        let waypoint = self.waypoint_of_workload(Kind::WorkloadEntry, name, labels, built);
         let base = self.workload(&name.name, &name.namespace, labels, name.name.clone(), identity);
         let mut located = self.located(endpoint, base);
         if let Some(node) = node {
@@ -80,7 +85,8 @@ impl Cluster {
             located.node = node;
         }
         built.address(Address::Workload(Workload {
-            uid: Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", name.namespace, name.name).into()),
+            uid: self.uid(&Member::Entry(name.clone())),
+            waypoint: waypoint.map(|waypoint| self.gateway_address(&waypoint.name)),
             tunnel: if enrolled { Tunnel::Hbone } else { Tunnel::None },
             policies,
             services: self.services_of_entry(name, entry),
@@ -116,6 +122,16 @@ impl Cluster {
                     locality,
                     ..base
                 }));
+            }
+        }
+    }
+
+    pub(super) fn uid(&self, member: &Member) -> Uid {
+        let cluster = &self.config.cluster_id;
+        match member {
+            Member::Pod(name) => Uid::pod(cluster, &name.namespace, &name.name),
+            Member::Entry(Name { namespace, name }) => {
+                Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{namespace}/{name}").into())
             }
         }
     }

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::networking::{RawServiceEntry, RawWorkloadEntry};
+use super::reference::GATEWAY_GROUP;
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
 use super::traffic::RawDestinationRule;
-use super::{Kind, Metadata, Object, ObjectKey};
+use super::{DestinationRule, Kind, Metadata, Object, ObjectKey, destination};
 
 /// What became of a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +50,7 @@ pub fn read(mut value: Value) -> Read {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
     let Some((kind, versions)) = known(group, &kind_name) else {
         // The whole group is about who may do what: a misspelt kind is no kind to pass over.
-        if group == "security.istio.io" && kind_name != "RequestAuthentication" {
+        if group == "security.istio.io" {
             return refused(None, "kind", format!("{api_version} has no kind {kind_name}"));
         }
         let name = map.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or_default();
@@ -90,6 +91,16 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("security.istio.io", "AuthorizationPolicy") => (Kind::AuthorizationPolicy, &["v1", "v1beta1"]),
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &["v1", "v1beta1", "v1alpha3"]),
         ("networking.istio.io", "DestinationRule") => (Kind::DestinationRule, &["v1", "v1beta1", "v1alpha3"]),
+        ("networking.istio.io", "VirtualService") => (Kind::VirtualService, &["v1", "v1beta1", "v1alpha3"]),
+        ("security.istio.io", "RequestAuthentication") => (Kind::RequestAuthentication, &["v1", "v1beta1"]),
+        ("telemetry.istio.io", "Telemetry") => (Kind::Telemetry, &["v1", "v1alpha1"]),
+        // Istio's kind of the same name is another.
+        (GATEWAY_GROUP, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
+        (GATEWAY_GROUP, "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
+        (GATEWAY_GROUP, "GRPCRoute") => (Kind::GrpcRoute, &["v1"]),
+        (GATEWAY_GROUP, "TCPRoute") => (Kind::TcpRoute, &["v1"]),
+        (GATEWAY_GROUP, "TLSRoute") => (Kind::TlsRoute, &["v1"]),
+        (GATEWAY_GROUP, "ReferenceGrant") => (Kind::ReferenceGrant, &["v1beta1", "v1"]),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,
     })
@@ -142,8 +153,21 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::PeerAuthentication => Object::PeerAuthentication(parse::<RawPeerAuthentication>(value)?.try_into()?),
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(parse::<RawAuthorizationPolicy>(value)?.try_into()?),
         Kind::ServiceEntry => Object::ServiceEntry(parse::<RawServiceEntry>(value)?.try_into()?),
-        Kind::DestinationRule => Object::DestinationRule(parse::<RawDestinationRule>(value)?.try_into()?),
+        Kind::DestinationRule => {
+            let whole = parse::<destination::Whole>(value.clone())?;
+            let rule = DestinationRule::try_from(parse::<RawDestinationRule>(value)?)?;
+            Object::DestinationRule(rule.with_waypoints(whole.spec))
+        }
         Kind::WorkloadEntry => Object::WorkloadEntry(parse::<RawWorkloadEntry>(value)?.try_into()?),
+        Kind::VirtualService => Object::VirtualService(parse(value)?),
+        Kind::RequestAuthentication => Object::RequestAuthentication(parse(value)?),
+        Kind::Telemetry => Object::Telemetry(parse(value)?),
+        Kind::Gateway => Object::Gateway(parse(value)?),
+        Kind::HttpRoute => Object::HttpRoute(parse(value)?),
+        Kind::GrpcRoute => Object::GrpcRoute(parse(value)?),
+        Kind::TcpRoute => Object::TcpRoute(parse(value)?),
+        Kind::TlsRoute => Object::TlsRoute(parse(value)?),
+        Kind::ReferenceGrant => Object::ReferenceGrant(parse(value)?),
     })
 }
 

@@ -113,6 +113,11 @@ impl<'de> Deserialize<'de> for GoDuration {
     }
 }
 
+/// For a field that may be left out.
+pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<GoDuration>::deserialize(d)?.map(|duration| duration.0))
+}
+
 /// Addresses of a status; an empty text, which some tools write for "not yet", counts as none.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]

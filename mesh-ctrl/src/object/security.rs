@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::reference::TargetRef;
 use super::scalar::{IpBlock, PortNumber};
 use super::{Labels, Metadata};
 
@@ -35,10 +36,29 @@ pub enum MtlsMode {
 pub struct AuthorizationPolicy {
     pub metadata: Metadata,
     pub selector: Labels,
-    /// It is attached to a waypoint or a service, and not for L4.
-    pub has_targets: bool,
+    /// What it is attached to, for waypoints; none: it is for workloads.
+    pub targets: Vec<TargetRef>,
     pub action: AuthorizationAction,
+    /// Who is asked, with CUSTOM.
+    pub provider: Arc<str>,
     pub rules: Vec<AuthorizationRule>,
+}
+
+impl AuthorizationPolicy {
+    /// Whether a rule asks for what only a request tells.
+    pub fn is_layer7(&self) -> bool {
+        self.rules.iter().any(AuthorizationRule::is_layer7)
+    }
+}
+
+impl AuthorizationRule {
+    pub fn is_layer7(&self) -> bool {
+        let requests =
+            |source: &PeerSource| !source.request_principals.is_empty() || !source.not_request_principals.is_empty();
+        self.from.iter().any(requests)
+            || self.to.iter().any(|operation| operation.l7().next().is_some())
+            || self.when.iter().any(|when| matches!(when.key, WhenKey::L7(_)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -79,10 +99,29 @@ pub struct PeerSource {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Operation {
+    pub hosts: Vec<Arc<str>>,
+    pub not_hosts: Vec<Arc<str>>,
     pub ports: Vec<u16>,
     pub not_ports: Vec<u16>,
+    pub methods: Vec<Arc<str>>,
+    pub not_methods: Vec<Arc<str>>,
+    pub paths: Vec<Arc<str>>,
+    pub not_paths: Vec<Arc<str>>,
+}
+
+impl Operation {
     /// Names of the fields that only L7 knows and that are set.
-    pub l7: Vec<&'static str>,
+    pub fn l7(&self) -> impl Iterator<Item = &'static str> {
+        let fields = [
+            ("hosts", &self.hosts),
+            ("notHosts", &self.not_hosts),
+            ("methods", &self.methods),
+            ("notMethods", &self.not_methods),
+            ("paths", &self.paths),
+            ("notPaths", &self.not_paths),
+        ];
+        fields.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -164,10 +203,10 @@ struct Mtls {
     mode: MtlsMode,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct Selector {
-    pub(super) match_labels: Labels,
+pub struct Selector {
+    pub match_labels: Labels,
 }
 
 impl TryFrom<RawPeerAuthentication> for PeerAuthentication {
@@ -207,29 +246,14 @@ struct AuthorizationSpec {
     target_ref: Option<TargetRef>,
     target_refs: Vec<TargetRef>,
     action: AuthorizationAction,
-    #[serde(rename = "provider")]
-    _provider: Option<Provider>,
+    provider: Provider,
     rules: Vec<RawRule>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetRef {
-    #[serde(default, rename = "group")]
-    _group: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    #[serde(rename = "name")]
-    _name: String,
-    #[serde(default, rename = "namespace")]
-    _namespace: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Provider {
-    #[serde(default, rename = "name")]
-    _name: String,
+    name: Arc<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -255,14 +279,14 @@ struct To {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct RawOperation {
-    hosts: Vec<String>,
-    not_hosts: Vec<String>,
+    hosts: Vec<Arc<str>>,
+    not_hosts: Vec<Arc<str>>,
     ports: Vec<PortNumber>,
     not_ports: Vec<PortNumber>,
-    methods: Vec<String>,
-    not_methods: Vec<String>,
-    paths: Vec<String>,
-    not_paths: Vec<String>,
+    methods: Vec<Arc<str>>,
+    not_methods: Vec<Arc<str>>,
+    paths: Vec<Arc<str>>,
+    not_paths: Vec<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -280,7 +304,7 @@ impl TryFrom<RawAuthorizationPolicy> for AuthorizationPolicy {
 
     fn try_from(raw: RawAuthorizationPolicy) -> Result<Self, Mistake> {
         let spec = raw.spec;
-        let has_targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+        let targets = spec.target_ref.into_iter().chain(spec.target_refs).collect();
         let rules = spec
             .rules
             .into_iter()
@@ -288,7 +312,8 @@ impl TryFrom<RawAuthorizationPolicy> for AuthorizationPolicy {
             .map(|(at, rule)| rule.read(&format!("spec.rules[{at}]")))
             .collect::<Result<_, _>>()?;
         let selector = spec.selector.match_labels;
-        Ok(Self { metadata: raw.metadata, selector, has_targets, action: spec.action, rules })
+        let provider = spec.provider.name;
+        Ok(Self { metadata: raw.metadata, selector, targets, action: spec.action, provider, rules })
     }
 }
 
@@ -305,17 +330,17 @@ impl RawRule {
 
 impl From<RawOperation> for Operation {
     fn from(raw: RawOperation) -> Self {
-        let l7 = [
-            ("hosts", &raw.hosts),
-            ("notHosts", &raw.not_hosts),
-            ("methods", &raw.methods),
-            ("notMethods", &raw.not_methods),
-            ("paths", &raw.paths),
-            ("notPaths", &raw.not_paths),
-        ];
-        let l7 = l7.into_iter().filter_map(|(name, values)| (!values.is_empty()).then_some(name)).collect();
         let numbers = |ports: Vec<PortNumber>| ports.into_iter().map(|p| p.0).collect();
-        Self { ports: numbers(raw.ports), not_ports: numbers(raw.not_ports), l7 }
+        Self {
+            hosts: raw.hosts,
+            not_hosts: raw.not_hosts,
+            ports: numbers(raw.ports),
+            not_ports: numbers(raw.not_ports),
+            methods: raw.methods,
+            not_methods: raw.not_methods,
+            paths: raw.paths,
+            not_paths: raw.not_paths,
+        }
     }
 }
 

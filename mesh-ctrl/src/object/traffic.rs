@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::traffic::{
-    Balance, ConnectionPool, Distribution, Keepalive, LocalityPolicy, OutlierDetection, Place, Rule, TrafficPolicy,
-};
-use mesh_core::workload::Scope;
+use mesh_core::traffic::{Balance, ConnectionPool, Keepalive, OutlierDetection, Rule, TrafficPolicy};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Metadata;
+use super::destination::Destination;
+use super::locality::{RawLocality, locality};
 use super::scalar::{GoDuration, PortNumber};
 use super::security::Mistake;
 
@@ -25,8 +24,12 @@ pub struct DestinationRule {
     pub rule: Option<Arc<Rule>>,
     /// Empty: everybody. `.` is the rule's own namespace.
     pub export_to: Vec<Arc<str>>,
+    /// What waypoints carry out.
+    pub at_waypoints: Arc<Destination>,
     /// Fields that have no effect on what agents do, and why.
     pub unused: Vec<(String, &'static str)>,
+    /// Fields that have no effect at a waypoint either.
+    pub unused_at_waypoints: Vec<(String, &'static str)>,
 }
 
 #[derive(Deserialize)]
@@ -127,29 +130,6 @@ struct ConsistentHash {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-struct RawLocality {
-    distribute: Vec<RawDistribution>,
-    failover: Vec<RawFailover>,
-    failover_priority: Vec<String>,
-    enabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDistribution {
-    from: Arc<str>,
-    to: BTreeMap<Arc<str>, u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFailover {
-    from: Arc<str>,
-    to: Arc<str>,
-}
-
-#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawPool {
     tcp: RawTcp,
@@ -190,7 +170,8 @@ struct RawOutliers {
     min_health_percent: Option<u8>,
 }
 
-const NEEDS_WAYPOINT: &str = "needs a waypoint";
+/// Why agents do nothing with what waypoints do.
+pub const NEEDS_WAYPOINT: &str = "needs a waypoint";
 
 impl TryFrom<RawDestinationRule> for DestinationRule {
     type Error = Mistake;
@@ -213,8 +194,16 @@ impl TryFrom<RawDestinationRule> for DestinationRule {
             host: spec.host,
             rule: rule.map(Arc::new),
             export_to: spec.export_to,
+            at_waypoints: Arc::default(),
             unused,
+            unused_at_waypoints: Vec::new(),
         })
+    }
+}
+
+impl DestinationRule {
+    pub(super) fn with_waypoints(self, destination: Destination) -> Self {
+        Self { unused_at_waypoints: destination.unused(), at_waypoints: Arc::new(destination), ..self }
     }
 }
 
@@ -351,60 +340,6 @@ impl RawOutliers {
             min_health_percent: self.min_health_percent.unwrap_or(0),
         }
     }
-}
-
-/// Without outlier detection nobody knows that a place fails, so nothing fails over, as in the reference.
-fn locality(
-    path: &str,
-    raw: Option<RawLocality>,
-    has_outliers: bool,
-    unused: &mut Vec<(String, &'static str)>,
-) -> Option<LocalityPolicy> {
-    let default = || LocalityPolicy::Failover {
-        scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone],
-        regions: BTreeMap::new(),
-    };
-    let Some(raw) = raw else { return has_outliers.then(default) };
-    if raw.enabled == Some(false) {
-        return None;
-    }
-    if !raw.distribute.is_empty() {
-        let to = |to: BTreeMap<Arc<str>, u32>| to.into_iter().map(|(place, share)| (Place(place), share)).collect();
-        let rules = raw.distribute.into_iter().map(|rule| Distribution { from: Place(rule.from), to: to(rule.to) });
-        return Some(LocalityPolicy::Distribute(rules.collect()));
-    }
-    if !has_outliers {
-        unused.push((path.to_owned(), "failover needs outlierDetection"));
-        return None;
-    }
-    let regions = raw.failover.into_iter().map(|failover| (failover.from, failover.to)).collect();
-    if raw.failover_priority.is_empty() {
-        return Some(LocalityPolicy::Failover { scopes: vec![Scope::Region, Scope::Zone, Scope::Subzone], regions });
-    }
-    let mut scopes = Vec::new();
-    for (i, label) in raw.failover_priority.iter().enumerate() {
-        match scope(label) {
-            Some(scope) => scopes.push(scope),
-            None => {
-                let why = "agents know topology labels only; this one and those after it are left out";
-                unused.push((format!("{path}.failoverPriority[{i}]"), why));
-                break;
-            }
-        }
-    }
-    Some(LocalityPolicy::Failover { scopes, regions })
-}
-
-fn scope(label: &str) -> Option<Scope> {
-    Some(match label {
-        "topology.kubernetes.io/region" | "failure-domain.beta.kubernetes.io/region" => Scope::Region,
-        "topology.kubernetes.io/zone" | "failure-domain.beta.kubernetes.io/zone" => Scope::Zone,
-        "topology.istio.io/subzone" => Scope::Subzone,
-        "kubernetes.io/hostname" => Scope::Node,
-        "topology.istio.io/cluster" => Scope::Cluster,
-        "topology.istio.io/network" => Scope::Network,
-        _ => return None,
-    })
 }
 
 fn mistake<T>(field: impl Into<String>, message: &str) -> Result<T, Mistake> {

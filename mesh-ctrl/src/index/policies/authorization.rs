@@ -3,6 +3,9 @@
 //! What only L7 knows can never widen what is allowed: a rule of ALLOW that uses it is dropped (it allows nothing), in DENY
 //! the part is dropped and the rest stands (it denies more), a rule of AUDIT is dropped. CUSTOM would ask an external
 //! authorizer; whatever would have been asked about is denied.
+//!
+//! Where waypoints carry a policy out as a whole, such a rule leaves what comes from them alone: ALLOW lets them in, DENY
+//! leaves them out. Whoever comes by another way meets it as above.
 
 use std::sync::Arc;
 
@@ -12,6 +15,7 @@ use mesh_core::workload::PolicyKey;
 
 use super::super::Built;
 use super::super::cluster::{Cluster, Name};
+use super::super::layer7::is_unknown;
 use crate::object::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, IpBlock, Kind, ObjectKey, Operation, PeerSource, When,
     WhenKey,
@@ -23,17 +27,31 @@ impl Cluster {
         let Some(policy) = self.authorizations.get(name) else { return };
         let object =
             ObjectKey { kind: Kind::AuthorizationPolicy, namespace: name.namespace.clone(), name: name.name.clone() };
-        if policy.has_targets {
-            let message = "attached by targetRefs: for waypoints, not for L4".to_owned();
-            built.finding(Severity::Info, Code::NoEffect, object, Some("spec.targetRefs".into()), message);
-            return;
+        if policy.action == AuthorizationAction::Custom && !policy.targets.is_empty() {
+            let message = format!("no provider {:?} is known; what it would be asked about is denied", policy.provider);
+            built.finding(
+                Severity::Warning,
+                Code::FailsClosed,
+                object.clone(),
+                Some("spec.provider.name".into()),
+                message,
+            );
+        }
+        if !policy.targets.is_empty() {
+            report_unknown(policy, &object, built);
+            return self.check_targets(&policy.targets, &object, built);
+        }
+        let carriers: Vec<StringMatch> =
+            self.carriers(policy, built).iter().map(|id| StringMatch::Exact(id.principal().into())).collect();
+        if !carriers.is_empty() {
+            report_unknown(policy, &object, built);
         }
         let scope = match (policy.selector.is_empty(), name.namespace == self.config.root_namespace) {
             (false, _) => Scope::WorkloadSelector,
             (true, true) => Scope::Global,
             (true, false) => Scope::Namespace,
         };
-        let (converted, closed) = convert(policy, scope);
+        let (converted, closed) = convert(policy, scope, &carriers);
         for (field, message) in closed {
             built.finding(Severity::Warning, Code::FailsClosed, object.clone(), Some(field), message);
         }
@@ -42,7 +60,9 @@ impl Cluster {
 }
 
 /// A policy, and what of it is enforced more strictly than written: field and why.
-fn convert(policy: &AuthorizationPolicy, scope: Scope) -> (Policy, Vec<(String, String)>) {
+///
+/// `carriers` are the identities of waypoints that carry the policy out as a whole.
+fn convert(policy: &AuthorizationPolicy, scope: Scope, carriers: &[StringMatch]) -> (Policy, Vec<(String, String)>) {
     let mut closed = Vec::new();
     let action = match policy.action {
         AuthorizationAction::Allow => Action::Allow,
@@ -55,8 +75,13 @@ fn convert(policy: &AuthorizationPolicy, scope: Scope) -> (Policy, Vec<(String, 
         }
     };
     let namespace = &policy.metadata.namespace;
-    let rules = policy.rules.iter().enumerate().filter_map(|(i, rule)| {
+    let mut rules: Vec<Rule> = Vec::new();
+    for (i, rule) in policy.rules.iter().enumerate() {
         let l7 = l7_fields(rule, &format!("spec.rules[{i}]"));
+        if !l7.is_empty() && !carriers.is_empty() {
+            rules.extend(beside_waypoints(rule, action, namespace, carriers).filter(|rule| !rules.contains(rule)));
+            continue;
+        }
         let drops = !l7.is_empty() && action != Action::Deny;
         let message = match action {
             Action::Allow => "not known at L4; the rule allows nothing",
@@ -64,16 +89,52 @@ fn convert(policy: &AuthorizationPolicy, scope: Scope) -> (Policy, Vec<(String, 
             Action::Audit => "not known at L4; the rule records nothing",
         };
         closed.extend(l7.into_iter().map(|field| (field, message.to_owned())));
-        if drops { None } else { convert_rule(rule, namespace) }
-    });
+        if !drops {
+            rules.extend(convert_rule(rule, namespace));
+        }
+    }
     let converted = Policy {
         key: PolicyKey { namespace: namespace.clone(), name: policy.metadata.name.clone() },
         scope,
         action,
         dry_run: policy.metadata.annotation("istio.io/dry-run") == Some("true"),
-        rules: rules.collect(),
+        rules,
     };
     (converted, closed)
+}
+
+/// What is left of a rule for those who do not come from its waypoints.
+fn beside_waypoints(
+    rule: &AuthorizationRule,
+    action: Action,
+    namespace: &Arc<str>,
+    carriers: &[StringMatch],
+) -> Option<Rule> {
+    let clause = |only: Match| Clause { matches: vec![only] };
+    match action {
+        Action::Allow => {
+            Some(Rule { clauses: vec![clause(Match { principals: carriers.to_vec(), ..Match::default() })] })
+        }
+        Action::Deny => {
+            let mut rule = convert_rule(rule, namespace)?;
+            rule.clauses.push(clause(Match { not_principals: carriers.to_vec(), ..Match::default() }));
+            Some(rule)
+        }
+        Action::Audit => None,
+    }
+}
+
+/// Attributes that waypoints do not know either.
+fn report_unknown(policy: &AuthorizationPolicy, object: &ObjectKey, built: &mut Built) {
+    for (i, rule) in policy.rules.iter().enumerate() {
+        for (j, when) in rule.when.iter().enumerate().filter(|(_, when)| is_unknown(when)) {
+            let WhenKey::L7(key) = &when.key else { continue };
+            let message =
+                format!("{key} is not known; ALLOW and AUDIT drop the rule, DENY denies without regard to it");
+            let field = Some(format!("spec.rules[{i}].when[{j}].key"));
+            built.finding(Severity::Warning, Code::FailsClosed, object.clone(), field, message);
+        }
+    }
 }
 
 fn l7_fields(rule: &AuthorizationRule, at: &str) -> Vec<String> {
@@ -89,7 +150,7 @@ fn l7_fields(rule: &AuthorizationRule, at: &str) -> Vec<String> {
         }
     }
     for (i, operation) in rule.to.iter().enumerate() {
-        fields.extend(operation.l7.iter().map(|name| format!("{at}.to[{i}].operation.{name}")));
+        fields.extend(operation.l7().map(|name| format!("{at}.to[{i}].operation.{name}")));
     }
     for (i, when) in rule.when.iter().enumerate() {
         if let WhenKey::L7(key) = &when.key {

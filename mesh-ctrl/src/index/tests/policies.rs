@@ -148,9 +148,9 @@ fn scopes_and_selected_workloads() {
     check(
         &[policy("shop", "targetRefs: [{kind: Service, group: '', name: web}]"), web].concat(),
         expect![[r#"
-        c1//Pod/shop/web ip=10.0.0.1 node=a
-        ! info no_effect: AuthorizationPolicy shop/p: spec.targetRefs: attached by targetRefs: for waypoints, not for L4
-    "#]],
+            c1//Pod/shop/web ip=10.0.0.1 node=a
+            ! warning unresolved: AuthorizationPolicy shop/p: spec.targetRefs[0]: there is no Service web; the policy is not in force for it
+        "#]],
     );
 }
 

@@ -192,7 +192,8 @@ metadata: {name: p}
             ! error refused: a.yaml:5: AuthorizationPolicy default/p: key "spec" stands twice
             == a.yaml
             delete AuthorizationPolicy default/p
-            ! warning skipped: a.yaml:1: security.istio.io/v1 RequestAuthentication is not read
+            apply RequestAuthentication default/p
+            all well
         "#]],
     );
 }

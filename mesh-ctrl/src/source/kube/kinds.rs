@@ -16,6 +16,8 @@ pub(super) struct Watched {
     pub(super) custom: bool,
 }
 
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
 /// ReplicaSets and Jobs are left out: all that they would add is the name of what owns them, which theirs tell.
 pub(super) const WATCHED: &[Watched] = &[
     built_in(Kind::Namespace, "", "namespaces"),
@@ -28,6 +30,15 @@ pub(super) const WATCHED: &[Watched] = &[
     custom(Kind::ServiceEntry, "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "serviceentries"),
     custom(Kind::WorkloadEntry, "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "workloadentries"),
     custom(Kind::DestinationRule, "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "destinationrules"),
+    custom(Kind::VirtualService, "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "virtualservices"),
+    custom(Kind::RequestAuthentication, "security.istio.io", &["v1", "v1beta1"], "requestauthentications"),
+    custom(Kind::Telemetry, "telemetry.istio.io", &["v1", "v1alpha1"], "telemetries"),
+    custom(Kind::Gateway, GATEWAY_API, &["v1", "v1beta1"], "gateways"),
+    custom(Kind::HttpRoute, GATEWAY_API, &["v1", "v1beta1"], "httproutes"),
+    custom(Kind::GrpcRoute, GATEWAY_API, &["v1"], "grpcroutes"),
+    custom(Kind::TcpRoute, GATEWAY_API, &["v1"], "tcproutes"),
+    custom(Kind::TlsRoute, GATEWAY_API, &["v1"], "tlsroutes"),
+    custom(Kind::ReferenceGrant, GATEWAY_API, &["v1beta1", "v1"], "referencegrants"),
 ];
 
 const fn built_in(kind: Kind, group: &'static str, plural: &'static str) -> Watched {

@@ -1,0 +1,150 @@
+//! Telemetry at a waypoint. What is nearer says more: the mesh's, the waypoint's namespace's, the service's, then what is attached
+//! to the waypoint, then to the service.
+
+use mesh_core::l7::route::Share;
+use mesh_core::l7::telemetry::{MetricOverride, Tag, Telemetry as Model};
+
+use super::Whole;
+use super::backends::object_key;
+use crate::index::Built;
+use crate::index::cluster::{Cluster, Name, Topic};
+use crate::object::reference::{Referent, TargetRef};
+use crate::object::telemetry::{CustomTag, Metrics, Mode, Override, TagOperation, TelemetrySpec};
+use crate::object::{Kind, Telemetry};
+use crate::source::{Code, Severity};
+
+impl Cluster {
+    pub(super) fn telemetry_at(&self, whole: &Whole<'_>, built: &mut Built) -> Model {
+        let mut layers: Vec<(usize, &Telemetry)> = Vec::new();
+        for (nearness, namespace) in whole.namespaces(&self.config.root_namespace).into_iter().enumerate() {
+            let telemetries = self.layer7.telemetries_in.get(&namespace).into_iter().flatten();
+            let telemetries = telemetries.filter_map(|(_, name)| self.layer7.telemetries.get(name));
+            // Of those for a whole namespace the oldest holds.
+            let mut has_whole = false;
+            for telemetry in telemetries {
+                let targets: Vec<_> = targets(&telemetry.spec).collect();
+                if targets.is_empty() {
+                    let selects = telemetry.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty());
+                    if !selects && !has_whole {
+                        has_whole = true;
+                        layers.push((nearness, telemetry));
+                    }
+                    continue;
+                }
+                let here = targets.into_iter().filter(|target| self.is_target(whole, target, &namespace));
+                let nearest = here.map(|target| match target.referent() {
+                    Some(Referent::Service | Referent::ServiceEntry) => 20,
+                    Some(Referent::Gateway) => 11,
+                    _ => 10,
+                });
+                layers.extend(nearest.max().map(|nearness| (nearness, telemetry)));
+            }
+            built.read(Topic::Policies(namespace));
+        }
+        // Of what is equally near the oldest comes last, and holds.
+        layers.reverse();
+        layers.sort_by_key(|(nearness, _)| *nearness);
+        let mut model = Model::default();
+        for (_, telemetry) in layers {
+            add(&mut model, &telemetry.spec);
+        }
+        model
+    }
+
+    /// Says what of a Telemetry waypoints do nothing with.
+    pub(in crate::index) fn check_telemetry(&self, name: &Name, built: &mut Built) {
+        let Some(telemetry) = self.layer7.telemetries.get(name) else { return };
+        let object = object_key(Kind::Telemetry, name);
+        let targets: Vec<_> = targets(&telemetry.spec).cloned().collect();
+        self.check_targets(&targets, &object, built);
+        let mut say = |field: String, message: &str| {
+            built.finding(Severity::Info, Code::NoEffect, object.clone(), Some(field), message.to_owned());
+        };
+        if telemetry.spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty()) {
+            say("spec.selector".to_owned(), "waypoints are told by targetRefs; agents read no Telemetry");
+        }
+        for (i, tracing) in telemetry.spec.tracing.iter().enumerate() {
+            for (name, _) in tracing.custom_tags.iter().filter(|(_, custom)| tag(custom).is_none()) {
+                say(format!("spec.tracing[{i}].customTags.{name}"), "a tag of this form is left out");
+            }
+        }
+    }
+}
+
+fn targets(spec: &TelemetrySpec) -> impl Iterator<Item = &TargetRef> {
+    spec.target_ref.iter().chain(&spec.target_refs)
+}
+
+/// A waypoint tells of traffic as its destination does.
+fn add(model: &mut Model, spec: &TelemetrySpec) {
+    for logging in spec.access_logging.iter().filter(|logging| logging.ends.mode != Mode::Client) {
+        model.access_log.enabled = logging.disabled != Some(true);
+        if let Some(filter) = &logging.filter {
+            model.access_log.filter = Some(filter.expression.clone()).filter(|expression| !expression.is_empty());
+        }
+    }
+    for change in spec.metrics.iter().flat_map(|metrics: &Metrics| &metrics.overrides) {
+        if change.selected.mode != Mode::Client {
+            add_override(model, change);
+        }
+    }
+    if let Some(tracing) = spec.tracing.first().filter(|tracing| tracing.ends.mode != Mode::Client) {
+        if let Some(percentage) = tracing.random_sampling_percentage {
+            model.tracing.sampling = Some(Share::percent(percentage));
+        }
+        if let Some(disabled) = tracing.disable_span_reporting {
+            model.tracing.disabled = disabled;
+        }
+        let tags = tracing.custom_tags.iter().filter_map(|(name, custom)| Some((name.clone(), tag(custom)?)));
+        let tags: std::collections::BTreeMap<_, _> = tags.collect();
+        // As in the reference, tags are not put together.
+        if !tracing.custom_tags.is_empty() {
+            model.tracing.tags = tags;
+        }
+    }
+}
+
+fn add_override(model: &mut Model, from: &Override) {
+    let name = match (&from.selected.metric, &from.selected.custom_metric) {
+        (Some(metric), _) => known(metric),
+        (None, Some(custom)) => custom.strip_prefix("istio_").unwrap_or(custom),
+        (None, None) => "ALL_METRICS",
+    };
+    let change: &mut MetricOverride = model.metrics.overrides.entry(name.into()).or_default();
+    if let Some(disabled) = from.disabled {
+        change.disabled = disabled;
+    }
+    for (label, tag) in &from.tag_overrides {
+        let value = (tag.operation == TagOperation::Upsert).then(|| tag.value.clone());
+        change.labels.insert(label.clone(), value);
+    }
+}
+
+/// Names of the reference's metrics, without `istio_`.
+fn known(metric: &str) -> &str {
+    match metric {
+        "REQUEST_COUNT" => "requests_total",
+        "REQUEST_DURATION" => "request_duration_milliseconds",
+        "REQUEST_SIZE" => "request_bytes",
+        "RESPONSE_SIZE" => "response_bytes",
+        "TCP_OPENED_CONNECTIONS" => "tcp_connections_opened_total",
+        "TCP_CLOSED_CONNECTIONS" => "tcp_connections_closed_total",
+        "TCP_SENT_BYTES" => "tcp_sent_bytes_total",
+        "TCP_RECEIVED_BYTES" => "tcp_received_bytes_total",
+        "GRPC_REQUEST_MESSAGES" => "request_messages_total",
+        "GRPC_RESPONSE_MESSAGES" => "response_messages_total",
+        other => other,
+    }
+}
+
+fn tag(from: &CustomTag) -> Option<Tag> {
+    let named = |named: &crate::object::telemetry::Named| (named.name.clone(), named.default_value.clone());
+    if let Some(literal) = &from.literal {
+        return Some(Tag::Literal(literal.value.clone()));
+    }
+    if let Some((name, default)) = from.environment.as_ref().map(named) {
+        return Some(Tag::Environment { name, default });
+    }
+    let (name, default) = from.header.as_ref().map(named)?;
+    Some(Tag::Header { name: name.to_lowercase().into(), default })
+}

@@ -1,0 +1,386 @@
+//! What of a DestinationRule a waypoint carries out: all of it, subsets included.
+//!
+//! A subset's sections stand in front of those of the whole service, so they are kept apart until the rules that are in force
+//! for a service are known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::l7::destination::{Balance, HashBy, Outliers, Policy, Pool, SlowStart, SubsetPolicy, Tls};
+use mesh_core::traffic::Keepalive;
+use serde::Deserialize;
+
+use super::Labels;
+use super::locality::{RawLocality, locality};
+use super::scalar::duration;
+use super::virtual_service::PortSelector;
+
+/// A DestinationRule, of which only this is looked at.
+#[derive(Deserialize)]
+pub(super) struct Whole {
+    pub(super) spec: Destination,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Destination {
+    pub traffic_policy: Option<TrafficPolicy>,
+    pub subsets: Vec<Subset>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Subset {
+    pub name: Arc<str>,
+    pub labels: Labels,
+    #[serde(rename = "trafficPolicy")]
+    pub policy: Option<TrafficPolicy>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficPolicy {
+    #[serde(flatten)]
+    own: Sections,
+    port_level_settings: Vec<PortSettings>,
+    tunnel: Option<serde_json::Value>,
+    proxy_protocol: Option<serde_json::Value>,
+    retry_budget: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct PortSettings {
+    port: PortSelector,
+    #[serde(flatten)]
+    sections: Sections,
+}
+
+/// The parts that a narrower policy replaces one by one.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Sections {
+    load_balancer: Option<LoadBalancer>,
+    connection_pool: Option<ConnectionPool>,
+    outlier_detection: Option<OutlierDetection>,
+    tls: Option<ClientTls>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LoadBalancer {
+    simple: Simple,
+    consistent_hash: Option<ConsistentHash>,
+    locality_lb_setting: Option<RawLocality>,
+    #[serde(deserialize_with = "duration")]
+    warmup_duration_secs: Option<Duration>,
+    warmup: Option<Warmup>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Simple {
+    #[default]
+    Unspecified,
+    LeastConn,
+    Random,
+    Passthrough,
+    RoundRobin,
+    LeastRequest,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ConsistentHash {
+    http_header_name: Option<Arc<str>>,
+    http_cookie: Option<Cookie>,
+    use_source_ip: bool,
+    http_query_parameter_name: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Cookie {
+    name: Arc<str>,
+    path: Arc<str>,
+    #[serde(deserialize_with = "duration")]
+    ttl: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Warmup {
+    #[serde(deserialize_with = "duration")]
+    duration: Option<Duration>,
+    minimum_percent: Option<f64>,
+    aggression: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct ConnectionPool {
+    tcp: Tcp,
+    http: Http,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Tcp {
+    max_connections: i32,
+    #[serde(deserialize_with = "duration")]
+    connect_timeout: Option<Duration>,
+    tcp_keepalive: Option<TcpKeepalive>,
+    #[serde(deserialize_with = "duration")]
+    max_connection_duration: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    idle_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct TcpKeepalive {
+    probes: u32,
+    #[serde(deserialize_with = "duration")]
+    time: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    interval: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Http {
+    http1_max_pending_requests: i32,
+    http2_max_requests: i32,
+    max_requests_per_connection: i32,
+    max_retries: i32,
+    #[serde(deserialize_with = "duration")]
+    idle_timeout: Option<Duration>,
+    h2_upgrade_policy: UpgradePolicy,
+    use_client_protocol: bool,
+    max_concurrent_streams: i32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum UpgradePolicy {
+    #[default]
+    Default,
+    DoNotUpgrade,
+    Upgrade,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct OutlierDetection {
+    split_external_local_origin_errors: bool,
+    consecutive_local_origin_failures: Option<u32>,
+    consecutive_gateway_errors: Option<u32>,
+    #[serde(rename = "consecutive5xxErrors")]
+    consecutive_5xx_errors: Option<u32>,
+    #[serde(deserialize_with = "duration")]
+    interval: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    base_ejection_time: Option<Duration>,
+    max_ejection_percent: Option<u8>,
+    min_health_percent: Option<u8>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClientTls {
+    mode: TlsMode,
+    client_certificate: Arc<str>,
+    ca_certificates: Arc<str>,
+    credential_name: Arc<str>,
+    subject_alt_names: Vec<Arc<str>>,
+    sni: Arc<str>,
+    insecure_skip_verify: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum TlsMode {
+    #[default]
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+/// What holds for a service as a whole, and for its ports.
+pub fn general(policy: Option<&TrafficPolicy>) -> SubsetPolicy {
+    let Some(policy) = policy else { return SubsetPolicy::default() };
+    let ports = policy.port_level_settings.iter().map(|port| (port.port.number, port.sections.policy()));
+    SubsetPolicy { general: policy.own.policy(), ports: ports.collect() }
+}
+
+/// What holds for a subset. Its own sections come first; a port's settings inherit nothing of the policy that they stand in.
+pub fn of_subset(service: Option<&TrafficPolicy>, subset: &TrafficPolicy) -> SubsetPolicy {
+    let nothing = TrafficPolicy::default();
+    let service = service.unwrap_or(&nothing);
+    let mut ports: BTreeMap<u16, Policy> = BTreeMap::new();
+    for port in &service.port_level_settings {
+        ports.insert(port.port.number, subset.own.over(&port.sections).policy());
+    }
+    for port in &subset.port_level_settings {
+        ports.insert(port.port.number, port.sections.policy());
+    }
+    SubsetPolicy { general: subset.own.over(&service.own).policy(), ports }
+}
+
+impl Destination {
+    /// Fields that no waypoint carries out, and why.
+    pub(super) fn unused(&self) -> Vec<(String, &'static str)> {
+        let mut unused = Vec::new();
+        let subsets = self.subsets.iter().enumerate();
+        let subsets =
+            subsets.filter_map(|(i, s)| Some((format!("spec.subsets[{i}].trafficPolicy"), s.policy.as_ref()?)));
+        let whole = self.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+        for (path, policy) in whole.chain(subsets) {
+            for (is_set, field) in [
+                (policy.tunnel.is_some(), "tunnel"),
+                (policy.proxy_protocol.is_some(), "proxyProtocol"),
+                (policy.retry_budget.is_some(), "retryBudget"),
+            ] {
+                if is_set {
+                    unused.push((format!("{path}.{field}"), "is carried out nowhere"));
+                }
+            }
+            let ports = policy.port_level_settings.iter().enumerate();
+            let ports = ports.map(|(i, port)| (format!("{path}.portLevelSettings[{i}].tls"), &port.sections.tls));
+            for (path, tls) in ports.chain([(format!("{path}.tls"), &policy.own.tls)]) {
+                let Some(tls) = tls else { continue };
+                let files = [&tls.client_certificate, &tls.ca_certificates, &tls.credential_name];
+                if files.into_iter().any(|name| !name.is_empty() && &**name != "system") {
+                    let why =
+                        "a waypoint has no files or Secrets: it shows no certificate and trusts the system's roots";
+                    unused.push((path, why));
+                }
+            }
+        }
+        unused
+    }
+}
+
+impl Sections {
+    fn over(&self, under: &Self) -> Self {
+        Self {
+            load_balancer: self.load_balancer.clone().or_else(|| under.load_balancer.clone()),
+            connection_pool: self.connection_pool.clone().or_else(|| under.connection_pool.clone()),
+            outlier_detection: self.outlier_detection.clone().or_else(|| under.outlier_detection.clone()),
+            tls: self.tls.clone().or_else(|| under.tls.clone()),
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let balancer = self.load_balancer.clone().unwrap_or_default();
+        let outliers = self.outlier_detection.as_ref().map(OutlierDetection::read);
+        // What has no effect is told where agents read the same field.
+        let locality = locality("", balancer.locality_lb_setting.clone(), outliers.is_some(), &mut Vec::new());
+        Policy {
+            balance: balancer.balance(),
+            locality,
+            pool: self.connection_pool.as_ref().map(ConnectionPool::read).unwrap_or_default(),
+            outliers,
+            tls: self.tls.as_ref().map(ClientTls::read).unwrap_or_default(),
+            slow_start: balancer.slow_start(),
+        }
+    }
+}
+
+impl LoadBalancer {
+    fn balance(&self) -> Balance {
+        let Some(hash) = &self.consistent_hash else {
+            return match self.simple {
+                Simple::Unspecified | Simple::LeastConn | Simple::LeastRequest => Balance::LeastRequest,
+                Simple::Random => Balance::Random,
+                Simple::Passthrough => Balance::Passthrough,
+                Simple::RoundRobin => Balance::RoundRobin,
+            };
+        };
+        Balance::Hash(if let Some(name) = &hash.http_header_name {
+            HashBy::Header(name.to_lowercase().into())
+        } else if let Some(cookie) = &hash.http_cookie {
+            HashBy::Cookie { name: cookie.name.clone(), path: cookie.path.clone(), ttl: cookie.ttl }
+        } else if let Some(name) = &hash.http_query_parameter_name {
+            HashBy::Query(name.clone())
+        } else {
+            HashBy::SourceIp
+        })
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn slow_start(&self) -> Option<SlowStart> {
+        let warmup = self.warmup.clone().unwrap_or_default();
+        let window = warmup.duration.or(self.warmup_duration_secs)?;
+        Some(SlowStart {
+            window,
+            minimum_percent: warmup.minimum_percent.unwrap_or(10.0).clamp(1.0, 100.0) as u8,
+            aggression: (warmup.aggression.unwrap_or(1.0).clamp(0.0, 1e6) * 1000.0) as u32,
+        })
+    }
+}
+
+/// As in the reference, where 0 is a field that was not set.
+fn set(number: i32) -> Option<u32> {
+    (number > 0).then_some(number.unsigned_abs())
+}
+
+impl ConnectionPool {
+    fn read(&self) -> Pool {
+        let (tcp, http, default) = (&self.tcp, &self.http, Pool::default());
+        let keepalive = tcp.tcp_keepalive.as_ref().map(|keepalive| Keepalive {
+            probes: Some(keepalive.probes).filter(|probes| *probes > 0),
+            time: keepalive.time,
+            interval: keepalive.interval,
+        });
+        Pool {
+            max_connections: set(tcp.max_connections),
+            connect_timeout: tcp.connect_timeout.unwrap_or(default.connect_timeout),
+            keepalive,
+            idle_timeout: match http.idle_timeout.or(tcp.idle_timeout) {
+                None => default.idle_timeout,
+                Some(idle) => Some(idle).filter(|idle| !idle.is_zero()),
+            },
+            max_connection_duration: tcp.max_connection_duration,
+            max_pending: set(http.http1_max_pending_requests),
+            max_requests: set(http.http2_max_requests),
+            max_requests_per_connection: set(http.max_requests_per_connection),
+            max_retries: set(http.max_retries),
+            max_concurrent_streams: set(http.max_concurrent_streams),
+            upgrade: http.h2_upgrade_policy == UpgradePolicy::Upgrade,
+            use_client_protocol: http.use_client_protocol,
+        }
+    }
+}
+
+impl OutlierDetection {
+    fn read(&self) -> Outliers {
+        let or = |given: Option<Duration>, default| given.unwrap_or(Duration::from_secs(default));
+        Outliers {
+            consecutive_5xx: self.consecutive_5xx_errors.unwrap_or(5),
+            consecutive_gateway: self.consecutive_gateway_errors.unwrap_or(0),
+            split_local: self.split_external_local_origin_errors,
+            consecutive_local: self.consecutive_local_origin_failures.unwrap_or(5),
+            interval: or(self.interval, 10),
+            base_ejection: or(self.base_ejection_time, 30),
+            max_ejection_percent: self.max_ejection_percent.unwrap_or(10),
+            min_health_percent: self.min_health_percent.unwrap_or(0),
+        }
+    }
+}
+
+impl ClientTls {
+    fn read(&self) -> Tls {
+        match self.mode {
+            TlsMode::Disable | TlsMode::IstioMutual => Tls::None,
+            TlsMode::Simple | TlsMode::Mutual => Tls::Originate {
+                sni: Some(self.sni.clone()).filter(|sni| !sni.is_empty()),
+                subject_alt_names: self.subject_alt_names.clone(),
+                roots: None,
+                client: None,
+                insecure: self.insecure_skip_verify == Some(true),
+            },
+        }
+    }
+}
