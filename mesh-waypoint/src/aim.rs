@@ -120,8 +120,7 @@ impl<'a> Aim<'a> {
                 Of::Service(_) => None,
             };
         };
-        let asker =
-            Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
+        let asker = Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
         match balance::choose(&self.endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
             Choice::Endpoint(chosen) => Endpoint::new(&chosen.workload, chosen.port, Some(service), asked.ip()),
             // Whoever of the mesh has the address: a waypoint is no proxy to everywhere.

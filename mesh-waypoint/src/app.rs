@@ -71,12 +71,28 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, draining, experiences, keys) =
-            (config.clone(), own.clone(), world.clone(), telemetry.clone(), draining.clone(), experiences.clone(), keys.clone());
+        let (config, own, world, telemetry, draining, experiences, keys) = (
+            config.clone(),
+            own.clone(),
+            world.clone(),
+            telemetry.clone(),
+            draining.clone(),
+            experiences.clone(),
+            keys.clone(),
+        );
         let make = move || {
             let pool = Pool::new(pool::Config { transport: config.transport, ..pool::Config::default() });
             let upstreams = Upstreams::new(Dialler { own: own.clone(), pool });
-            let shared = Shared { world, upstreams, telemetry, limits: Limits::default(), draining, experiences, keys, network: config.network.clone() };
+            let shared = Shared {
+                world,
+                upstreams,
+                telemetry,
+                limits: Limits::default(),
+                draining,
+                experiences,
+                keys,
+                network: config.network.clone(),
+            };
             Worker { config, own, shared }
         };
         Worker::start(index, listener, make).with_context(|| format!("start worker {index}"))?;

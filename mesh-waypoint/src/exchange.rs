@@ -107,16 +107,7 @@ async fn respond(
     let Some(routes) = compiled.routes(session.asked.address.port()) else {
         let outgoing = outgoing(&incoming, story.record.is_grpc, None);
         let patience = Patience { retries: compiled.default_retries(), timeout: None };
-        let sent = forward::forward(
-            session,
-            world,
-            compiled,
-            story,
-            &Destination::Itself,
-            &outgoing,
-            &body,
-            patience,
-        );
+        let sent = forward::forward(session, world, compiled, story, &Destination::Itself, &outgoing, &body, patience);
         return match sent.await {
             Ok(Answer { response, .. }) => upgrade::join(response, on_upgrade, story),
             Err(reply) => {

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::aim::{Aim, Destination, Unknown};
 use crate::asked::Of;
-use crate::engine::authorization::{Peer, Request, Verdict};
+use crate::engine::authorization::{Peer, Verdict};
 use crate::engine::balance::stick;
 use crate::engine::experience::InFlight;
 use crate::engine::outliers::Outcome;
@@ -77,8 +77,7 @@ async fn reach(
     record.service = aim.service.clone().or_else(|| record.service.take());
     let mut tried = Vec::new();
     loop {
-        let endpoint =
-            aim.endpoint(session, &world, &tried).ok_or(("UH", "no endpoint is healthy".to_owned()))?;
+        let endpoint = aim.endpoint(session, &world, &tried).ok_or(("UH", "no endpoint is healthy".to_owned()))?;
         record.destination = Some(endpoint.workload.clone());
         record.upstream = Some(endpoint.address);
         let (client, limit) = (session.client.address, aim.policy.pool.connect_timeout);
@@ -112,9 +111,7 @@ fn admit(session: &Session, compiled: &Arc<Compiled>, sni: Option<&str>) -> Resu
         port: session.asked.address.port(),
         sni,
     });
-    let fields = HeaderMap::new();
-    let request = Request { method: "", host: "", path: "", query: None, fields: &fields, authenticated: None };
-    match policies.evaluate(&request, &[]).verdict {
+    match policies.evaluate_bytes(&[]).verdict {
         Verdict::Allow(_) => Ok(()),
         Verdict::Deny(denial) => Err(format!("policy: {denial}")),
         Verdict::Ask(question) => Err(format!("policy: {} asks an authorizer of requests", question.policy)),

@@ -28,7 +28,6 @@ pub struct Shared {
     pub experiences: Arc<Experiences>,
     pub keys: Keys,
     pub network: Arc<str>,
-
 }
 
 /// What a client may make us hold.

@@ -22,7 +22,8 @@ pub(super) async fn admit(
     story: &mut Story,
     incoming: &mut Incoming,
 ) -> Result<(), Reply> {
-    let is_grpc = incoming.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc =
+        incoming.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     let accepted = authenticate(session, compiled, incoming).await.map_err(|refusal| {
         story.record.details = format!("jwt_authn_access_denied{{{}}}", refusal.body.replace(' ', "_"));
         refused(&refusal).for_client(is_grpc)
@@ -32,13 +33,16 @@ pub(super) async fn admit(
     if let Some(accepted) = &accepted {
         change(incoming, &accepted.changes);
     }
-    let policies = session.policies(compiled, Peer {
-        identity: Some(&session.client.identity),
-        address: session.client.address.ip(),
-        destination: session.asked.address.ip(),
-        port: session.asked.address.port(),
-        sni: None,
-    });
+    let policies = session.policies(
+        compiled,
+        Peer {
+            identity: Some(&session.client.identity),
+            address: session.client.address.ip(),
+            destination: session.asked.address.ip(),
+            port: session.asked.address.port(),
+            sni: None,
+        },
+    );
     let request = Request {
         method: incoming.method.as_str(),
         host: &incoming.authority,

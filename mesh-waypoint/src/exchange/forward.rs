@@ -87,7 +87,8 @@ pub(super) async fn forward(
             (left, one) => left.or(one),
         };
         let upstreams = &session.shared.upstreams;
-        let sending = upstreams.send(&endpoint, version, &terms, session.client.address, aim.service.as_deref(), request);
+        let sending =
+            upstreams.send(&endpoint, version, &terms, session.client.address, aim.service.as_deref(), request);
         let sent = match limit {
             Some(limit) => tokio::time::timeout(limit, sending).await.map_err(|_| ()),
             None => Ok(sending.await),

@@ -329,6 +329,7 @@ proptest! {
             destination_ip: destination,
             destination_port: port,
             from_node: false,
+            way: l4::Way::Direct,
         };
         let expected = l4::evaluate(&l4_policies, &connection);
         let permit = expected.verdict.map(|permit| permit.policy().cloned());
