@@ -68,6 +68,10 @@ impl Matcher {
     }
 
     pub fn first<F: Fields + ?Sized>(&self, head: &Head<'_, F>, client: &Client<'_>) -> Option<Matched> {
+        // `OPTIONS *` is about no path, whatever an expression would say of it.
+        if !head.path.starts_with('/') {
+            return None;
+        }
         let entry = match &self.index {
             Some(index) => index.first(&self.conditions, head, client)?,
             None => {
