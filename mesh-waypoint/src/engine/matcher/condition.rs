@@ -24,13 +24,8 @@ pub(super) struct Condition {
 
 #[derive(Clone, Debug)]
 enum Path {
-    /// Any that is a path: not the `*` of OPTIONS.
     Any,
-    Text {
-        kind: PathKind,
-        value: Arc<str>,
-        ignore_case: bool,
-    },
+    Text { kind: PathKind, value: Arc<str>, ignore_case: bool },
     Regex(Regex),
 }
 
@@ -110,7 +105,7 @@ impl Condition {
 
     pub(super) fn path_holds(&self, path: &str) -> bool {
         let (kind, value, ignore_case) = match &self.path {
-            Path::Any => return path.starts_with('/'),
+            Path::Any => return true,
             Path::Regex(regex) => return regex.is_match(path.as_bytes()),
             Path::Text { kind, value, ignore_case } => (*kind, value.as_bytes(), *ignore_case),
         };

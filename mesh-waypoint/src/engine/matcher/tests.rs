@@ -107,10 +107,10 @@ fn a_source_is_the_client_that_the_tunnel_attests() {
 }
 
 #[test]
-fn no_text_holds_for_the_asterisk_of_options() {
+fn nothing_holds_for_the_asterisk_of_options() {
     let asked = Asked::new("OPTIONS a").with_path("*");
     let request = asked.request();
-    let matcher = matcher(&["", "prefix:/", "elements:/"]).unwrap();
+    let matcher = matcher(&["", "prefix:/", "elements:/", "prefix:", "exact:*", "regex:.*"]).unwrap();
     assert_eq!(matcher.first(&request.head, &request.client), None);
 }
 
@@ -173,7 +173,7 @@ fn naive(routes: &HttpRoutes, head: &Head<'_>, client: &Client<'_>) -> Option<us
                 PathKind::Regex => text(&TextMatch::Regex(value.clone()), head.path),
             }
         };
-        path.as_ref().map_or(head.path.starts_with('/'), path_holds)
+        path.as_ref().is_none_or(path_holds)
             && optional(method, head.method)
             && optional(scheme, head.scheme)
             && optional(authority, head.authority)
