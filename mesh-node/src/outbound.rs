@@ -175,7 +175,7 @@ impl Outbound {
                     return Ok(Way { reached, _loaded: None, governed: None });
                 }
                 // Endpoints were there, and each was tried: what went wrong last says more than that none is left.
-                Err(NoRoute::NoEndpoint) if last.is_some() => {
+                Err(NoRoute::NoEndpoint | NoRoute::NoWaypoint) if last.is_some() => {
                     if last.as_ref().is_some_and(starting) && Instant::now() < give_up {
                         tokio::time::sleep(ENROLLING_PAUSE).await;
                         tried.clear();

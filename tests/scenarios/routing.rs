@@ -40,8 +40,12 @@ fn without_rules_requests_pass_and_are_told_of() -> Result<()> {
     ] {
         ensure!(counted.contains(label), "{label} in {metrics}");
     }
-    // The destination's agent knows the waypoint, and the client's waits for nothing.
-    reviews.mesh.agent("b").until_access(&["spiffe://cluster.local/ns/shop/sa/gate", "\"mutual_tls\""])?;
+    // The waypoint keeps its connection to the endpoint, which the agent there has on record as the waypoint's.
+    let carried = reviews.mesh.connections("b", "carried")?;
+    ensure!(
+        carried.iter().any(|row| row.to_string().contains("spiffe://cluster.local/ns/shop/sa/gate")),
+        "{carried:?}"
+    );
     Ok(())
 }
 
