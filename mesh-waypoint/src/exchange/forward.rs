@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body_util::BodyExt;
 use mesh_core::l7::Protocol;
 use mesh_core::workload::Uid;
 use rand::RngExt;
 
 use super::story::Story;
 use crate::aim::{Aim, Destination, Unknown};
-use crate::body::{Body, Replay};
+use crate::body::{Body, Held, Replay, Watched};
 use crate::engine::balance::stick;
 use crate::engine::outliers;
 use crate::engine::respond::{self, Reply};
@@ -39,11 +40,14 @@ pub(super) struct Patience<'a> {
     pub(super) retries: &'a Retries,
     /// For the whole exchange.
     pub(super) timeout: Option<Duration>,
+    /// The endpoint that the client's session is with: for the first try.
+    pub(super) pinned: Option<&'a Uid>,
 }
 
-/// A response's head, and what it asks to be added.
+/// A response's head, who gave it, and what it asks to be added.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
+    pub(super) endpoint: Uid,
     pub(super) set_cookie: Option<String>,
 }
 
@@ -63,6 +67,7 @@ pub(super) async fn forward(
     story.record.service = aim.service.clone().or_else(|| story.record.service.take());
     let mut tried: Vec<Uid> = Vec::new();
     let mut made = 0;
+    let mut _retry = None;
     // An upgrade's bytes cannot be sent again.
     let attempts = if outgoing.upgrade.is_some() { 0 } else { patience.retries.attempts };
     if attempts == 0 {
@@ -75,10 +80,12 @@ pub(super) async fn forward(
         if left.is_some_and(|left| left.is_zero()) {
             return Err(respond::timeout());
         }
-        let endpoint = aim.endpoint(session, world, &tried).ok_or_else(respond::no_healthy_upstream)?;
+        let pinned = patience.pinned.filter(|_| made == 1).and_then(|uid| aim.pinned(session, uid));
+        let endpoint = pinned.or_else(|| aim.endpoint(session, world, &tried));
+        let endpoint = endpoint.ok_or_else(respond::no_healthy_upstream)?;
         story.record.destination = Some(endpoint.workload.clone());
         story.record.upstream = Some(endpoint.address);
-        let _in_flight = aim.begin(&endpoint);
+        let under_way = aim.begin(&endpoint).map_err(|_| respond::overflow())?;
         let request = request(outgoing, body, patience, began, &aim, made);
         let version = spoken(&aim, outgoing);
         let terms = aim.terms();
@@ -100,15 +107,22 @@ pub(super) async fn forward(
                     let answered = Outcome::Answered { status: response.status(), headers: response.headers() };
                     again(patience, made, attempts, &answered, body)
                 };
-                match again {
-                    Some(wait) => {
+                match again.and_then(|wait| Some((wait, aim.retry()?))) {
+                    Some((wait, taken)) => {
+                        _retry = taken;
                         tried.push(endpoint.uid().clone());
                         pause(wait, patience, began).await?;
                         continue;
                     }
-                    None => return Ok(Answer { response, set_cookie: aim.stuck.set_cookie }),
+                    None => {
+                        let held = Held(Some(under_way));
+                        let response = response.map(|body| Watched::new(body, held).boxed_unsync());
+                        let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie);
+                        return Ok(Answer { response, endpoint, set_cookie });
+                    }
                 }
             }
+            Ok(Err(error @ SendError::Overflow(_))) => (Broken::Overflow, Some(error)),
             Ok(Err(error)) => {
                 aim.judge(session, &endpoint, outliers::Outcome::Failed);
                 (broken(&error), Some(error))
@@ -125,8 +139,10 @@ pub(super) async fn forward(
         if let Some(error) = &error {
             story.record.failure = error.to_string();
         }
-        match again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body) {
-            Some(wait) => {
+        let again = again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body);
+        match again.and_then(|wait| Some((wait, aim.retry()?))) {
+            Some((wait, taken)) => {
+                _retry = taken;
                 tried.push(endpoint.uid().clone());
                 pause(wait, patience, began).await?;
             }
@@ -146,7 +162,7 @@ pub(super) async fn once(
 ) -> Option<Response<Body>> {
     let aim = aim(session, world, compiled, to, outgoing).ok()?;
     let endpoint = aim.endpoint(session, world, &[])?;
-    let patience = Patience { retries: compiled.default_retries(), timeout: None };
+    let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
     let terms = aim.terms();
     let (client, service) = (session.client.address, aim.service.as_deref());
@@ -257,6 +273,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Unsent(_) => Broken::Reset { sent: false },
         SendError::RefusedStream => Broken::Refused,
         SendError::Lost(_) | SendError::Protocol(_) => Broken::Reset { sent: true },
+        SendError::Overflow(_) => Broken::Overflow,
     }
 }
 

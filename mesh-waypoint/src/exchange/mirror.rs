@@ -35,7 +35,9 @@ pub(super) async fn copies(
     for to in &forward.mirrors {
         let Some(to) = Destination::of(to) else { continue };
         let mut copy = outgoing.clone();
-        split::mark_copy(&mut copy.headers, session.client.address.ip());
+        if let Some(own) = world.own.as_ref().and_then(|own| own.addresses.first()) {
+            split::mark_copy(&mut copy.headers, *own);
+        }
         let (session, world, compiled, body) = (session.clone(), world.clone(), compiled.clone(), body.copy());
         tokio::spawn(async move {
             let sending = forward::once(&session, &world, &compiled, &to, &copy, &body);
