@@ -58,6 +58,10 @@ impl Cluster {
     }
 
     pub(super) fn set_virtual_service(&mut self, name: Name, new: Option<VirtualService>, touched: &mut Touched) {
+        // Of a status that is written there is nothing to see.
+        if self.layer7.virtual_services.get(&name) == new.as_ref() {
+            return;
+        }
         if let Some(old) = self.layer7.virtual_services.remove(&name) {
             for host in self.hosts_of(&old) {
                 forget(&mut self.layer7.rules_for, &host, &(Age::of(&old.metadata), name.clone()));
@@ -81,6 +85,9 @@ impl Cluster {
     }
 
     pub(super) fn set_http_route(&mut self, name: Name, new: Option<HttpRoute>, touched: &mut Touched) {
+        if self.layer7.http_routes.get(&name) == new.as_ref() {
+            return;
+        }
         let key = (Kind::HttpRoute, name.clone());
         if let Some(old) = self.layer7.http_routes.remove(&name) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
@@ -93,6 +100,9 @@ impl Cluster {
     }
 
     pub(super) fn set_grpc_route(&mut self, name: Name, new: Option<GrpcRoute>, touched: &mut Touched) {
+        if self.layer7.grpc_routes.get(&name) == new.as_ref() {
+            return;
+        }
         let key = (Kind::GrpcRoute, name.clone());
         if let Some(old) = self.layer7.grpc_routes.remove(&name) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
@@ -105,6 +115,9 @@ impl Cluster {
     }
 
     pub(super) fn set_stream_route(&mut self, key: (Kind, Name), new: Option<StreamRoute>, touched: &mut Touched) {
+        if self.layer7.stream_routes.get(&key) == new.as_ref() {
+            return;
+        }
         if let Some(old) = self.layer7.stream_routes.remove(&key) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
         }
