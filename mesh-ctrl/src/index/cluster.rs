@@ -387,7 +387,7 @@ impl Cluster {
     fn set_authorization(&mut self, name: Name, new: Option<AuthorizationPolicy>, touched: &mut Touched) {
         let scope = self.policy_scope(&name.namespace);
         if let Some(old) = self.authorizations.remove(&name) {
-            self.note_authorization(&name, &old, false);
+            self.note_authorization(&name, false);
             // A changed rule is the policy's matter; a workload lists only its name.
             if new.as_ref().is_none_or(|new| new.selector != old.selector) {
                 self.touch_selected(&scope, &old.selector, touched);
@@ -402,7 +402,7 @@ impl Cluster {
             self.touch_selected(&scope, &new.selector, touched);
         }
         if let Some(new) = new {
-            self.note_authorization(&name, &new, true);
+            self.note_authorization(&name, true);
             self.authorization_selectors.insert(&scope, &new.selector, &name);
             self.authorizations.insert(name.clone(), new);
         }
