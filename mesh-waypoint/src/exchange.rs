@@ -25,7 +25,7 @@ use crate::engine::respond::{self, GRPC_STATUS, Reply};
 use crate::session::Session;
 use crate::telemetry::Record;
 use crate::world::{Compiled, World};
-use forward::{Answer, Outgoing, Patience};
+use forward::{Answer, At, Outgoing, Patience};
 use read::Incoming;
 use story::Story;
 
@@ -104,10 +104,11 @@ async fn respond(
         received: SystemTime::now(),
     };
     story.record.is_grpc = asked.head.is_grpc();
+    let at = At { session, world, compiled };
     let Some(routes) = compiled.routes(session.asked.address.port()) else {
         let outgoing = outgoing(&incoming, story.record.is_grpc, None);
         let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
-        let sent = forward::forward(session, world, compiled, story, &Destination::Itself, &outgoing, &body, patience);
+        let sent = forward::forward(at, story, &Destination::Itself, &outgoing, &body, patience);
         return match sent.await {
             Ok(Answer { response, .. }) => upgrade::join(response, on_upgrade, story),
             Err(reply) => {
@@ -139,7 +140,7 @@ async fn respond(
     let pinned = pin.as_ref().map(|pin| &pin.endpoint);
     let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout, pinned };
     let began = std::time::Instant::now();
-    match forward::forward(session, world, compiled, story, &to, &outgoing, &body, patience).await {
+    match forward::forward(at, story, &to, &outgoing, &body, patience).await {
         Ok(Answer { mut response, endpoint, set_cookie }) => {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return upgrade::join(response, on_upgrade, story);

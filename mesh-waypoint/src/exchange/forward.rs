@@ -19,6 +19,14 @@ use crate::session::Session;
 use crate::upstream::{SendError, Version as Spoken};
 use crate::world::{Compiled, World};
 
+/// What a request is sent by: one state of the world, from its first try to its last.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) session: &'a Session,
+    pub(super) world: &'a World,
+    pub(super) compiled: &'a Compiled,
+}
+
 /// A request as it goes on.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
@@ -52,18 +60,16 @@ pub(super) struct Answer {
 }
 
 pub(super) async fn forward(
-    session: &Session,
-    world: &World,
-    compiled: &Compiled,
+    at: At<'_>,
     story: &mut Story,
     to: &Destination,
     outgoing: &Outgoing,
     body: &Replay,
     patience: Patience<'_>,
 ) -> Result<Answer, Reply> {
+    let At { session, world, .. } = at;
     let began = Instant::now();
-    let aim = aim(session, world, compiled, to, outgoing)
-        .map_err(|Unknown| respond::no_backend(StatusCode::SERVICE_UNAVAILABLE))?;
+    let aim = aim(at, to, outgoing).map_err(|Unknown| respond::no_backend(StatusCode::SERVICE_UNAVAILABLE))?;
     story.record.service = aim.service.clone().or_else(|| story.record.service.take());
     let mut tried: Vec<Uid> = Vec::new();
     let mut made = 0;
@@ -152,15 +158,9 @@ pub(super) async fn forward(
 }
 
 /// A copy: one try, whose answer is only read.
-pub(super) async fn once(
-    session: &Session,
-    world: &World,
-    compiled: &Compiled,
-    to: &Destination,
-    outgoing: &Outgoing,
-    body: &Replay,
-) -> Option<Response<Body>> {
-    let aim = aim(session, world, compiled, to, outgoing).ok()?;
+pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body: &Replay) -> Option<Response<Body>> {
+    let At { session, world, compiled } = at;
+    let aim = aim(at, to, outgoing).ok()?;
     let endpoint = aim.endpoint(session, world, &[])?;
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
@@ -169,13 +169,8 @@ pub(super) async fn once(
     session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await.ok()
 }
 
-fn aim<'a>(
-    session: &Session,
-    world: &World,
-    compiled: &'a Compiled,
-    to: &Destination,
-    outgoing: &Outgoing,
-) -> Result<Aim<'a>, Unknown> {
+fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>, Unknown> {
+    let At { session, world, compiled } = at;
     let fields = &outgoing.headers;
     let head = stick::Head { fields, query: outgoing.query.as_deref(), client: session.client.address.ip() };
     Aim::new(session, world, compiled, to, &head)
@@ -226,7 +221,7 @@ fn spoken(aim: &Aim<'_>, outgoing: &Outgoing) -> Spoken {
         _ if outgoing.upgrade.is_some() => Spoken::Http1,
         Protocol::Http2 | Protocol::Grpc => Spoken::Http2,
         Protocol::Http if aim.policy.pool.upgrade => Spoken::Http2,
-        Protocol::Http if !aim.policy.pool.use_client_protocol && !(is_second && outgoing.is_grpc) => Spoken::Http1,
+        Protocol::Http if !(aim.policy.pool.use_client_protocol || is_second && outgoing.is_grpc) => Spoken::Http1,
         _ if is_second => Spoken::Http2,
         _ => Spoken::Http1,
     }

@@ -142,12 +142,18 @@ impl Requests {
     }
 
     fn apply(&self, screen: &Screen, kind: &str, http: &str, more: &str) -> Result<()> {
-        screen.say(&format!("{kind}: {http}"));
+        let shown =
+            if kind == "VirtualService" { http } else { more.split_once("spec: ").map_or(more, |(_, spec)| spec) };
+        screen.say(&format!("{kind}: {}", shown.trim_end_matches("\n---\n").trim_end_matches('}')));
         self.0.apply(&format!("{more}{}", virtual_service(http)))
     }
 
     fn ask(&self, screen: &Screen, path: &str, headers: &[&str]) -> Result<Answer> {
-        let shown: Vec<&str> = headers.iter().flat_map(|header| ["-H", *header]).collect();
+        // A token is long, and says nothing to a reader.
+        let short =
+            |header: &&str| header.chars().take(32).collect::<String>() + if header.len() > 32 { ".." } else { "" };
+        let short: Vec<String> = headers.iter().map(short).collect();
+        let shown: Vec<&str> = short.iter().flat_map(|header| ["-H", header]).collect();
         let url = format!("http://reviews{path}");
         screen.command("web", &[&["curl"], &shown[..], &[url.as_str()]].concat());
         let answer = self.0.ask(path, headers)?;
