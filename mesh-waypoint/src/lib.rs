@@ -12,6 +12,8 @@ pub mod worker;
 pub mod serve;
 pub mod exchange;
 pub mod relay;
+pub mod fetch;
+pub mod errand;
 pub mod aim;
 pub mod session;
 pub mod keys;
