@@ -95,6 +95,8 @@ impl<'a> Way<'a> {
         Ok(Self { session, aim })
     }
 
+    /// # Errors
+    /// [`ErrandError::NoEndpoint`]
     pub fn endpoint(&self, world: &World, tried: &[Uid]) -> Result<Endpoint, ErrandError> {
         self.aim.endpoint(&self.session, world, tried).ok_or(ErrandError::NoEndpoint)
     }

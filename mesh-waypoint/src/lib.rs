@@ -26,4 +26,5 @@ pub mod asked;
 pub mod world;
 pub mod telemetry;
 pub mod client;
+pub mod wire;
 pub mod engine;

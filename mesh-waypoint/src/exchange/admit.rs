@@ -6,10 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use mesh_core::l7::authentication::JwtRule;
-use tracing::info;
+use tracing::{info, warn};
 
+use super::edit;
+use super::external::{self, Ruling};
 use super::read::Incoming;
 use super::story::Story;
+use crate::body::Replay;
 use crate::engine::authorization::{Decision, Peer, Request, Verdict};
 use crate::engine::head;
 use crate::engine::jwt;
@@ -17,15 +20,17 @@ use crate::engine::respond::{self, Reply, Why};
 use crate::fetch;
 use crate::keys::Need;
 use crate::session::Session;
-use crate::world::Compiled;
+use crate::world::{Compiled, World};
 
 /// # Errors
 /// The answer to a request that may not pass.
 pub(super) async fn admit(
     session: &Session,
+    world: &World,
     compiled: &Arc<Compiled>,
     story: &mut Story,
     incoming: &mut Incoming,
+    body: &Replay,
 ) -> Result<(), Reply> {
     let is_grpc = head::is_grpc(&incoming.headers);
     let accepted = authenticate(session, compiled, incoming).await.map_err(|refusal| {
@@ -47,32 +52,48 @@ pub(super) async fn admit(
             sni: None,
         },
     );
-    let request = Request {
-        method: incoming.method.as_str(),
-        host: &incoming.authority,
-        path: &incoming.path,
-        query: query.as_deref(),
-        fields: &incoming.headers,
-        authenticated: accepted.as_ref().and_then(|accepted| accepted.authenticated.as_ref()),
-    };
-    let decision = policies.evaluate(&request, &[]);
-    record(session, &decision);
-    match decision.verdict {
-        Verdict::Allow(_) => Ok(()),
-        Verdict::Deny(denial) => {
-            let by = denial.policy.as_deref().unwrap_or("none");
-            story.record.details = format!("rbac_access_denied_matched_policy[{by}]");
-            Err(respond::denied().for_client(is_grpc))
-        }
-        Verdict::Ask(question) => {
-            // Nobody has been asked: what it would have said is not known.
-            story.record.details = format!("ext_authz_error[{}]", question.policy);
-            let status = StatusCode::from_u16(question.authorizer.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
-            match question.authorizer.fail_open {
-                true => Ok(()),
-                false => Err(Reply::text(status, "", Why::Denied).for_client(is_grpc)),
+    // Each authorizer is asked once: policy is evaluated anew when it has let the request pass.
+    let mut passed = Vec::new();
+    loop {
+        let decision = {
+            let request = Request {
+                method: incoming.method.as_str(),
+                host: &incoming.authority,
+                path: &incoming.path,
+                query: query.as_deref(),
+                fields: &incoming.headers,
+                authenticated: accepted.as_ref().and_then(|accepted| accepted.authenticated.as_ref()),
+            };
+            policies.evaluate(&request, &passed)
+        };
+        record(session, &decision);
+        let question = match decision.verdict {
+            Verdict::Allow(_) => return Ok(()),
+            Verdict::Deny(denial) => {
+                let by = denial.policy.as_deref().unwrap_or("none");
+                story.record.details = format!("rbac_access_denied_matched_policy[{by}]");
+                return Err(respond::denied().for_client(is_grpc));
+            }
+            Verdict::Ask(question) => question,
+        };
+        let authorizer = &question.authorizer;
+        match Box::pin(external::ask(session, world, compiled, authorizer, incoming, body)).await {
+            Ok(Ruling::Allow { request, response }) => {
+                edit::apply(&request, &mut incoming.headers);
+                story.edits.extend(response);
+            }
+            Ok(Ruling::Deny(reply)) => return Err(reply.for_client(is_grpc)),
+            Err(error) => {
+                let (provider, policy) = (&authorizer.provider, &question.policy);
+                warn!(%provider, %policy, %error, fail_open = authorizer.fail_open, "an authorizer cannot be asked");
+                if !authorizer.fail_open {
+                    "ext_authz_error".clone_into(&mut story.record.details);
+                    let status = StatusCode::from_u16(authorizer.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
+                    return Err(Reply::text(status, "", Why::Authorizer).for_client(is_grpc));
+                }
             }
         }
+        passed.push(authorizer.provider.clone());
     }
 }
 
