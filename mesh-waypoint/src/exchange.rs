@@ -108,6 +108,9 @@ async fn respond(
     };
     story.record.is_grpc = asked.head.is_grpc();
     let Some(routes) = compiled.routes(session.asked.address.port()) else {
+        if incoming.path == "*" {
+            return own(story, respond::not_found());
+        }
         let outgoing = outgoing(&incoming, story.record.is_grpc, None);
         let patience = Patience { retries: compiled.default_retries(), timeout: None };
         let sent = forward::forward(session, world, compiled, story, &Destination::Itself, &outgoing, &body, patience);

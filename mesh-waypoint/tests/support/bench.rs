@@ -43,6 +43,7 @@ impl Signer for Nobody {
 
 pub(crate) struct Bench {
     shared: Shared,
+    asked: Asked,
     /// What the service's own endpoint was sent.
     pub(crate) backend: Server,
     _drain: watch::Sender<bool>,
@@ -69,6 +70,10 @@ impl Bench {
             telemetry: Default::default(),
         };
         model(&mut layer7);
+        let asked = match &layer7.target {
+            Target::Service(key) => Asked { address: "10.96.0.7:80".parse().unwrap(), of: Of::Service(key.clone()) },
+            Target::Workloads => Asked { address: backend.address, of: Of::Workload(Uid::pod("c", "shop", "web")) },
+        };
         snapshot.upsert_layer7(layer7);
         let world = World::default().next(Arc::new(snapshot), &Uid("".into()));
         let identity = SpiffeId::new("td", "shop", "gate").unwrap();
@@ -86,19 +91,18 @@ impl Bench {
             keys,
             network: "".into(),
         };
-        Bench { shared, backend, _drain: drain }
+        Bench { shared, asked, backend, _drain: drain }
     }
 
-    /// What `web` answers, over a stream of its own.
+    /// What `web`, or its workload where the model is of workloads, answers, over a stream of its own.
     pub(crate) async fn ask(&self, request: Request<&str>) -> Response<String> {
         let client = Client {
             identity: SpiffeId::new("td", "shop", "client").unwrap(),
             address: "10.0.0.9:4000".parse().unwrap(),
             workload: None,
         };
-        let asked = Asked { address: "10.96.0.7:80".parse().unwrap(), of: Of::Service(key("web")) };
         let (near, far) = tokio::io::duplex(64 << 10);
-        tokio::spawn(Session::new(self.shared.clone(), client, asked).serve(far));
+        tokio::spawn(Session::new(self.shared.clone(), client, self.asked.clone()).serve(far));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
         let (mut parts, body) = request.into_parts();
