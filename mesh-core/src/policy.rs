@@ -34,11 +34,11 @@ pub struct Connection<'a> {
 /// How a connection stands to the waypoint of its destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Way {
-    /// There is none that it has to go through.
+    /// There is none that it has to go through, or one that leaves policy to be asked here.
     #[default]
     Direct,
-    /// The peer has proven to be the waypoint, where policy was in force, about the client. Here it could only be about the
-    /// waypoint.
+    /// The peer has proven to be the waypoint of the service, where policy was in force, about the client. Here it could only be
+    /// about the waypoint.
     Through,
     /// The workload is to be reached through its waypoint, and the peer is another.
     Around,

@@ -83,17 +83,19 @@ impl Snapshot {
         behind.into_iter().flat_map(|key| self.endpoints(key)).chain(own)
     }
 
-    /// How a connection from `peer` to `workload` stands to the waypoints that the control plane has told of: the workload's
-    /// own, and those of services of which it is an endpoint.
-    pub fn way(&self, workload: &Workload, peer: Option<&SpiffeId>) -> Way {
+    /// How a connection from `peer` to `workload` stands to the waypoints that the control plane has told of. `named`: the service
+    /// that the peer says the connection is for. A service's waypoint has asked all policies about the client; the waypoint of a
+    /// workload only those that are for all of its workloads, and the others are asked here.
+    pub fn way(&self, workload: &Workload, peer: Option<&SpiffeId>, named: Option<&ServiceKey>) -> Way {
         let is_instance = |gateway: &GatewayAddress| {
             peer.is_some_and(|peer| self.waypoint_instances(gateway).any(|instance| instance.identity == *peer))
         };
-        let of_services = workload.services.keys().filter_map(|key| self.service(key)?.waypoint.as_ref());
+        let of_service = named.filter(|key| workload.services.contains_key(*key));
+        let of_service = of_service.and_then(|key| self.service(key)?.waypoint.as_ref());
         match &workload.waypoint {
-            own if own.iter().chain(of_services).any(is_instance) => Way::Through,
-            Some(_) => Way::Around,
-            None => Way::Direct,
+            _ if of_service.is_some_and(is_instance) => Way::Through,
+            Some(own) if !is_instance(own) => Way::Around,
+            Some(_) | None => Way::Direct,
         }
     }
 

@@ -36,8 +36,9 @@ pub use agents::{AgentView, Agents, SubscriptionView};
 /// Largest request: a resumption names every resource that the agent holds, about 100 bytes each. Read only from callers
 /// that have shown a token.
 const MAX_REQUEST: usize = 64 << 20;
-/// Streams that one node may have open: an agent, its successor, and some that are not yet known to be dead.
-const MAX_STREAMS_OF_NODE: usize = 8;
+/// Streams that one node may have open: an agent and the waypoints that sign in with the node's token, their successors, and
+/// some that are not yet known to be dead.
+const MAX_STREAMS_OF_NODE: usize = 32;
 
 #[derive(Clone)]
 pub struct Ads {

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use mesh_core::addr::{ClientAddr, OrigDst, PodAddr, TunnelAddr};
 use mesh_core::identity::SpiffeId;
 use mesh_core::service::Service;
-use mesh_core::workload::{PolicyKey, Workload};
+use mesh_core::workload::{PolicyKey, ServiceKey, Workload};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -75,6 +75,8 @@ pub struct Facts {
     pub policy: Option<PolicyKey>,
     /// Opened from the node's own network namespace: a kubelet's probe, say.
     pub from_node: bool,
+    /// The service that the peer says the connection is for.
+    pub named: Option<ServiceKey>,
 }
 
 impl Facts {
@@ -94,6 +96,7 @@ impl Facts {
             service: None,
             policy: None,
             from_node: false,
+            named: None,
         }
     }
 }

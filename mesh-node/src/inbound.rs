@@ -260,6 +260,7 @@ impl Inbound {
         facts.destination_identity = Some(pod.identity.clone());
         facts.source = peer_workload(&snapshot, workload, facts, client);
         facts.service = service::asked(&snapshot, workload, target.port(), named);
+        facts.named = named.and_then(|named| service::named(workload, named));
         let evaluated = decide(&snapshot, workload, facts, client, target);
         self.record(&evaluated, facts);
         match evaluated.verdict {
@@ -354,7 +355,7 @@ pub fn decide(
         destination_ip: target.ip(),
         destination_port: target.port(),
         from_node: facts.from_node,
-        way: snapshot.way(workload, facts.source_identity.as_ref()),
+        way: snapshot.way(workload, facts.source_identity.as_ref(), facts.named.as_ref()),
     };
     evaluate(snapshot.policies_for(workload), &connection)
 }

@@ -657,7 +657,8 @@ fn workload_of<'a>(snapshot: &'a Snapshot, cluster: &str, d: &Description) -> Op
 }
 
 fn wanted(snapshot: &Snapshot, cluster: &str, d: &Description) -> Option<bool> {
-    workload_of(snapshot, cluster, d).map(|w| w.tunnel == Tunnel::Hbone)
+    // A waypoint has a tunnel of its own.
+    workload_of(snapshot, cluster, d).map(|w| w.tunnel == Tunnel::Hbone && !w.native_tunnel)
 }
 
 fn identity_of(d: &Description, workload: Option<&Workload>, trust_domain: &str) -> Result<Option<SpiffeId>, String> {

@@ -16,6 +16,7 @@ use crate::dial::Endpoint;
 use crate::engine::balance::stick::{self, Stuck};
 use crate::engine::balance::{self, Asker, Choice};
 use crate::engine::experience::{Experience, InFlight, Target};
+use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
 use crate::engine::outliers::Outcome;
 use crate::session::Session;
 use crate::upstream::Terms;
@@ -55,8 +56,18 @@ pub struct Aim<'a> {
     pub protocol: Protocol,
     pub stuck: Stuck,
     endpoints: Vec<balance::Endpoint>,
-    at: Option<(Target, Arc<Experience>)>,
+    at: Option<Known>,
 }
+
+/// What is known and counted of a destination.
+struct Known {
+    target: Target,
+    experience: Arc<Experience>,
+    breaker: Arc<Breaker>,
+}
+
+/// Held for as long as a request is under way, its response's body included.
+pub type UnderWay = (Option<InFlight>, Option<Taken>);
 
 impl<'a> Aim<'a> {
     /// `head`: of the request, for what sticks.
@@ -96,21 +107,27 @@ impl<'a> Aim<'a> {
             _ => Stuck::default(),
         };
         let target = Target { service: key.clone(), port: *port, subset: subset.clone() };
-        let experience = session.shared.experiences.of(&target);
+        let (experience, breaker) = (session.shared.experiences.of(&target), session.shared.breakers.of(&target));
         Ok(Self {
             endpoints: balance::endpoints(&world.snapshot, &service, *port, members),
             service: Some(service),
             policy,
             protocol: known.and_then(|known| known.protocols.get(port)).copied().unwrap_or_default(),
             stuck,
-            at: Some((target, experience)),
+            at: Some(Known { target, experience, breaker }),
         })
+    }
+
+    /// The endpoint that a client's session is with, if it may be chosen.
+    pub fn pinned(&self, session: &Session, uid: &Uid) -> Option<Endpoint> {
+        let pinned = self.endpoints.iter().find(|endpoint| endpoint.workload.uid == *uid)?;
+        Endpoint::new(&pinned.workload, pinned.port, self.service.as_deref(), session.asked.address.ip())
     }
 
     /// An endpoint that is not among those `tried`, as far as there is one. `None`: no endpoint is healthy.
     pub fn endpoint(&self, session: &Session, world: &World, tried: &[Uid]) -> Option<Endpoint> {
         let asked = session.asked.address;
-        let (Some(service), Some((_, experience))) = (&self.service, &self.at) else {
+        let (Some(service), Some(Known { experience, .. })) = (&self.service, &self.at) else {
             return match &session.asked.of {
                 Of::Workload(uid) => {
                     let workload = world.snapshot.workload(uid)?;
@@ -131,14 +148,25 @@ impl<'a> Aim<'a> {
         }
     }
 
-    /// Counts a request at an endpoint for as long as the guard lives.
-    pub fn begin(&self, endpoint: &Endpoint) -> Option<InFlight> {
-        self.at.as_ref().map(|(_, experience)| experience.begin(endpoint.uid()))
+    /// Counts a request at an endpoint for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub fn begin(&self, endpoint: &Endpoint) -> Result<UnderWay, Overflow> {
+        let Some(Known { experience, breaker, .. }) = &self.at else { return Ok((None, None)) };
+        let taken = breaker.take(Limited::Requests, &self.policy.pool)?;
+        Ok((Some(experience.begin(endpoint.uid())), Some(taken)))
+    }
+
+    /// Room for one more try; `None`: the answer that there is has to do.
+    pub fn retry(&self) -> Option<Option<Taken>> {
+        let Some(Known { breaker, .. }) = &self.at else { return Some(None) };
+        breaker.take(Limited::Retries, &self.policy.pool).ok().map(Some)
     }
 
     /// Counts for or against an endpoint.
     pub fn judge(&self, session: &Session, endpoint: &Endpoint, outcome: Outcome) {
-        let Some((target, experience)) = &self.at else { return };
+        let Some(Known { target, experience, .. }) = &self.at else { return };
         if experience.record(endpoint.uid(), outcome, self.policy, self.endpoints.len(), Instant::now()) {
             let (service, port) = (&target.service, target.port);
             info!(%service, port, endpoint = %endpoint.uid(), "endpoint ejected: it failed too often in a row");
@@ -153,6 +181,7 @@ impl<'a> Aim<'a> {
             idle_timeout: pool.idle_timeout,
             max_age: pool.max_connection_duration,
             max_requests: pool.max_requests_per_connection,
+            bounds: self.at.as_ref().map(|known| (known.breaker.clone(), pool.clone())),
         }
     }
 }

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::dial::{Dialler, Own};
 use crate::engine::experience::Experiences;
+use crate::engine::limits::Breakers;
 use crate::keys::Keys;
 
 use crate::session::{Limits, Shared};
@@ -66,18 +67,19 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         model_timeout: Duration::from_secs(2),
     });
 
-    let experiences = Arc::new(Experiences::default());
+    let (experiences, breakers) = (Arc::new(Experiences::default()), Arc::new(Breakers::default()));
     let keys = Keys::default();
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, draining, experiences, keys) = (
+        let (config, own, world, telemetry, draining, experiences, breakers, keys) = (
             config.clone(),
             own.clone(),
             world.clone(),
             telemetry.clone(),
             draining.clone(),
             experiences.clone(),
+            breakers.clone(),
             keys.clone(),
         );
         let make = move || {
@@ -90,6 +92,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 limits: Limits::default(),
                 draining,
                 experiences,
+                breakers,
                 keys,
                 network: config.network.clone(),
             };

@@ -263,3 +263,20 @@ impl<W: Watch> HttpBody for Watched<W> {
         self.inner.size_hint()
     }
 }
+
+/// Keeps something for as long as a body is on its way.
+pub struct Held<T>(pub Option<T>);
+
+impl<T: Send + Unpin> Watch for Held<T> {
+    fn passed(&mut self, _: usize) {}
+
+    fn trailers(&mut self, _: &http::HeaderMap) {}
+
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+
+    fn failed(&mut self) {
+        self.0 = None;
+    }
+}

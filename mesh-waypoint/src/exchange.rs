@@ -27,7 +27,7 @@ use crate::engine::respond::{self, GRPC_STATUS, Reply};
 use crate::session::Session;
 use crate::telemetry::Record;
 use crate::world::{Compiled, World};
-use forward::{Answer, Outgoing, Patience};
+use forward::{Answer, At, Outgoing, Patience};
 use read::Incoming;
 use story::Story;
 
@@ -107,13 +107,14 @@ async fn respond(
         received: SystemTime::now(),
     };
     story.record.is_grpc = asked.head.is_grpc();
+    let at = At { session, world, compiled };
     let Some(routes) = compiled.routes(session.asked.address.port()) else {
         if incoming.path == "*" {
             return own(story, respond::not_found());
         }
         let outgoing = outgoing(&incoming, story.record.is_grpc, None);
-        let patience = Patience { retries: compiled.default_retries(), timeout: None };
-        let sent = forward::forward(session, world, compiled, story, &Destination::Itself, &outgoing, &body, patience);
+        let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
+        let sent = forward::forward(at, story, &Destination::Itself, &outgoing, &body, patience);
         return match sent.await {
             Ok(Answer { response, .. }) => upgrade::join(response, on_upgrade, story),
             Err(reply) => {
@@ -141,10 +142,12 @@ async fn respond(
         port: forward.port,
         subset: forward.subset.map(Arc::from),
     };
-    let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout };
+    let pin = forward.rule.session.as_ref().and_then(|session| session.pin(&asked.head, asked.received));
+    let pinned = pin.as_ref().map(|pin| &pin.endpoint);
+    let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout, pinned };
     let began = std::time::Instant::now();
-    match forward::forward(session, world, compiled, story, &to, &outgoing, &body, patience).await {
-        Ok(Answer { mut response, set_cookie }) => {
+    match forward::forward(at, story, &to, &outgoing, &body, patience).await {
+        Ok(Answer { mut response, endpoint, set_cookie }) => {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return upgrade::join(response, on_upgrade, story);
             }
@@ -155,6 +158,11 @@ async fn respond(
             forward.reply_headers(status, response.headers_mut());
             if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            let begun = forward.rule.session.as_ref();
+            let begun = begun.and_then(|session| session.header(&endpoint, pin.as_ref(), asked.received));
+            if let Some((name, value)) = begun {
+                response.headers_mut().append(name, value);
             }
             "via_upstream".clone_into(&mut story.record.details);
             response

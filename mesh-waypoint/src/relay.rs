@@ -9,11 +9,10 @@ use mesh_core::l7::route::{SourceMatch, by_weight};
 use rand::RngExt;
 use tokio::io::AsyncReadExt;
 
-use crate::aim::{Aim, Destination, Unknown};
+use crate::aim::{Aim, Destination, UnderWay, Unknown};
 use crate::asked::Of;
 use crate::engine::authorization::{Peer, Verdict};
 use crate::engine::balance::stick;
-use crate::engine::experience::InFlight;
 use crate::engine::outliers::Outcome;
 use crate::io::{ByteStream, Rewound};
 use crate::session::Session;
@@ -64,7 +63,7 @@ async fn reach(
     session: &Session,
     record: &mut Record,
     sni: Option<&str>,
-) -> Result<(Box<dyn ByteStream>, Option<InFlight>), (&'static str, String)> {
+) -> Result<(Box<dyn ByteStream>, UnderWay), (&'static str, String)> {
     let world = session.world();
     let compiled = session.compiled(&world).ok_or(("NC", "it does not use this waypoint any more".to_owned()))?;
     record.service = session.asked.service(&world.snapshot);
@@ -85,7 +84,7 @@ async fn reach(
         match dialler.open(&endpoint, Some(client), aim.service.as_deref(), limit).await {
             Ok(stream) => {
                 aim.judge(session, &endpoint, Outcome::Connected);
-                return Ok((stream, aim.begin(&endpoint)));
+                return Ok((stream, aim.begin(&endpoint).map_err(|over| ("UO", over.to_string()))?));
             }
             Err(error) => {
                 aim.judge(session, &endpoint, Outcome::Failed);

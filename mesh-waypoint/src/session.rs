@@ -11,6 +11,7 @@ use crate::asked::Asked;
 use crate::client::Client;
 use crate::engine::authorization::{ConnectionPolicies, Peer};
 use crate::engine::experience::Experiences;
+use crate::engine::limits::Breakers;
 use crate::keys::Keys;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
@@ -26,6 +27,7 @@ pub struct Shared {
     /// Turns true when this instance is to stop: what is open ends in good order.
     pub draining: watch::Receiver<bool>,
     pub experiences: Arc<Experiences>,
+    pub breakers: Arc<Breakers>,
     pub keys: Keys,
     pub network: Arc<str>,
 }

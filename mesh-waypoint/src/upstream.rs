@@ -13,12 +13,15 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mesh_core::l7::destination::Pool;
 use mesh_core::service::Service;
 use thiserror::Error;
+use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::body::{Body, BodyError, Watch, Watched};
 use crate::dial::{Carriage, Dialler, Endpoint, Unreached};
+use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +37,14 @@ pub struct Terms {
     pub idle_timeout: Option<Duration>,
     pub max_age: Option<Duration>,
     pub max_requests: Option<u32>,
+    /// Of the destination as a whole, its other endpoints included; `None`: nothing is counted.
+    pub bounds: Option<(Arc<Breaker>, Pool)>,
+}
+
+impl Terms {
+    fn take(&self, what: Limited) -> Result<Option<Taken>, Overflow> {
+        self.bounds.as_ref().map(|(breaker, pool)| breaker.take(what, pool)).transpose()
+    }
 }
 
 /// Why no response came.
@@ -51,6 +62,9 @@ pub enum SendError {
     Lost(#[source] hyper::Error),
     #[error("the response breaks the protocol: {0}")]
     Protocol(#[source] hyper::Error),
+    /// There are as many connections, or requests that wait for one, as there may be.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +84,8 @@ pub struct Upstreams {
 #[derive(Default)]
 struct Slot {
     idle: Mutex<Vec<Idle>>,
+    /// Told when a connection comes back.
+    returned: Notify,
     shared: tokio::sync::Mutex<Option<Shared>>,
 }
 
@@ -78,12 +94,14 @@ struct Idle {
     since: Instant,
     made: Instant,
     served: u32,
+    _taken: Option<Taken>,
 }
 
 struct Shared {
     sender: http2::SendRequest<Body>,
     made: Instant,
     served: u32,
+    _taken: Option<Taken>,
 }
 
 impl Upstreams {
@@ -130,6 +148,11 @@ impl Upstreams {
             let (mut idle, fresh) = match slot.take(terms).await {
                 Some(idle) => (idle, false),
                 None => {
+                    let _pending = terms.take(Limited::Pending)?;
+                    let Ok(taken) = terms.take(Limited::Connections) else {
+                        slot.wait(terms.connect_timeout).await?;
+                        continue;
+                    };
                     let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
                     let (sender, connection) =
                         http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(SendError::Unsent)?;
@@ -139,7 +162,7 @@ impl Upstreams {
                         }
                     });
                     let now = Instant::now();
-                    (Idle { sender, since: now, made: now, served: 0 }, true)
+                    (Idle { sender, since: now, made: now, served: 0, _taken: taken }, true)
                 }
             };
             idle.served += 1;
@@ -186,6 +209,10 @@ impl Upstreams {
                         (shared.sender.clone(), false)
                     }
                     None => {
+                        let _pending = terms.take(Limited::Pending)?;
+                        // The connection that this one replaces ends with its last stream.
+                        *shared = None;
+                        let taken = terms.take(Limited::Connections)?;
                         let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
                         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                             .timer(TokioTimer::new())
@@ -200,7 +227,8 @@ impl Upstreams {
                                 debug!(%error, "connection to an endpoint ended");
                             }
                         });
-                        *shared = Some(Shared { sender: sender.clone(), made: Instant::now(), served: 1 });
+                        *shared =
+                            Some(Shared { sender: sender.clone(), made: Instant::now(), served: 1, _taken: taken });
                         (sender, true)
                     }
                 }
@@ -244,6 +272,12 @@ impl Slot {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For a connection that comes back.
+    async fn wait(&self, most: Duration) -> Result<(), Overflow> {
+        let returned = self.returned.notified();
+        tokio::time::timeout(most, returned).await.map_err(|_| Overflow(Limited::Connections))
+    }
+
     async fn take(&self, terms: &Terms) -> Option<Idle> {
         loop {
             let mut idle = self.idle().pop()?;
@@ -284,10 +318,20 @@ impl Watch for Returning {
             idle.since = Instant::now();
             self.slot.idle().push(idle);
         }
+        self.slot.returned.notify_one();
     }
 
     fn failed(&mut self) {
         self.idle = None;
+    }
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        // One that is lost makes room for another.
+        if self.idle.take().is_some() {
+            self.slot.returned.notify_one();
+        }
     }
 }
 

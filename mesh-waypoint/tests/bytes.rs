@@ -78,6 +78,7 @@ impl Bench {
             limits: Limits::default(),
             draining,
             experiences: Arc::default(),
+            breakers: Arc::default(),
             keys: Default::default(),
             network: "".into(),
         };

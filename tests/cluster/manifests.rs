@@ -37,6 +37,15 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
         ("networking.istio.io", "ServiceEntry", "serviceentries"),
         ("networking.istio.io", "WorkloadEntry", "workloadentries"),
         ("networking.istio.io", "DestinationRule", "destinationrules"),
+        ("networking.istio.io", "VirtualService", "virtualservices"),
+        ("security.istio.io", "RequestAuthentication", "requestauthentications"),
+        ("telemetry.istio.io", "Telemetry", "telemetries"),
+        ("gateway.networking.k8s.io", "Gateway", "gateways"),
+        ("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
+        ("gateway.networking.k8s.io", "GRPCRoute", "grpcroutes"),
+        ("gateway.networking.k8s.io", "TCPRoute", "tcproutes"),
+        ("gateway.networking.k8s.io", "TLSRoute", "tlsroutes"),
+        ("gateway.networking.k8s.io", "ReferenceGrant", "referencegrants"),
     ] {
         api.apply(&crate::source::definition(group, kind, plural))?;
     }

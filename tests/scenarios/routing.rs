@@ -240,3 +240,62 @@ fn complete(said: &str) -> Result<()> {
     ensure!(matches!(numbers, [Some(500..), Some(0), Some(0), Some(0)]), "{said}");
     Ok(())
 }
+
+#[test]
+fn limits_of_the_connection_pool_refuse_what_is_over_them() -> Result<()> {
+    needs!("curl", "h2load");
+    let reviews = Reviews::open("l7-limits", &["v1"])?;
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: reviews, namespace: shop}, spec: \
+                {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 2, http1MaxPendingRequests: 1}}}}}";
+    reviews.apply(rule)?;
+    let url = format!("http://{}/?delay=300", weft_tests::reviews::SERVICE);
+    let load = reviews.web.command("h2load").args(["--h1", "--clients", "8", "--requests", "8"]).arg(&url).stdout()?;
+    let statuses = load.lines().find(|line| line.starts_with("status codes:")).unwrap_or_default();
+    ensure!(statuses.contains("2 2xx") && statuses.contains("6 5xx"), "{load}");
+    let lines = reviews.waypoint.accesses();
+    ensure!(lines.iter().filter(|line| line["response_flags"] == "UO").count() == 6, "{lines:?}");
+    Ok(())
+}
+
+#[test]
+fn a_client_stays_with_its_endpoint_by_a_cookie_and_by_a_header() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-sticky", &["v1", "v1-b", "v1-c"])?;
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: reviews, namespace: shop}, spec: \
+                {host: reviews, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}}";
+    reviews.apply(rule)?;
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..20 {
+        let header = format!("x-user: {user}");
+        let by = reviews.ask("/", &[&header])?.by().to_owned();
+        assert_eq!(reviews.ask("/again", &[&header])?.by(), by);
+        seen.insert(by);
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    reviews.apply(&rule.replace("httpHeaderName: x-user", "httpCookie: {name: user, ttl: 60s}"))?;
+    let first = reviews.ask("/", &[])?;
+    let cookie = first.header("set-cookie").unwrap_or_default().to_owned();
+    ensure!(cookie.starts_with("user=") && cookie.contains("Max-Age=60"), "{first:?}");
+    let sent = format!("cookie: {}", cookie.split(';').next().unwrap_or_default());
+    for _ in 0..10 {
+        assert_eq!(reviews.ask("/", &[&sent])?.by(), first.by());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_of_each_request_goes_to_the_mirror() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-mirror", &["v1", "v2"])?;
+    let rules = "[{route: [{destination: {host: reviews, subset: v1}}], mirror: {host: reviews, subset: v2}}]";
+    reviews.apply(&format!("{}{}", subsets(&["v1", "v2"]), virtual_service(rules)))?;
+    for n in 0..5 {
+        let answer = reviews.request("/m?status=503&first=1", &[], &["--data", &format!("copy {n}")])?;
+        // The mirror's answer is nobody's: v1 says 503 to its first, and v2 to its own first.
+        assert_eq!((answer.by(), answer.status), ("v1", if n == 0 { 503 } else { 200 }));
+    }
+    until("copies at the mirror", PATIENCE, || {
+        let metrics = reviews.mesh.connections("b", "carried").ok()?;
+        metrics.iter().any(|row| row.to_string().contains("reviews-v2")).then_some(())
+    })
+}

@@ -4,6 +4,7 @@
 //! address in the applications' own logs, rules and routes in the pods' namespaces. Each step ends with a verdict.
 
 mod steps;
+mod requests;
 mod keep;
 mod stage;
 mod traces;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::demo::requests::Requests;
 use crate::demo::screen::{Screen, put};
 use crate::demo::stage::Stage;
 use crate::demo::steps::Steps;
@@ -42,6 +44,13 @@ pub fn play(stay: bool) -> Result<ExitCode> {
     screen.step("A policy ends a live connection and refuses the next", |screen| steps.deny(screen));
     screen.step("STRICT: plaintext from outside the mesh is refused", |screen| steps.strict(screen));
     screen.step("The label is removed: everything as before", |screen| steps.unlabel(screen));
+    put("\nSecond act, in a mesh of its own: three versions of `reviews` with a waypoint, and Istio's YAML");
+    let requests = Requests::set()?;
+    screen.step("A canary: 90 to 10 over 1,000 requests, and one user sees v3", |screen| requests.canary(screen));
+    screen.step("A timeout, a fault, and tries that the client does not see", |screen| requests.fault(screen));
+    screen.step("An endpoint that fails is ejected, and comes back", |screen| requests.ejection(screen));
+    screen.step("A token is asked for: none, an old one, a good one", |screen| requests.token(screen));
+    drop(requests);
     let held = screen.conclude();
     if !held {
         put("   logs are kept in target/weft-logs/demo");

@@ -17,6 +17,7 @@ pub mod pair;
 pub mod bench;
 pub mod soak;
 pub mod reviews;
+pub mod tokens;
 pub mod waypoint;
 pub mod mesh;
 pub mod objects;

@@ -68,7 +68,10 @@ impl Cluster {
         };
         // What is wrong with the labels is told of the services themselves.
         let mut aside = Built::default();
-        let found = keys.iter().any(|key| self.waypoint_of_service(key, &mut aside).is_some());
+        let found = keys.iter().any(|key| {
+            let waypoint = self.waypoint_of_service(key, &mut aside).filter(|waypoint| !waypoint.is_refused);
+            waypoint.is_some_and(|waypoint| self.waypoint_gateway(&waypoint.name, &mut aside).is_some())
+        });
         built.reads.extend(aside.reads);
         found
     }

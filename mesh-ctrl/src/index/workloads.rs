@@ -52,7 +52,8 @@ impl Cluster {
             services: self.services_of_pod(name, pod),
             locality: self.locality_of_node(&pod.node),
             host_network: pod.host_network,
-            plaintext: if enrolled { plaintext } else { PlaintextPorts::default() },
+            // A waypoint takes tunnels only, whatever is asked of the workloads around it.
+            plaintext: if enrolled && !is_waypoint { plaintext } else { PlaintextPorts::default() },
             encrypt_always,
             waypoint: waypoint.map(|waypoint| self.gateway_address(&waypoint.name)),
             native_tunnel: is_waypoint,

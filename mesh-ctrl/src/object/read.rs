@@ -64,6 +64,10 @@ pub fn read(mut value: Value) -> Read {
     if !versions.contains(&version) {
         return refused(Some(&key), "apiVersion", format!("{api_version} of {kind_name} is not served"));
     }
+    // Releases before 1.6 serve these as an experiment, with the same fields.
+    if version.starts_with("v1alpha") && group == GATEWAY_GROUP {
+        map.insert("apiVersion".to_owned(), Value::String(format!("{GATEWAY_GROUP}/v1")));
+    }
     // What admission would refuse, so that a folder and a cluster take the same. Of Kubernetes' own kinds it says nothing.
     if let Some(finding) =
         mesh_analysis::validate(&value).into_iter().find(|finding| finding.severity == Severity::Error)
@@ -98,8 +102,8 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         (GATEWAY_GROUP, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         (GATEWAY_GROUP, "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
         (GATEWAY_GROUP, "GRPCRoute") => (Kind::GrpcRoute, &["v1"]),
-        (GATEWAY_GROUP, "TCPRoute") => (Kind::TcpRoute, &["v1"]),
-        (GATEWAY_GROUP, "TLSRoute") => (Kind::TlsRoute, &["v1"]),
+        (GATEWAY_GROUP, "TCPRoute") => (Kind::TcpRoute, &["v1", "v1alpha2"]),
+        (GATEWAY_GROUP, "TLSRoute") => (Kind::TlsRoute, &["v1", "v1alpha3", "v1alpha2"]),
         (GATEWAY_GROUP, "ReferenceGrant") => (Kind::ReferenceGrant, &["v1beta1", "v1"]),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &["v1", "v1beta1", "v1alpha3"]),
         _ => return None,

@@ -1,4 +1,4 @@
-//! By which service a connection came to a workload: for telemetry, never for a verdict.
+//! By which service a connection came to a workload: for telemetry; for a verdict only where the peer is that service's waypoint.
 
 use std::sync::Arc;
 
@@ -13,10 +13,19 @@ pub fn asked(snapshot: &Snapshot, workload: &Workload, port: u16, named: Option<
         let at_port = workload.services.iter().filter(|(_, ports)| ports.iter().any(|p| p.target_port == port));
         at_port.map(|(key, _)| key)
     };
-    // `name:port` as well, as the field allows.
-    let named = named.map(|host| host.split_once(':').map_or(host, |(name, _)| name));
+    let named = named.map(hostname);
     let key = only(serving().filter(|key| named == Some(&*key.hostname))).or_else(|| only(serving()))?;
     snapshot.service(key).cloned()
+}
+
+/// The service with the hostname that the peer names, if `workload` is an endpoint of it.
+pub fn named(workload: &Workload, named: &str) -> Option<ServiceKey> {
+    only(workload.services.keys().filter(|key| *key.hostname == *hostname(named))).cloned()
+}
+
+/// `name:port` as well, as the field allows.
+fn hostname(named: &str) -> &str {
+    named.split_once(':').map_or(named, |(name, _)| name)
 }
 
 fn only<'a>(mut keys: impl Iterator<Item = &'a ServiceKey>) -> Option<&'a ServiceKey> {

@@ -2,10 +2,10 @@
 
 use mesh_core::identity::SpiffeId;
 use mesh_core::policy::{Action, Clause, Match, Policy, Rule, Scope, StringMatch};
-use mesh_core::workload::{GatewayAddress, GatewayDestination, PolicyKey, Uid};
+use mesh_core::workload::{GatewayAddress, GatewayDestination, PolicyKey, ServiceKey, Uid};
 
 use super::*;
-use crate::outbound::route::tests::workload;
+use crate::outbound::route::tests::{port, service, workload};
 
 #[test]
 fn strict_revokes_what_is_plain_and_spares_the_node_the_mesh_and_what_goes_out() {
@@ -79,15 +79,33 @@ fn a_workload_with_a_waypoint_is_reached_through_it_and_what_was_there_before_li
     db.waypoint = Some(GatewayAddress { destination: GatewayDestination::Address(address), hbone_port: 15008 });
     s.upsert_workload(gate.clone());
     s.upsert_workload(db.clone());
-    let verdict = |who: Option<SpiffeId>| {
-        let facts = Facts { source_identity: who, ..facts(&s) };
-        decide(&s, &db, &facts, facts.client.0, facts.target.expect("set").0)
-            .verdict
-            .err()
-            .map(|denial| denial.reason())
+    let verdict = |s: &Snapshot, db: &Workload, who: Option<SpiffeId>, named: Option<ServiceKey>| {
+        let facts = Facts { source_identity: who, named, ..facts(s) };
+        decide(s, db, &facts, facts.client.0, facts.target.expect("set").0).verdict.err().map(|denial| denial.reason())
     };
-    assert_eq!(verdict(Some(gate.identity.clone())), None);
-    assert_eq!(verdict(Some(workload("web", "10.0.1.2").identity)), Some("waypoint_required"));
-    assert_eq!(verdict(None), Some("waypoint_required"));
+    let web = Some(workload("web", "10.0.1.2").identity);
+    assert_eq!(verdict(&s, &db, Some(gate.identity.clone()), None), None);
+    assert_eq!(verdict(&s, &db, web.clone(), None), Some("waypoint_required"));
+    assert_eq!(verdict(&s, &db, None, None), Some("waypoint_required"));
     assert_eq!(revoked(&s, &facts(&s)), None);
+
+    // A policy that selects the workload is asked about the waypoint of the workload, which has not asked it about the client; of a
+    // service's it has.
+    let nobody = Policy { key: key("nobody"), action: Action::Allow, rules: Vec::new(), ..strict() };
+    s.upsert_policy(nobody);
+    let mut service = service("shop", "db.shop.svc", &[], &[(80, 7000)]);
+    service.waypoint = db.waypoint.clone();
+    db.policies.push(key("nobody"));
+    db.services.insert(service.key.clone(), vec![port(80, 7000)]);
+    s.upsert_workload(db.clone());
+    let named = Some(service.key.clone());
+    assert_eq!(verdict(&s, &db, Some(gate.identity.clone()), None), Some("no_allow_matched"));
+    assert_eq!(
+        verdict(&s, &db, Some(gate.identity.clone()), named.clone()),
+        Some("no_allow_matched"),
+        "not its waypoint"
+    );
+    s.upsert_service(service);
+    assert_eq!(verdict(&s, &db, Some(gate.identity), named.clone()), None);
+    assert_eq!(verdict(&s, &db, web, named), Some("waypoint_required"), "a name alone opens nothing");
 }

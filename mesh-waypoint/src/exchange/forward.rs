@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body_util::BodyExt;
 use mesh_core::l7::Protocol;
 use mesh_core::workload::Uid;
 use rand::RngExt;
 
 use super::story::Story;
 use crate::aim::{Aim, Destination, Unknown};
-use crate::body::{Body, Replay};
+use crate::body::{Body, Held, Replay, Watched};
 use crate::engine::balance::stick;
 use crate::engine::outliers;
 use crate::engine::respond::{self, Reply};
@@ -17,6 +18,14 @@ use crate::engine::retry::{ATTEMPT_COUNT, Broken, EXPECTED_TIMEOUT, Outcome, Ret
 use crate::session::Session;
 use crate::upstream::{SendError, Version as Spoken};
 use crate::world::{Compiled, World};
+
+/// What a request is sent by: one state of the world, from its first try to its last.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) session: &'a Session,
+    pub(super) world: &'a World,
+    pub(super) compiled: &'a Compiled,
+}
 
 /// A request as it goes on.
 #[derive(Clone, Debug)]
@@ -39,30 +48,32 @@ pub(super) struct Patience<'a> {
     pub(super) retries: &'a Retries,
     /// For the whole exchange.
     pub(super) timeout: Option<Duration>,
+    /// The endpoint that the client's session is with: for the first try.
+    pub(super) pinned: Option<&'a Uid>,
 }
 
-/// A response's head, and what it asks to be added.
+/// A response's head, who gave it, and what it asks to be added.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
+    pub(super) endpoint: Uid,
     pub(super) set_cookie: Option<String>,
 }
 
 pub(super) async fn forward(
-    session: &Session,
-    world: &World,
-    compiled: &Compiled,
+    at: At<'_>,
     story: &mut Story,
     to: &Destination,
     outgoing: &Outgoing,
     body: &Replay,
     patience: Patience<'_>,
 ) -> Result<Answer, Reply> {
+    let At { session, world, .. } = at;
     let began = Instant::now();
-    let aim = aim(session, world, compiled, to, outgoing)
-        .map_err(|Unknown| respond::no_backend(StatusCode::SERVICE_UNAVAILABLE))?;
+    let aim = aim(at, to, outgoing).map_err(|Unknown| respond::no_backend(StatusCode::SERVICE_UNAVAILABLE))?;
     story.record.service = aim.service.clone().or_else(|| story.record.service.take());
     let mut tried: Vec<Uid> = Vec::new();
     let mut made = 0;
+    let mut _retry = None;
     // An upgrade's bytes cannot be sent again.
     let attempts = if outgoing.upgrade.is_some() { 0 } else { patience.retries.attempts };
     if attempts == 0 {
@@ -75,10 +86,12 @@ pub(super) async fn forward(
         if left.is_some_and(|left| left.is_zero()) {
             return Err(respond::timeout());
         }
-        let endpoint = aim.endpoint(session, world, &tried).ok_or_else(respond::no_healthy_upstream)?;
+        let pinned = patience.pinned.filter(|_| made == 1).and_then(|uid| aim.pinned(session, uid));
+        let endpoint = pinned.or_else(|| aim.endpoint(session, world, &tried));
+        let endpoint = endpoint.ok_or_else(respond::no_healthy_upstream)?;
         story.record.destination = Some(endpoint.workload.clone());
         story.record.upstream = Some(endpoint.address);
-        let _in_flight = aim.begin(&endpoint);
+        let under_way = aim.begin(&endpoint).map_err(|_| respond::overflow())?;
         let request = request(outgoing, body, patience, began, &aim, made);
         let version = spoken(&aim, outgoing);
         let terms = aim.terms();
@@ -100,15 +113,22 @@ pub(super) async fn forward(
                     let answered = Outcome::Answered { status: response.status(), headers: response.headers() };
                     again(patience, made, attempts, &answered, body)
                 };
-                match again {
-                    Some(wait) => {
+                match again.and_then(|wait| Some((wait, aim.retry()?))) {
+                    Some((wait, taken)) => {
+                        _retry = taken;
                         tried.push(endpoint.uid().clone());
                         pause(wait, patience, began).await?;
                         continue;
                     }
-                    None => return Ok(Answer { response, set_cookie: aim.stuck.set_cookie }),
+                    None => {
+                        let held = Held(Some(under_way));
+                        let response = response.map(|body| Watched::new(body, held).boxed_unsync());
+                        let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie);
+                        return Ok(Answer { response, endpoint, set_cookie });
+                    }
                 }
             }
+            Ok(Err(error @ SendError::Overflow(_))) => (Broken::Overflow, Some(error)),
             Ok(Err(error)) => {
                 aim.judge(session, &endpoint, outliers::Outcome::Failed);
                 (broken(&error), Some(error))
@@ -125,8 +145,10 @@ pub(super) async fn forward(
         if let Some(error) = &error {
             story.record.failure = error.to_string();
         }
-        match again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body) {
-            Some(wait) => {
+        let again = again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body);
+        match again.and_then(|wait| Some((wait, aim.retry()?))) {
+            Some((wait, taken)) => {
+                _retry = taken;
                 tried.push(endpoint.uid().clone());
                 pause(wait, patience, began).await?;
             }
@@ -136,30 +158,19 @@ pub(super) async fn forward(
 }
 
 /// A copy: one try, whose answer is only read.
-pub(super) async fn once(
-    session: &Session,
-    world: &World,
-    compiled: &Compiled,
-    to: &Destination,
-    outgoing: &Outgoing,
-    body: &Replay,
-) -> Option<Response<Body>> {
-    let aim = aim(session, world, compiled, to, outgoing).ok()?;
+pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body: &Replay) -> Option<Response<Body>> {
+    let At { session, world, compiled } = at;
+    let aim = aim(at, to, outgoing).ok()?;
     let endpoint = aim.endpoint(session, world, &[])?;
-    let patience = Patience { retries: compiled.default_retries(), timeout: None };
+    let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
     let terms = aim.terms();
     let (client, service) = (session.client.address, aim.service.as_deref());
     session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await.ok()
 }
 
-fn aim<'a>(
-    session: &Session,
-    world: &World,
-    compiled: &'a Compiled,
-    to: &Destination,
-    outgoing: &Outgoing,
-) -> Result<Aim<'a>, Unknown> {
+fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>, Unknown> {
+    let At { session, world, compiled } = at;
     let fields = &outgoing.headers;
     let head = stick::Head { fields, query: outgoing.query.as_deref(), client: session.client.address.ip() };
     Aim::new(session, world, compiled, to, &head)
@@ -210,7 +221,7 @@ fn spoken(aim: &Aim<'_>, outgoing: &Outgoing) -> Spoken {
         _ if outgoing.upgrade.is_some() => Spoken::Http1,
         Protocol::Http2 | Protocol::Grpc => Spoken::Http2,
         Protocol::Http if aim.policy.pool.upgrade => Spoken::Http2,
-        Protocol::Http if !aim.policy.pool.use_client_protocol && !(is_second && outgoing.is_grpc) => Spoken::Http1,
+        Protocol::Http if !(aim.policy.pool.use_client_protocol || is_second && outgoing.is_grpc) => Spoken::Http1,
         _ if is_second => Spoken::Http2,
         _ => Spoken::Http1,
     }
@@ -257,6 +268,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Unsent(_) => Broken::Reset { sent: false },
         SendError::RefusedStream => Broken::Refused,
         SendError::Lost(_) | SendError::Protocol(_) => Broken::Reset { sent: true },
+        SendError::Overflow(_) => Broken::Overflow,
     }
 }
 

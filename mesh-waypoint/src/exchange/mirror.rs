@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 
-use super::forward::{self, Outgoing};
+use super::forward::{self, At, Outgoing};
 use crate::aim::Destination;
 use crate::body::Replay;
 use crate::engine::decide::Forward;
@@ -35,10 +35,13 @@ pub(super) async fn copies(
     for to in &forward.mirrors {
         let Some(to) = Destination::of(to) else { continue };
         let mut copy = outgoing.clone();
-        split::mark_copy(&mut copy.headers, session.client.address.ip());
+        if let Some(own) = world.own.as_ref().and_then(|own| own.addresses.first()) {
+            split::mark_copy(&mut copy.headers, *own);
+        }
         let (session, world, compiled, body) = (session.clone(), world.clone(), compiled.clone(), body.copy());
         tokio::spawn(async move {
-            let sending = forward::once(&session, &world, &compiled, &to, &copy, &body);
+            let at = At { session: &session, world: &world, compiled: &compiled };
+            let sending = forward::once(at, &to, &copy, &body);
             if let Ok(Some(response)) = tokio::time::timeout(PATIENCE, sending).await {
                 // Read, so that its connection can be used again.
                 let _ = response.into_body().collect().await;

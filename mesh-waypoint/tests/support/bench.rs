@@ -88,6 +88,7 @@ impl Bench {
             limits: Limits::default(),
             draining,
             experiences: Arc::default(),
+            breakers: Arc::default(),
             keys,
             network: "".into(),
         };

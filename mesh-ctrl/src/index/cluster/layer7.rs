@@ -8,8 +8,7 @@ use crate::index::Unit;
 use crate::index::labels::forget;
 use crate::object::reference::{ParentRef, Referent};
 use crate::object::{
-    AuthorizationPolicy, Gateway, GrpcRoute, HttpRoute, Kind, ReferenceGrant, RequestAuthentication, StreamRoute,
-    Telemetry, VirtualService,
+    Gateway, GrpcRoute, HttpRoute, Kind, ReferenceGrant, RequestAuthentication, StreamRoute, Telemetry, VirtualService,
 };
 
 /// A route by its kind; of several the oldest comes first.
@@ -36,7 +35,7 @@ pub(in crate::index) struct Objects {
     pub(in crate::index) rules_for: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
     /// Routes by what they are attached to.
     pub(in crate::index) routes_for: HashMap<(Referent, Name), BTreeSet<RouteRef>>,
-    /// By namespace: those that say something that L4 does not know, or are attached to a waypoint.
+    /// By namespace.
     pub(in crate::index) authorizations_in: HashMap<Arc<str>, BTreeSet<Name>>,
     pub(in crate::index) authentications_in: HashMap<Arc<str>, BTreeSet<Name>>,
     /// Oldest first.
@@ -58,6 +57,10 @@ impl Cluster {
     }
 
     pub(super) fn set_virtual_service(&mut self, name: Name, new: Option<VirtualService>, touched: &mut Touched) {
+        // Of a status that is written there is nothing to see.
+        if self.layer7.virtual_services.get(&name) == new.as_ref() {
+            return;
+        }
         if let Some(old) = self.layer7.virtual_services.remove(&name) {
             for host in self.hosts_of(&old) {
                 forget(&mut self.layer7.rules_for, &host, &(Age::of(&old.metadata), name.clone()));
@@ -81,6 +84,9 @@ impl Cluster {
     }
 
     pub(super) fn set_http_route(&mut self, name: Name, new: Option<HttpRoute>, touched: &mut Touched) {
+        if self.layer7.http_routes.get(&name) == new.as_ref() {
+            return;
+        }
         let key = (Kind::HttpRoute, name.clone());
         if let Some(old) = self.layer7.http_routes.remove(&name) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
@@ -93,6 +99,9 @@ impl Cluster {
     }
 
     pub(super) fn set_grpc_route(&mut self, name: Name, new: Option<GrpcRoute>, touched: &mut Touched) {
+        if self.layer7.grpc_routes.get(&name) == new.as_ref() {
+            return;
+        }
         let key = (Kind::GrpcRoute, name.clone());
         if let Some(old) = self.layer7.grpc_routes.remove(&name) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
@@ -105,6 +114,9 @@ impl Cluster {
     }
 
     pub(super) fn set_stream_route(&mut self, key: (Kind, Name), new: Option<StreamRoute>, touched: &mut Touched) {
+        if self.layer7.stream_routes.get(&key) == new.as_ref() {
+            return;
+        }
         if let Some(old) = self.layer7.stream_routes.remove(&key) {
             self.detach(&key, Age::of(&old.metadata), &old.spec.parent_refs);
         }
@@ -131,11 +143,9 @@ impl Cluster {
         }
     }
 
-    /// Notes a policy that waypoints carry out, or that they did.
-    pub(super) fn note_authorization(&mut self, name: &Name, policy: &AuthorizationPolicy, is_there: bool) {
-        if policy.targets.is_empty() && !policy.is_layer7() {
-            return;
-        }
+    /// Notes a policy. Also one that only says what L4 knows: agents leave what comes from a service's waypoint to the waypoint,
+    /// which alone knows the client.
+    pub(super) fn note_authorization(&mut self, name: &Name, is_there: bool) {
         match is_there {
             true => {
                 self.layer7.authorizations_in.entry(name.namespace.clone()).or_default().insert(name.clone());

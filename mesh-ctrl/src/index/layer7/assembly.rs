@@ -47,7 +47,6 @@ impl Compiler<'_> {
         }
         let mut routes = HttpRoutes::default();
         let for_all = by_clients.remove(&Clients::All);
-        let has_some = for_all.is_some();
         for (clients, rules) in by_clients {
             let Clients::Of(namespaces) = clients else { continue };
             let source = SourceMatch { namespaces, workloads: None };
@@ -62,7 +61,6 @@ impl Compiler<'_> {
                 add(&mut routes, rules, None);
             }
             None => {
-                debug_assert!(!has_some, "taken out above");
                 let rule = self.unsaid(port.number);
                 add_rule(&mut routes, Match::default(), rule);
             }

@@ -1,5 +1,5 @@
-//! AuthorizationPolicies at a waypoint: those that are attached to it or to the service, and those without targets that ask for
-//! what only a request tells.
+//! AuthorizationPolicies at a waypoint: those that are attached to it or to the service, and those without targets that are about
+//! the service's workloads.
 //!
 //! What cannot be asked here fails closed as it does at L4: such a rule of ALLOW is dropped, of DENY the part is, AUDIT records
 //! nothing, and whatever an external authorizer would be asked about is denied.
@@ -13,8 +13,8 @@ use super::Whole;
 use crate::index::Built;
 use crate::index::cluster::{Cluster, Topic};
 use crate::object::{
-    AuthorizationAction, AuthorizationPolicy, AuthorizationRule, IpBlock, Operation as Operated, PeerSource, When,
-    WhenKey,
+    AuthorizationAction, AuthorizationPolicy, AuthorizationRule, IpBlock, Operation as Operated, PeerSource, PortRef,
+    When, WhenKey,
 };
 
 impl Cluster {
@@ -28,13 +28,89 @@ impl Cluster {
                     false => policy.targets.iter().any(|target| self.is_target(whole, target, &namespace)),
                 };
                 if is_in_force {
-                    found.push(convert(policy));
+                    let mut converted = convert(policy);
+                    if policy.targets.is_empty() {
+                        translate(&mut converted, &self.targets_of(whole));
+                    }
+                    found.push(converted);
                 }
             }
             built.read(Topic::Policies(namespace));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
+    }
+}
+
+/// Ports of a service, with those of its pods; `None` where each pod names its own.
+type Targets = Vec<(u16, Option<u16>)>;
+
+impl Cluster {
+    fn targets_of(&self, whole: &Whole<'_>) -> Targets {
+        let Some(claim) = whole.service.and_then(|key| self.claim(key)) else { return Targets::new() };
+        let number = |target: &PortRef| match target {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(_) => None,
+        };
+        match claim.is_entry {
+            true => {
+                let ports = self.service_entries.get(&claim.name).into_iter().flat_map(|entry| &entry.ports);
+                ports.map(|port| (port.number, Some(port.target))).collect()
+            }
+            false => {
+                let ports = self.services.get(&claim.name).into_iter().flat_map(|service| &service.ports);
+                ports.map(|port| (port.number, number(&port.target))).collect()
+            }
+        }
+    }
+}
+
+/// A policy without targets is about workloads, whose ports and addresses a waypoint is not asked for. What cannot be told is
+/// taken for what denies.
+fn translate(policy: &mut Policy, targets: &Targets) {
+    let allows = policy.action == Action::Allow;
+    let serving = |ports: &[u16], unknown: bool| -> Vec<u16> {
+        let is_meant = |target: &Option<u16>| target.map_or(unknown, |target| ports.contains(&target));
+        targets.iter().filter(|(_, target)| is_meant(target)).map(|(port, _)| *port).collect()
+    };
+    let texts = |values: &[TextMatch], unknown: bool| -> Vec<TextMatch> {
+        let numbers = values.iter().filter_map(|value| match value {
+            TextMatch::Exact(text) => text.parse().ok(),
+            _ => None,
+        });
+        let ports = serving(&numbers.collect::<Vec<u16>>(), unknown);
+        ports.into_iter().map(|port| TextMatch::Exact(port.to_string().into())).collect()
+    };
+    let is_address = |condition: &Condition| condition.key == Attribute::DestinationIp;
+    if allows {
+        policy.rules.retain(|rule| !rule.when.iter().any(is_address));
+    }
+    for rule in &mut policy.rules {
+        rule.when.retain(|condition| !is_address(condition));
+        for operation in &mut rule.to {
+            if !operation.ports.is_empty() {
+                operation.ports = serving(&operation.ports, !allows);
+                // No port of the service is meant, which an empty list would not say.
+                if operation.ports.is_empty() {
+                    operation.ports.push(0);
+                }
+            }
+            if !operation.not_ports.is_empty() {
+                operation.not_ports = serving(&operation.not_ports, allows);
+            }
+        }
+        for condition in rule.when.iter_mut().filter(|condition| condition.key == Attribute::DestinationPort) {
+            if !condition.values.is_empty() {
+                condition.values = texts(&condition.values, !allows);
+                if condition.values.is_empty() {
+                    condition.values.push(TextMatch::Exact("0".into()));
+                }
+            }
+            condition.not_values = match condition.not_values.is_empty() {
+                true => Vec::new(),
+                false => texts(&condition.not_values, allows),
+            };
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Cluster {
 
 impl Compiler<'_> {
     /// A VirtualService's destination; `asked` is the port that the client asked for.
-    pub(super) fn to_destination(
+    pub(super) fn led_to(
         &mut self,
         destination: &Destination,
         asked: u16,
@@ -59,7 +59,7 @@ impl Compiler<'_> {
     }
 
     /// A backend of the Gateway API.
-    pub(super) fn to_backend(&mut self, backend: &BackendObject, object: &ObjectKey, field: &str) -> BackendRef {
+    pub(super) fn backend(&mut self, backend: &BackendObject, object: &ObjectKey, field: &str) -> BackendRef {
         match self.resolved(backend, object) {
             Ok((service, port)) => {
                 self.used.insert(service.clone());
@@ -94,10 +94,9 @@ impl Compiler<'_> {
             (false, group, kind) => return Err(format!("a backend of kind {group}/{kind} is not known")),
         };
         self.read(Topic::Host(key.hostname.clone()));
-        let Some(claim) = self.cluster.claim(&key) else {
+        if self.cluster.claim(&key).is_none() {
             return Err(format!("there is no Service {}/{}", key.namespace, backend.name));
-        };
-        debug_assert!(claim.name.namespace == key.namespace, "claims are looked up by namespace");
+        }
         let ports = self.cluster.ports_of(&key);
         match (backend.port, &ports[..]) {
             (Some(port), ports) if ports.iter().any(|known| known.number == port) => Ok((key, port)),

@@ -44,7 +44,7 @@ impl Compiler<'_> {
                     let mirrors = filter.request_mirror.iter();
                     let drawn = mirrors.map(|mirror| (mirror, share(mirror))).filter(|(_, share)| share.0 > 0);
                     for (mirror, share) in drawn {
-                        let to = self.to_backend(&mirror.backend_ref, object, &format!("{field}.requestMirror"));
+                        let to = self.backend(&mirror.backend_ref, object, &format!("{field}.requestMirror"));
                         filtered.mirrors.push(Mirror { to, share });
                     }
                 }

@@ -20,6 +20,7 @@ use crate::index::cluster::{Cluster, Name, RouteRef, Topic, attached_to};
 use crate::object::http_filter::Filter;
 use crate::object::http_route::{Timeouts, WeightedBackend};
 use crate::object::reference::{ParentRef, Referent};
+use crate::object::virtual_service::ClientMatch;
 use crate::object::{Kind, ObjectKey};
 use crate::source::{Code, Severity};
 
@@ -37,34 +38,29 @@ type Place = (Reverse<u8>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Revers
 
 impl<'a> Compiler<'a> {
     pub(super) fn routes(&mut self, port: &Port) -> Vec<Rules> {
-        let mut found: BTreeMap<Clients, (Vec<(Place, Match, usize)>, Rules)> = BTreeMap::new();
+        let mut by_clients: BTreeMap<Clients, Vec<RouteRef>> = BTreeMap::new();
         for (route, clients) in self.attached(port) {
+            by_clients.entry(clients).or_default().push(route);
+        }
+        by_clients.into_iter().filter_map(|(clients, routes)| self.in_order(clients, &routes)).collect()
+    }
+
+    /// Routes for the same clients as one list, as old as the oldest of them.
+    fn in_order(&mut self, clients: Clients, routes: &[RouteRef]) -> Option<Rules> {
+        let RouteRef { age, name, .. } = routes.first()?.clone();
+        let source = self.source(&ClientMatch::default(), &clients).flatten();
+        let (mut entries, mut rules) = (Vec::new(), Vec::new());
+        for route in routes {
             let object = object_key(route.kind, &route.name);
-            let (_, rules) = found.entry(clients.clone()).or_insert_with(|| {
-                let (age, name, clients) = (route.age.clone(), route.name.clone(), clients.clone());
-                (Vec::new(), Rules { age, name, clients, entries: Vec::new(), rules: Vec::new() })
-            });
-            let mut index = rules.rules.len();
-            let mut more = Vec::new();
-            for (i, written) in self.written(&route).into_iter().enumerate() {
-                let source = self.source(&crate::object::virtual_service::ClientMatch::default(), &clients).flatten();
+            for (i, written) in self.written(route).into_iter().enumerate() {
                 let matches = written.matches.iter().map(|matches| Match { source: source.clone(), ..matches.clone() });
-                let placed: Vec<_> = matches.map(|matches| (place(&matches), matches, index)).collect();
-                more.push((placed, self.route_rule(&written, &object, i)));
-                index += 1;
-            }
-            let Some((entries, rules)) = found.get_mut(&clients) else { continue };
-            for (placed, rule) in more {
-                entries.extend(placed);
-                rules.rules.push(rule);
+                entries.extend(matches.map(|matches| (matches, rules.len())));
+                rules.push(self.route_rule(&written, &object, i));
             }
         }
-        let sorted = found.into_values().map(|(mut entries, rules)| {
-            // What is equally specific keeps the order of age and name, which it came in.
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Rules { entries: entries.into_iter().map(|(_, matches, rule)| (matches, rule)).collect(), ..rules }
-        });
-        sorted.collect()
+        // What is equally specific keeps the order of age and name, which it came in.
+        entries.sort_by_key(|(matches, _)| place(matches));
+        Some(Rules { age, name, clients, entries, rules })
     }
 
     /// Routes for a port of the service, the oldest first, and for whom they are.
@@ -164,7 +160,7 @@ impl<'a> Compiler<'a> {
     fn route_backends(&mut self, from: &[WeightedBackend], object: &ObjectKey, field: &str) -> Vec<Backend> {
         let backends = from.iter().enumerate().map(|(i, backend)| {
             let field = format!("{field}.backendRefs[{i}]");
-            let to = self.to_backend(&backend.backend, object, &field);
+            let to = self.backend(&backend.backend, object, &field);
             let filtered = self.filtered(&backend.filters, object, &format!("{field}.filters"));
             let to = if filtered.is_unknown || filtered.redirect.is_some() { Filtered::refusal() } else { to };
             let rewrite = Some(filtered.rewrite).filter(|rewrite| *rewrite != mesh_core::l7::route::Rewrite::default());

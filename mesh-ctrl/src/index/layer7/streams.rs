@@ -78,7 +78,7 @@ impl<'a> Compiler<'a> {
             let label = if rule.name.is_empty() { i.to_string() } else { rule.name.to_string() };
             let backends = rule.backend_refs.iter().enumerate().map(|(j, backend)| {
                 let field = format!("spec.rules[{i}].backendRefs[{j}]");
-                (backend.weight, self.to_backend(&backend.backend, object, &field))
+                (backend.weight, self.backend(&backend.backend, object, &field))
             });
             let backends = backends.collect();
             TcpRoute { origin: origin(object, &label), sources: sources.clone(), backends }
@@ -138,7 +138,7 @@ impl<'a> Compiler<'a> {
         let backends = from.iter().enumerate().map(|(i, route)| {
             let field = format!("{field}.route[{i}].destination");
             let weight = if is_only { 1 } else { route.weight };
-            (weight, self.to_destination(&route.destination, port.number, object, &field))
+            (weight, self.led_to(&route.destination, port.number, object, &field))
         });
         backends.collect()
     }

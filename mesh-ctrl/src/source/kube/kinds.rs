@@ -36,8 +36,8 @@ pub(super) const WATCHED: &[Watched] = &[
     custom(Kind::Gateway, GATEWAY_API, &["v1", "v1beta1"], "gateways"),
     custom(Kind::HttpRoute, GATEWAY_API, &["v1", "v1beta1"], "httproutes"),
     custom(Kind::GrpcRoute, GATEWAY_API, &["v1"], "grpcroutes"),
-    custom(Kind::TcpRoute, GATEWAY_API, &["v1"], "tcproutes"),
-    custom(Kind::TlsRoute, GATEWAY_API, &["v1"], "tlsroutes"),
+    custom(Kind::TcpRoute, GATEWAY_API, &["v1", "v1alpha2"], "tcproutes"),
+    custom(Kind::TlsRoute, GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
     custom(Kind::ReferenceGrant, GATEWAY_API, &["v1beta1", "v1"], "referencegrants"),
 ];
 

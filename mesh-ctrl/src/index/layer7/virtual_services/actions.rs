@@ -53,7 +53,7 @@ impl Compiler<'_> {
             let field = format!("{field}.route[{i}].destination");
             Backend {
                 weight: if is_only { 1 } else { route.weight },
-                to: self.to_destination(&route.destination, port, object, &field),
+                to: self.led_to(&route.destination, port, object, &field),
                 request_headers: header_ops(&route.headers.request),
                 response_headers: header_ops(&route.headers.response),
                 rewrite: None,
@@ -76,7 +76,7 @@ impl Compiler<'_> {
             mirrors.push((&mirror.destination, share, format!("{field}.mirrors[{i}].destination")));
         }
         let drawn = mirrors.into_iter().filter(|(_, share, _)| share.0 > 0);
-        drawn.map(|(to, share, field)| Mirror { to: self.to_destination(to, port, object, &field), share }).collect()
+        drawn.map(|(to, share, field)| Mirror { to: self.led_to(to, port, object, &field), share }).collect()
     }
 }
 

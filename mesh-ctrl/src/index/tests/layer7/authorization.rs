@@ -34,14 +34,15 @@ fn policies_attached_to_a_service_its_waypoint_or_the_class_are_in_force() {
     check_models(
         &yaml.concat(),
         expect![[r#"
-        shop/wp/shop/web.shop.svc.cluster.local
-          80 http
-          policy {action: audit, name: istio-system/c, rules: [{}]}
-          policy {action: allow, name: shop/a, rules: [{to: [{hosts: [{suffix: .example}], methods: [{exact: GET}], paths: [{text: {prefix: /a/}}, {template: /b/{*}}, {text: {suffix: .html}}, {text: present}]}]}]}
-          policy {action: deny, name: shop/b, rules: [{from: [{namespaces: [{exact: dev}]}]}]}
-        ! warning no_effect: AuthorizationPolicy shop/e: spec.targetRefs[0]: no waypoint serves Service api; the policy is not in force for it
-        ! warning unresolved: AuthorizationPolicy bank/d: spec.targetRefs[0]: there is no Service web; the policy is not in force for it
-    "#]],
+            shop/wp/shop/web.shop.svc.cluster.local
+              80 http
+              policy {action: audit, name: istio-system/c, rules: [{}]}
+              policy {action: allow, name: shop/a, rules: [{to: [{hosts: [{suffix: .example}], methods: [{exact: GET}], paths: [{text: {prefix: /a/}}, {template: /b/{*}}, {text: {suffix: .html}}, {text: present}]}]}]}
+              policy {action: deny, name: shop/b, rules: [{from: [{namespaces: [{exact: dev}]}]}]}
+              policy {action: allow, name: shop/f, rules: [{from: [{namespaces: [{exact: dev}]}]}]}
+            ! warning no_effect: AuthorizationPolicy shop/e: spec.targetRefs[0]: no waypoint serves Service api; the policy is not in force for it
+            ! warning unresolved: AuthorizationPolicy bank/d: spec.targetRefs[0]: there is no Service web; the policy is not in force for it
+        "#]],
     );
 }
 
@@ -163,6 +164,44 @@ fn a_policy_for_workloads_that_asks_for_requests_is_carried_out_at_their_waypoin
         shop/web.shop.svc.cluster.local [n1/10.96.0.1] 80->80(app 1) waypoint=shop/wp.shop.svc.cluster.local:15008
         shop/a namespace DENY
           if {ns=bank} AND {not-principal=cluster.local/ns/shop/sa/waypoint}
+    "#]],
+    );
+}
+
+#[test]
+fn ports_of_workloads_are_those_of_the_service_that_lead_to_them() {
+    let site = "---\n{apiVersion: v1, kind: Service, metadata: {name: site, namespace: shop}, spec: {clusterIP: 10.96.0.9, selector: {app: web}, \
+                ports: [{name: http, port: 81, targetPort: 8080}, {name: http-b, port: 82, targetPort: named}]}}\n";
+    let yaml = [
+        site.to_owned(),
+        policy(
+            "a",
+            "shop",
+            "action: DENY, rules: [{to: [{operation: {ports: ['8080']}}]}, {to: [{operation: {ports: ['9']}}]}]",
+        ),
+        policy("b", "shop", "action: DENY, rules: [{to: [{operation: {notPorts: ['8080']}}]}]"),
+        policy("c", "shop", "rules: [{when: [{key: destination.port, values: ['8080'], notValues: ['9']}]}]"),
+        policy("d", "shop", "action: DENY, rules: [{when: [{key: destination.ip, values: [10.0.0.1]}]}]"),
+        policy("e", "shop", "rules: [{when: [{key: destination.ip, values: [10.0.0.1]}]}]"),
+    ];
+    check_models(
+        &yaml.concat(),
+        expect![[r#"
+        shop/wp/shop/site.shop.svc.cluster.local
+          81 http
+          82 http
+          policy {action: deny, name: shop/a, rules: [{to: [{ports: [81, 82]}]}, {to: [{ports: [82]}]}]}
+          policy {action: deny, name: shop/b, rules: [{to: [{not_ports: [81]}]}]}
+          policy {action: allow, name: shop/c, rules: [{when: [{key: destination_port, not_values: [{exact: 82}], values: [{exact: 81}]}]}]}
+          policy {action: deny, name: shop/d, rules: [{}]}
+          policy {action: allow, name: shop/e, rules: []}
+        shop/wp/shop/web.shop.svc.cluster.local
+          80 http
+          policy {action: deny, name: shop/a, rules: [{to: [{ports: [0]}]}, {to: [{ports: [0]}]}]}
+          policy {action: deny, name: shop/b, rules: [{to: [{}]}]}
+          policy {action: allow, name: shop/c, rules: [{when: [{key: destination_port, values: [{exact: 0}]}]}]}
+          policy {action: deny, name: shop/d, rules: [{}]}
+          policy {action: allow, name: shop/e, rules: []}
     "#]],
     );
 }

@@ -31,6 +31,10 @@ fn a_pod_that_has_nothing_to_do_with_a_service_does_not_cost_its_model() {
     // Its status is no matter of the model's.
     let (changed, built) = cost(&mut index, &pod("app: web, version: v1", "Failed"));
     assert_eq!((changed.len(), built), (1, 1));
+    // A rule that is written again, with a status, is the same rule.
+    let rule = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop}, spec: {hosts: [web], http: [{route: [{destination: {host: web}}]}]}}";
+    assert_eq!(cost(&mut index, rule).0.len(), 1);
+    assert_eq!(cost(&mut index, &rule.replace("}]}]}}", "}]}]}, status: {conditions: []}}")), (vec![], 0));
     // A rule for another service leaves this one alone.
     let other = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: api, namespace: shop}, spec: {hosts: [api], http: [{route: [{destination: {host: api, port: {number: 80}}}]}]}}";
     let (changed, _) = cost(&mut index, other);
