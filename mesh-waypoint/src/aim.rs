@@ -118,6 +118,13 @@ impl<'a> Aim<'a> {
         })
     }
 
+    /// The service that the endpoint's agent may take the waypoint's word for: the one that was asked for. Where a rule leads elsewhere,
+    /// nobody has asked the policies there.
+    pub fn vouched(&self, session: &Session) -> Option<&Service> {
+        let is_asked = |service: &&Service| matches!(&session.asked.of, Of::Service(key) if *key == service.key);
+        self.service.as_deref().filter(is_asked)
+    }
+
     /// The endpoint that a client's session is with, if it may be chosen.
     pub fn pinned(&self, session: &Session, uid: &Uid) -> Option<Endpoint> {
         let pinned = self.endpoints.iter().find(|endpoint| endpoint.workload.uid == *uid)?;

@@ -1,10 +1,11 @@
 //! Bodies on their way through, and what has to be kept of one to send it again.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -74,6 +75,42 @@ impl Replay {
     /// Bytes that have come of it so far.
     pub fn received(&self) -> u64 {
         self.lock().total
+    }
+
+    /// The first bytes of it, `most` at most, and whether that is all. They are kept for those who read it, whatever the limit.
+    ///
+    /// # Errors
+    /// It broke off.
+    pub async fn prefix(&self, most: usize) -> Result<(Bytes, bool), BodyError> {
+        poll_fn(|cx| {
+            let mut kept = self.lock();
+            while kept.bytes < most {
+                let Some(rest) = &mut kept.rest else { break };
+                match ready!(Pin::new(rest).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        let bytes = frame.data_ref().map_or(0, Buf::remaining);
+                        kept.total += bytes as u64;
+                        kept.bytes += bytes;
+                        kept.limit = kept.limit.max(kept.bytes);
+                        kept.frames.push(frame);
+                    }
+                    Some(Err(error)) => {
+                        kept.spent = true;
+                        return Poll::Ready(Err(BodyError::from(error)));
+                    }
+                    None => kept.rest = None,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        let kept = self.lock();
+        let mut first = BytesMut::with_capacity(kept.bytes.min(most));
+        for data in kept.frames.iter().filter_map(Frame::data_ref) {
+            first.extend_from_slice(&data[..data.len().min(most - first.len())]);
+        }
+        let is_all = kept.bytes <= most && kept.rest.as_ref().is_none_or(HttpBody::is_end_stream);
+        Ok((first.freeze(), is_all))
     }
 
     /// A reader from the beginning. Of several, only the youngest is to be read.

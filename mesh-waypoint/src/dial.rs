@@ -116,6 +116,9 @@ pub struct Dialler {
 }
 
 impl Dialler {
+    /// Opens a stream to an endpoint. `service` is what the endpoint's agent is told that this is for: only a service whose policies
+    /// have been asked about the client, because the agent then does not ask its own.
+    ///
     /// # Errors
     /// See [`Unreached`].
     pub async fn open(

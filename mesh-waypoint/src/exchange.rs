@@ -4,7 +4,9 @@ mod forward;
 mod mirror;
 mod upgrade;
 mod admit;
+mod external;
 mod story;
+mod edit;
 mod read;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ pub async fn exchange(session: &Session, request: Request<Arriving>) -> Response
         // It does not use this waypoint any more.
         None => own(&mut story, respond::no_backend(StatusCode::SERVICE_UNAVAILABLE)),
     };
+    edit::apply(&story.edits, response.headers_mut());
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_upgrade {
         response.headers_mut().insert(header::SERVER, headers::SERVER);
@@ -80,7 +83,7 @@ async fn respond(
     headers::ensure_request_id(&mut incoming.headers, request_id);
     describe(story, &incoming);
 
-    if let Err(reply) = admit::admit(session, compiled, story, &mut incoming).await {
+    if let Err(reply) = admit::admit(session, world, compiled, story, &mut incoming, &body).await {
         return own(story, reply);
     }
 
@@ -106,6 +109,9 @@ async fn respond(
     story.record.is_grpc = asked.head.is_grpc();
     let at = At { session, world, compiled };
     let Some(routes) = compiled.routes(session.asked.address.port()) else {
+        if incoming.path == "*" {
+            return own(story, respond::not_found());
+        }
         let outgoing = outgoing(&incoming, story.record.is_grpc, None);
         let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
         let sent = forward::forward(at, story, &Destination::Itself, &outgoing, &body, patience);

@@ -76,6 +76,11 @@ impl Session {
         Self { shared, client: Arc::new(client), asked, narrowed: Arc::default() }
     }
 
+    /// For a request of the waypoint's own, on the way of this one.
+    pub fn on_errand(&self, asked: Asked) -> Self {
+        Self { shared: self.shared.clone(), client: self.client.clone(), asked, narrowed: Arc::default() }
+    }
+
     /// What is left to ask of each request of this client.
     pub fn policies(&self, compiled: &Arc<Compiled>, peer: Peer<'_>) -> Arc<ConnectionPolicies> {
         let mut narrowed = self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,6 +15,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::l7::destination::Pool;
 use mesh_core::service::Service;
+use mesh_core::workload::ServiceKey;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::debug;
@@ -72,6 +73,8 @@ struct Key {
     address: SocketAddr,
     carriage: Carriage,
     version: Version,
+    /// The endpoint's agent was told of it when the connection was made.
+    named: Option<ServiceKey>,
 }
 
 /// The connections of one worker.
@@ -114,7 +117,7 @@ impl Upstreams {
     }
 
     /// Sends a request over a connection that is there or a new one, and yields the response's head; its body comes as it is
-    /// read.
+    /// read. `service`: see [`Dialler::open`].
     ///
     /// # Errors
     /// See [`SendError`].
@@ -127,7 +130,8 @@ impl Upstreams {
         service: Option<&Service>,
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let key = Key { address: endpoint.address, carriage: endpoint.carriage.clone(), version };
+        let named = service.map(|service| service.key.clone());
+        let key = Key { address: endpoint.address, carriage: endpoint.carriage.clone(), version, named };
         let slot = self.lock().entry(key).or_default().clone();
         match version {
             Version::Http1 => self.send_one(&slot, endpoint, terms, client, service, request).await,

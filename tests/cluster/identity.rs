@@ -110,7 +110,11 @@ fn an_agents_token_gets_identities_of_its_own_node_and_every_other_token_nothing
         "not made for audience istio-ca",
         "audience",
     )?;
-    mesh.refused(&mesh.token("shop", "web", Some("web"), "istio-ca")?, "account is not an agent's", "account")?;
+    mesh.refused(
+        &mesh.token("shop", "web", Some("web"), "istio-ca")?,
+        "neither an agent's nor a waypoint's",
+        "account",
+    )?;
     mesh.refused(&mesh.token(NAMESPACE, "weft-node", None, "istio-ca")?, "bound to no pod", "unbound")?;
     mesh.refused(&expired(&mesh)?, "the token has expired", "expired")?;
     let mut forged = agent.clone();

@@ -199,6 +199,33 @@ fn policies_of_the_workload_are_about_the_client_also_behind_a_waypoint() -> Res
     Ok(())
 }
 
+/// What a waypoint has not asked, the endpoint's agent does, about the waypoint.
+#[test]
+fn a_rule_that_leads_to_another_service_opens_nothing_there() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-elsewhere", &["v1"])?;
+    let mesh = &reviews.mesh;
+    let ratings = mesh.enrolled(mesh.pod("ratings").namespace("shop"), "b")?;
+    let _backend = apps::backend(&ratings, 8080, "ratings")?;
+    mesh.until_captured(&ratings)?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: ratings, namespace: shop, labels: {istio.io/use-waypoint: gate}}, \
+                   spec: {clusterIP: 10.96.0.17, clusterIPs: [10.96.0.17], selector: {app: ratings}, ports: [{name: http, port: 80, \
+                   targetPort: 8080}]}}\n---\n";
+    let rules = format!("{service}{}", virtual_service("[{route: [{destination: {host: ratings}}]}]"));
+    reviews.apply(&rules)?;
+    let answer = reviews.ask("/", &[])?;
+    assert_eq!((answer.status, answer.by()), (200, "ratings"));
+    let allow = security(
+        "AuthorizationPolicy",
+        "shop",
+        "ratings",
+        "{selector: {matchLabels: {app: ratings}}, action: ALLOW, rules: [{from: [{source: {principals: \
+         [cluster.local/ns/shop/sa/nobody]}}]}]}",
+    );
+    reviews.apply(&format!("{rules}---\n{allow}"))?;
+    until("the waypoint to be turned away", PATIENCE, || (reviews.ask("/", &[]).ok()?.status == 503).then_some(()))
+}
+
 fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)

@@ -91,10 +91,7 @@ impl<F: ?Sized> Head<'_, F> {
 impl<F: Fields + ?Sized> Head<'_, F> {
     /// Whether failures have to be told in gRPC's way.
     pub fn is_grpc(&self) -> bool {
-        self.headers
-            .first(&http::header::CONTENT_TYPE)
-            .and_then(|kind| kind.strip_prefix(b"application/grpc"))
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
+        is_grpc(self.headers)
     }
 
     pub fn field<'a>(&'a self, field: &'a Field) -> FieldValues<'a, impl Iterator<Item = &'a [u8]>> {
@@ -143,6 +140,13 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for FieldValues<'a, I> {
             Self::One(value) => value.take(),
         }
     }
+}
+
+/// See [`Head::is_grpc`].
+pub fn is_grpc(headers: &(impl Fields + ?Sized)) -> bool {
+    let kind = headers.first(&http::header::CONTENT_TYPE);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
 }
 
 /// Whether an HTTP/1.1 request may have this method; others are answered with 400, as the reference's parser does.

@@ -21,6 +21,8 @@ pub enum Why {
     BadRequest,
     NoRoute,
     Denied,
+    /// By an external authorizer, or because it could not be asked.
+    Authorizer,
     Preflight,
     Redirect,
     Direct,
@@ -39,6 +41,7 @@ impl Why {
             Self::BadRequest => "bad_request",
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
+            Self::Authorizer => "authorizer",
             Self::Preflight => "preflight",
             Self::Redirect => "redirect",
             Self::Direct => "direct_response",

@@ -1,29 +1,38 @@
 //! Whether a request may pass: its tokens, then policy.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use tracing::info;
+use mesh_core::l7::authentication::JwtRule;
+use tracing::{info, warn};
 
+use super::edit;
+use super::external::{self, Ruling};
 use super::read::Incoming;
 use super::story::Story;
+use crate::body::Replay;
 use crate::engine::authorization::{Decision, Peer, Request, Verdict};
+use crate::engine::head;
 use crate::engine::jwt;
 use crate::engine::respond::{self, Reply, Why};
+use crate::fetch;
+use crate::keys::Need;
 use crate::session::Session;
-use crate::world::Compiled;
+use crate::world::{Compiled, World};
 
 /// # Errors
 /// The answer to a request that may not pass.
 pub(super) async fn admit(
     session: &Session,
+    world: &World,
     compiled: &Arc<Compiled>,
     story: &mut Story,
     incoming: &mut Incoming,
+    body: &Replay,
 ) -> Result<(), Reply> {
-    let is_grpc =
-        incoming.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = head::is_grpc(&incoming.headers);
     let accepted = authenticate(session, compiled, incoming).await.map_err(|refusal| {
         story.record.details = format!("jwt_authn_access_denied{{{}}}", refusal.body.replace(' ', "_"));
         refused(&refusal).for_client(is_grpc)
@@ -43,32 +52,48 @@ pub(super) async fn admit(
             sni: None,
         },
     );
-    let request = Request {
-        method: incoming.method.as_str(),
-        host: &incoming.authority,
-        path: &incoming.path,
-        query: query.as_deref(),
-        fields: &incoming.headers,
-        authenticated: accepted.as_ref().and_then(|accepted| accepted.authenticated.as_ref()),
-    };
-    let decision = policies.evaluate(&request, &[]);
-    record(session, &decision);
-    match decision.verdict {
-        Verdict::Allow(_) => Ok(()),
-        Verdict::Deny(denial) => {
-            let by = denial.policy.as_deref().unwrap_or("none");
-            story.record.details = format!("rbac_access_denied_matched_policy[{by}]");
-            Err(respond::denied().for_client(is_grpc))
-        }
-        Verdict::Ask(question) => {
-            // Nobody has been asked: what it would have said is not known.
-            story.record.details = format!("ext_authz_error[{}]", question.policy);
-            let status = StatusCode::from_u16(question.authorizer.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
-            match question.authorizer.fail_open {
-                true => Ok(()),
-                false => Err(Reply::text(status, "", Why::Denied).for_client(is_grpc)),
+    // Each authorizer is asked once: policy is evaluated anew when it has let the request pass.
+    let mut passed = Vec::new();
+    loop {
+        let decision = {
+            let request = Request {
+                method: incoming.method.as_str(),
+                host: &incoming.authority,
+                path: &incoming.path,
+                query: query.as_deref(),
+                fields: &incoming.headers,
+                authenticated: accepted.as_ref().and_then(|accepted| accepted.authenticated.as_ref()),
+            };
+            policies.evaluate(&request, &passed)
+        };
+        record(session, &decision);
+        let question = match decision.verdict {
+            Verdict::Allow(_) => return Ok(()),
+            Verdict::Deny(denial) => {
+                let by = denial.policy.as_deref().unwrap_or("none");
+                story.record.details = format!("rbac_access_denied_matched_policy[{by}]");
+                return Err(respond::denied().for_client(is_grpc));
+            }
+            Verdict::Ask(question) => question,
+        };
+        let authorizer = &question.authorizer;
+        match Box::pin(external::ask(session, world, compiled, authorizer, incoming, body)).await {
+            Ok(Ruling::Allow { request, response }) => {
+                edit::apply(&request, &mut incoming.headers);
+                story.edits.extend(response);
+            }
+            Ok(Ruling::Deny(reply)) => return Err(reply.for_client(is_grpc)),
+            Err(error) => {
+                let (provider, policy) = (&authorizer.provider, &question.policy);
+                warn!(%provider, %policy, %error, fail_open = authorizer.fail_open, "an authorizer cannot be asked");
+                if !authorizer.fail_open {
+                    "ext_authz_error".clone_into(&mut story.record.details);
+                    let status = StatusCode::from_u16(authorizer.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
+                    return Err(Reply::text(status, "", Why::Authorizer).for_client(is_grpc));
+                }
             }
         }
+        passed.push(authorizer.provider.clone());
     }
 }
 
@@ -84,16 +109,47 @@ async fn authenticate(
     let head = jwt::Head { scheme: "http", host: &incoming.authority, target: &target, fields: &incoming.headers };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
     let keys = &session.shared.keys;
-    let first = compiled.authentication.authenticate(&head, &|rule| keys.known(rule), now);
-    match first {
-        // The issuer may have changed its keys, or they have not been fetched yet.
-        Err(refusal) if matches!(refusal.reason, jwt::BadToken::NoKeys | jwt::BadToken::NoSuchKey) => {
-            for rule in &compiled.model.jwt {
-                keys.fetch(rule).await;
-            }
-            compiled.authentication.authenticate(&head, &|rule| keys.known(rule), now).map(Some)
+    let judge = || {
+        let used = Mutex::new(Vec::new());
+        let known = |rule: &JwtRule| {
+            used.lock().unwrap_or_else(PoisonError::into_inner).push(rule.clone());
+            keys.known(rule)
+        };
+        let outcome = compiled.authentication.authenticate(&head, &known, now);
+        (outcome, used.into_inner().unwrap_or_else(PoisonError::into_inner))
+    };
+    let (first, used) = judge();
+    let may_change = first.as_ref().err().map(|refusal| refusal.reason != jwt::BadToken::Signature);
+    let mut fetches = Vec::new();
+    for rule in used {
+        let need = match (keys.known(&rule), may_change) {
+            (None, _) => Need::Any,
+            // Which key was missed is not told where another rule had something else to say.
+            (Some(_), Some(true)) => Need::Another,
+            (Some(_), _) => Need::Fresh,
+        };
+        if keys.is_due(&rule, need) {
+            fetches.push((rule, need));
         }
-        other => other.map(Some),
+    }
+    if fetches.is_empty() {
+        return first.map(Some);
+    }
+    let fetch = |(rule, need): (JwtRule, Need)| {
+        let session = session.clone();
+        async move {
+            let get = move |wanted| {
+                let session = session.clone();
+                async move { fetch::text(&session, &wanted).await }
+            };
+            keys.fetch(&rule, need, get).await;
+        }
+    };
+    join_all(fetches.into_iter().map(fetch)).await;
+    // The issuer may have changed its keys, or they had not been fetched yet.
+    match first {
+        Ok(accepted) => Ok(Some(accepted)),
+        Err(_) => judge().0.map(Some),
     }
 }
 

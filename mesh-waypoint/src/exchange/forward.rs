@@ -100,8 +100,7 @@ pub(super) async fn forward(
             (left, one) => left.or(one),
         };
         let upstreams = &session.shared.upstreams;
-        let sending =
-            upstreams.send(&endpoint, version, &terms, session.client.address, aim.service.as_deref(), request);
+        let sending = upstreams.send(&endpoint, version, &terms, session.client.address, aim.vouched(session), request);
         let sent = match limit {
             Some(limit) => tokio::time::timeout(limit, sending).await.map_err(|_| ()),
             None => Ok(sending.await),
@@ -165,7 +164,7 @@ pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
     let terms = aim.terms();
-    let (client, service) = (session.client.address, aim.service.as_deref());
+    let (client, service) = (session.client.address, aim.vouched(session));
     session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await.ok()
 }
 

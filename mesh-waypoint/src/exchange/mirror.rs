@@ -29,7 +29,7 @@ pub(super) async fn copies(
         return;
     }
     // Read to its end once; the request and its copies read what is kept.
-    if body.reader().collect().await.is_err() || !body.can_repeat() {
+    if !matches!(body.prefix(session.shared.limits.replay).await, Ok((_, true))) {
         return;
     }
     for to in &forward.mirrors {

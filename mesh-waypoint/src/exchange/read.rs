@@ -5,6 +5,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version, header};
 use mesh_core::l7::PathNormalization;
 
+use crate::engine::head;
 use crate::engine::headers;
 use crate::engine::path;
 
@@ -30,6 +31,8 @@ pub(super) enum BadRequest {
     Host,
     #[error("path_normalization_failed")]
     Path,
+    #[error("no method that there is")]
+    Method,
     #[error("CONNECT")]
     Connect,
     #[error("a length and chunks")]
@@ -41,6 +44,9 @@ impl Incoming {
         let Parts { method, uri, version, mut headers, .. } = parts;
         if method == Method::CONNECT {
             return Err(BadRequest::Connect);
+        }
+        if version != Version::HTTP_2 && !head::is_method(method.as_str()) {
+            return Err(BadRequest::Method);
         }
         // `GET host:80`, which is a form of CONNECT alone (RFC 9112, section 3.2.3).
         if uri.authority().is_some() && uri.scheme().is_none() {

@@ -1,5 +1,6 @@
 //! What is told of an exchange when it is over, whoever ends it.
 
+use super::edit::Edit;
 use crate::body::{Replay, Watch};
 use crate::engine::respond::{GRPC_STATUS, Why};
 use crate::telemetry::{Record, Telemetry};
@@ -11,6 +12,8 @@ pub(super) struct Story {
     /// The request's body, for how much of it came.
     pub(super) body: Option<Replay>,
     pub(super) logged: bool,
+    /// What authorizers do to the response, whoever gives it.
+    pub(super) edits: Vec<Edit>,
     /// The response went to the client whole.
     complete: bool,
 }
@@ -18,7 +21,7 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn begin(telemetry: Telemetry, record: Record) -> Self {
         telemetry.live.inc();
-        Self { telemetry, record, body: None, logged: true, complete: false }
+        Self { telemetry, record, body: None, logged: true, edits: Vec::new(), complete: false }
     }
 
     /// Keeps this instance from ending for as long as it is held, beyond the story itself.
@@ -33,6 +36,7 @@ impl Story {
             Why::BadRequest => ("DPE", "http1.codec_error"),
             Why::NoRoute => ("NR", "route_not_found"),
             Why::Denied => ("-", "rbac_access_denied"),
+            Why::Authorizer => ("UAEX", "ext_authz_denied"),
             Why::Preflight | Why::Redirect | Why::Direct => ("-", "direct_response"),
             Why::Fault => ("FI", "fault_filter_abort"),
             Why::NoBackend => ("NC", "cluster_not_found"),

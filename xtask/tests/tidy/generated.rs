@@ -13,6 +13,21 @@ pub(crate) fn findings(files: &[Source], tracked: &BTreeSet<String>) -> Vec<Stri
         .collect()
 }
 
+/// Tracked files with the number of bytes that each has: text of people is never that long, and what programs make is made again.
+pub(crate) fn large(files: &[(String, u64)]) -> Vec<String> {
+    let large = files.iter().filter(|(_, bytes)| *bytes > LARGE);
+    large.map(|(path, bytes)| format!("{path}: {bytes} bytes do not belong into the repository")).collect()
+}
+
+/// The definitions of Istio's kinds have 760 KB.
+const LARGE: u64 = 1 << 20;
+
+#[test]
+fn a_large_file_is_found() {
+    let files = [("a.whl".to_owned(), 40 << 20), ("b.rs".to_owned(), 9000)];
+    assert_eq!(large(&files), ["a.whl: 41943040 bytes do not belong into the repository"]);
+}
+
 /// Spelt in two parts, or this file would be one.
 const MARK: &str = concat!("@", "generated");
 

@@ -35,7 +35,7 @@ fn modules_use_only_modules_listed_below_them() {
 
 #[test]
 fn the_pure_crates_touch_no_socket_clock_or_task() {
-    for root in ["mesh-core/src", "mesh-analysis/src"] {
+    for root in ["mesh-core/src", "mesh-analysis/src", "mesh-waypoint/src/engine"] {
         none(tree(root).iter().flat_map(purity::findings).collect());
     }
 }
@@ -62,6 +62,15 @@ fn generated_files_are_committed() {
         return;
     };
     none(generated::findings(&tree("."), &tracked));
+}
+
+#[test]
+fn nothing_large_is_committed() {
+    let Some(tracked) = source::tracked() else {
+        println!("skipped: nothing_large_is_committed: not a git checkout");
+        return;
+    };
+    none(generated::large(&source::sizes(&tracked)));
 }
 
 /// A warning, not a rule: the list is there to be looked at.

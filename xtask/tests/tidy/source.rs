@@ -92,6 +92,12 @@ pub(crate) fn tracked() -> Option<BTreeSet<String>> {
     output.status.success().then(|| listed.lines().map(str::to_owned).collect())
 }
 
+/// What the files have in bytes; one that is gone has none.
+pub(crate) fn sizes(tracked: &BTreeSet<String>) -> Vec<(String, u64)> {
+    let size = |path: &String| fs::metadata(root().join(path)).map_or(0, |found| found.len());
+    tracked.iter().map(|path| (path.clone(), size(path))).collect()
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
