@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::body::Incoming;
@@ -88,8 +87,7 @@ impl Session {
             .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .max_pending_accept_reset_streams(20)
-            .keep_alive_interval(Duration::from_secs(60));
+            .max_pending_accept_reset_streams(20);
         let mut draining = self.shared.draining.clone();
         let (client, session) = (self.client.address, Arc::new(self));
         let service = service_fn(move |request: hyper::Request<Incoming>| {

@@ -35,7 +35,8 @@ pub struct Shared {
 /// What a client may make us hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For the whole head of a request, and for the next one on a connection that waits.
+    /// For the whole head of a request, and for the next one on a connection that waits: as long as the reference lets one wait, since
+    /// clients that find a kept connection closed under a request see a failure.
     pub head_timeout: Duration,
     /// Largest request head, in bytes.
     pub max_head: usize,
@@ -49,7 +50,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(3600),
             max_head: 60 << 10,
             max_streams: 256,
             replay: 64 << 10,
