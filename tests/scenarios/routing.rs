@@ -246,9 +246,9 @@ fn limits_of_the_connection_pool_refuse_what_is_over_them() -> Result<()> {
     needs!("curl", "h2load");
     let reviews = Reviews::open("l7-limits", &["v1"])?;
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: reviews, namespace: shop}, spec: \
-                {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 2, http1MaxPendingRequests: 1}}}}}";
+                {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 2}}}}}";
     reviews.apply(rule)?;
-    let url = format!("http://{}/?delay=300", weft_tests::reviews::SERVICE);
+    let url = format!("http://{}/?delay=3000", weft_tests::reviews::SERVICE);
     let load = reviews.web.command("h2load").args(["--h1", "--clients", "8", "--requests", "8"]).arg(&url).stdout()?;
     let statuses = load.lines().find(|line| line.starts_with("status codes:")).unwrap_or_default();
     ensure!(statuses.contains("2 2xx") && statuses.contains("6 5xx"), "{load}");
