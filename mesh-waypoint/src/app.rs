@@ -30,7 +30,8 @@ use crate::engine::experience::Experiences;
 use crate::engine::limits::Breakers;
 use crate::keys::Keys;
 
-use crate::session::{Limits, Shared};
+use crate::limits::Limits;
+use crate::session::Shared;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;

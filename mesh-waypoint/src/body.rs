@@ -6,19 +6,103 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
-pub fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
+/// What follows a head. Most bodies are there at once, and cost nothing then.
+#[derive(Default)]
+pub struct Body(Kind);
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>),
 }
 
-pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+impl Body {
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Self::empty() } else { Self(Kind::Full(bytes)) }
+    }
+
+    pub fn stream(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        if body.is_end_stream() { Self::empty() } else { Self(Kind::Stream(Box::pin(body))) }
+    }
+
+    /// All of it, if it is there.
+    pub fn whole(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Kind::Empty => Some(&[]),
+            Kind::Full(bytes) => Some(bytes),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    /// Tells `watch` of what its sender sends: of what is there already, at once.
+    pub fn watched(self, mut watch: impl Watch + 'static) -> Self {
+        match self.whole() {
+            Some(whole) => {
+                watch.passed(whole.len());
+                watch.ended();
+                self
+            }
+            None => Self::stream(Watched::new(self, watch)),
+        }
+    }
+
+    /// Tells `watch` of what its reader takes, and drops it with the body.
+    pub fn followed(self, watch: impl Watch + 'static) -> Self {
+        Self(Kind::Stream(Box::pin(Watched::new(self, watch))))
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.whole() {
+            Some(whole) => write!(f, "{} bytes", whole.len()),
+            None => f.write_str("a body under way"),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Stream(stream) => stream.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(stream) => stream.size_hint(),
+        }
+    }
 }
 
 /// A request's body that may be sent more than once, as long as what has been sent of it is no more than a limit.
@@ -26,7 +110,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 pub struct Replay(Arc<Mutex<Kept>>);
 
 struct Kept {
-    rest: Option<Incoming>,
+    rest: Option<Body>,
     /// What has come of it so far, while it may be sent again.
     frames: Vec<Frame<Bytes>>,
     bytes: usize,
@@ -37,7 +121,7 @@ struct Kept {
 }
 
 impl Replay {
-    pub fn new(body: Incoming, limit: usize) -> Self {
+    pub fn new(body: Body, limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
             rest: Some(body),
             frames: Vec::new(),
@@ -96,7 +180,7 @@ impl Replay {
                     }
                     Some(Err(error)) => {
                         kept.spent = true;
-                        return Poll::Ready(Err(BodyError::from(error)));
+                        return Poll::Ready(Err(error));
                     }
                     None => kept.rest = None,
                 }
@@ -115,14 +199,25 @@ impl Replay {
 
     /// A reader from the beginning. Of several, only the youngest is to be read.
     pub fn reader(&self) -> Body {
-        let is_empty = {
-            let kept = self.lock();
-            kept.frames.is_empty() && kept.rest.as_ref().is_none_or(HttpBody::is_end_stream)
-        };
-        match is_empty {
-            true => empty(),
-            false => Reader { kept: self.clone(), next: 0 }.boxed_unsync(),
+        let mut kept = self.lock();
+        if kept.frames.is_empty() && kept.rest.as_ref().is_some_and(|rest| rest.whole().is_some()) {
+            // It is there: it needs no reader.
+            let Some(Body(Kind::Full(bytes))) = kept.rest.take() else { return Body::empty() };
+            kept.total += bytes.len() as u64;
+            kept.bytes = bytes.len();
+            match bytes.len() > kept.limit {
+                true => kept.spent = true,
+                false => kept.frames.push(Frame::data(bytes.clone())),
+            }
+            return Body::full(bytes);
         }
+        if let ([one], None) = (&kept.frames[..], &kept.rest)
+            && let Some(data) = one.data_ref()
+        {
+            return Body::full(data.clone());
+        }
+        drop(kept);
+        Body::stream(Reader { kept: self.clone(), next: 0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -152,7 +247,7 @@ impl HttpBody for Reader {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 kept.spent = true;
-                return Poll::Ready(Some(Err(error.into())));
+                return Poll::Ready(Some(Err(error)));
             }
             None => {
                 kept.rest = None;
@@ -204,7 +299,7 @@ fn again(frame: &Frame<Bytes>) -> Frame<Bytes> {
 }
 
 /// A body that tells what passed, and that it ended, to somebody who is dropped with it.
-pub struct Watched<W> {
+struct Watched<W> {
     inner: Body,
     watch: W,
 }
@@ -223,7 +318,7 @@ pub trait Watch: Send + Unpin {
 }
 
 impl<W: Watch> Watched<W> {
-    pub fn new(inner: Body, mut watch: W) -> Self {
+    fn new(inner: Body, mut watch: W) -> Self {
         if inner.is_end_stream() {
             watch.ended();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion, header};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use mesh_core::l7::Protocol;
 use mesh_core::service::Service;
@@ -15,10 +15,11 @@ use thiserror::Error;
 
 use crate::aim::{Aim, Destination, Unknown};
 use crate::asked::{Asked, Of};
-use crate::body::{self, Body, BodyError};
+use crate::body::{Body, BodyError};
 use crate::dial::Endpoint;
 use crate::engine::balance::stick;
 use crate::engine::outliers::Outcome;
+use crate::message::{Answer as Received, Departing};
 use crate::session::Session;
 use crate::upstream::{SendError, Version};
 use crate::world::{Compiled, World};
@@ -53,9 +54,6 @@ pub struct Answer {
 pub enum ErrandError {
     #[error("{0} has no port {1} in the mesh")]
     Unknown(ServiceKey, u16),
-    /// Asked about something else, it would answer something else.
-    #[error("{0:?} cannot be asked for")]
-    Target(String),
     #[error("no healthy endpoint")]
     NoEndpoint,
     #[error(transparent)]
@@ -155,11 +153,11 @@ async fn sent(
         let endpoint = way.endpoint(world, &tried)?;
         *at = Some(endpoint.clone());
         let _in_flight = way.aim.begin(&endpoint);
-        let request = request(errand, version).ok_or_else(|| ErrandError::Target(errand.target.clone()))?;
+        let request = request(errand);
         let (terms, client) = (way.aim.terms(), session.client.address);
         let sending = session.shared.upstreams.send(&endpoint, version, &terms, client, Some(service), request);
         match sending.await {
-            Ok(response) => {
+            Ok(Received { response, .. }) => {
                 way.judge(&endpoint, Outcome::Status(response.status().as_u16()));
                 return Ok(response);
             }
@@ -188,21 +186,13 @@ async fn whole(mut from: Body, most: usize) -> Result<Answer, ErrandError> {
     Ok(Answer { body: body.freeze(), trailers, ..Answer::default() })
 }
 
-fn request(errand: &Errand, version: Version) -> Option<Request<Body>> {
-    let is_empty = errand.body.is_empty();
-    let mut request = Request::new(if is_empty { body::empty() } else { body::full(errand.body.clone()) });
-    *request.method_mut() = errand.method.clone();
-    *request.headers_mut() = errand.headers.clone();
-    match version {
-        Version::Http1 => {
-            request.headers_mut().insert(header::HOST, HeaderValue::from_str(&errand.authority).ok()?);
-            *request.uri_mut() = errand.target.parse().ok()?;
-        }
-        Version::Http2 => {
-            let uri = Uri::builder().scheme("http").authority(&*errand.authority).path_and_query(&*errand.target);
-            *request.uri_mut() = uri.build().ok()?;
-            *request.version_mut() = HttpVersion::HTTP_2;
-        }
+fn request(errand: &Errand) -> Departing {
+    Departing {
+        method: errand.method.clone(),
+        authority: errand.authority.clone(),
+        target: errand.target.clone(),
+        headers: errand.headers.clone(),
+        upgrade: None,
+        body: Body::full(errand.body.clone()),
     }
-    Some(request)
 }

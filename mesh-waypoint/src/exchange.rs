@@ -2,7 +2,6 @@
 
 mod forward;
 mod mirror;
-mod upgrade;
 mod admit;
 mod external;
 mod story;
@@ -12,18 +11,17 @@ mod read;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming as Arriving;
-use hyper::upgrade::OnUpgrade;
+use http::{HeaderValue, Response, StatusCode, Version, header};
 use rand::RngExt;
 
 use crate::aim::Destination;
-use crate::body::{self, Body, Replay, Watched};
+use crate::body::{Body, Replay};
+use crate::date;
 use crate::engine::decide::{Forward, Then};
 use crate::engine::head;
 use crate::engine::headers;
 use crate::engine::respond::{self, GRPC_STATUS, Reply};
+use crate::message::{self, Arriving, Joined, Service};
 use crate::session::Session;
 use crate::telemetry::Record;
 use crate::world::{Compiled, World};
@@ -31,31 +29,46 @@ use forward::{Answer, At, Outgoing, Patience};
 use read::Incoming;
 use story::Story;
 
-/// Answers a request. Every failure is an answer.
-pub async fn exchange(session: &Session, request: Request<Arriving>) -> Response<Body> {
-    let world = session.world();
-    let record = Record::new(session.client.clone(), session.asked.address, read::protocol(request.version()));
-    let mut story = Story::begin(session.shared.telemetry.clone(), record);
-    let mut response = match session.compiled(&world) {
-        Some(compiled) => {
-            story.logged = compiled.model.telemetry.access_log.enabled;
-            Box::pin(respond(session, &world, &compiled, &mut story, request)).await
-        }
-        // It does not use this waypoint any more.
-        None => own(&mut story, respond::no_backend(StatusCode::SERVICE_UNAVAILABLE)),
-    };
+impl Service for Session {
+    async fn answer(&self, arriving: Arriving) -> message::Answer {
+        let world = self.world();
+        let record = Record::new(self.client.clone(), self.asked.address, read::protocol(arriving.version));
+        let mut story = Story::begin(self.shared.telemetry.clone(), record);
+        let answer = match self.compiled(&world) {
+            Some(compiled) => {
+                story.logged = compiled.model.telemetry.access_log.enabled;
+                respond(self, &world, &compiled, &mut story, arriving).await
+            }
+            // It does not use this waypoint any more.
+            None => own(&mut story, respond::no_backend(StatusCode::SERVICE_UNAVAILABLE)),
+        };
+        finish(story, answer)
+    }
+
+    fn refuse(&self, status: StatusCode, why: &str) -> message::Answer {
+        let record = Record::new(self.client.clone(), self.asked.address, read::protocol(Version::HTTP_11));
+        let mut story = Story::begin(self.shared.telemetry.clone(), record);
+        story.record.service = self.asked.service(&self.world().snapshot);
+        story.record.details = format!("http1.codec_error{{{}}}", why.replace(' ', "_"));
+        let answer = own(&mut story, Reply { status, ..respond::bad_request() });
+        finish(story, answer)
+    }
+}
+
+fn finish(mut story: Story, answer: message::Answer) -> message::Answer {
+    let message::Answer { mut response, joined } = answer;
     edit::apply(&story.edits, response.headers_mut());
-    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_upgrade {
+    if joined.is_some() {
         response.headers_mut().insert(header::SERVER, headers::SERVER);
     } else {
         headers::finish_reply(response.headers_mut());
     }
+    response.headers_mut().entry(header::DATE).or_insert_with(|| date::value(SystemTime::now()));
     story.record.status = response.status().as_u16();
     if let Some(status) = response.headers().get(GRPC_STATUS) {
         story.record.grpc_status = Some(String::from_utf8_lossy(status.as_bytes()).into_owned());
     }
-    response.map(|body| Watched::new(body, story).boxed_unsync())
+    message::Answer { response: response.map(|body| body.followed(story)), joined }
 }
 
 async fn respond(
@@ -63,17 +76,14 @@ async fn respond(
     world: &World,
     compiled: &Arc<Compiled>,
     story: &mut Story,
-    mut request: Request<Arriving>,
-) -> Response<Body> {
-    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let (parts, arriving) = request.into_parts();
-    let body = Replay::new(arriving, session.shared.limits.replay);
+    mut arriving: Arriving,
+) -> message::Answer {
+    let body = Replay::new(std::mem::take(&mut arriving.body), session.shared.limits.replay);
     story.body = Some(body.clone());
     story.record.service = session.asked.service(&world.snapshot);
-    parts.method.as_str().clone_into(&mut story.record.method);
-    let raw = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    raw.clone_into(&mut story.record.path);
-    let mut incoming = match Incoming::read(parts, compiled.model.path_normalization) {
+    arriving.method.as_str().clone_into(&mut story.record.method);
+    arriving.target.clone_into(&mut story.record.path);
+    let mut incoming = match Incoming::read(&mut arriving, compiled.model.path_normalization) {
         Ok(incoming) => incoming,
         Err(bad) => {
             story.record.details = bad.to_string();
@@ -116,7 +126,7 @@ async fn respond(
         let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
         let sent = forward::forward(at, story, &Destination::Itself, &outgoing, &body, patience);
         return match sent.await {
-            Ok(Answer { response, .. }) => upgrade::join(response, on_upgrade, story),
+            Ok(Answer { response, joined, .. }) => message::Answer { response, joined: held(joined, story) },
             Err(reply) => {
                 let is_grpc = story.record.is_grpc;
                 own(story, reply.for_client(is_grpc))
@@ -147,10 +157,10 @@ async fn respond(
     let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout, pinned };
     let began = std::time::Instant::now();
     match forward::forward(at, story, &to, &outgoing, &body, patience).await {
-        Ok(Answer { mut response, endpoint, set_cookie }) => {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                return upgrade::join(response, on_upgrade, story);
-            }
+        Ok(Answer { response, joined: Some(joined), .. }) => {
+            message::Answer { response, joined: held(Some(joined), story) }
+        }
+        Ok(Answer { mut response, endpoint, set_cookie, joined: None }) => {
             headers::strip_hop_by_hop(response.headers_mut());
             let time = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             response.headers_mut().insert("x-envoy-upstream-service-time", HeaderValue::from(time));
@@ -165,7 +175,7 @@ async fn respond(
                 response.headers_mut().append(name, value);
             }
             "via_upstream".clone_into(&mut story.record.details);
-            response
+            response.into()
         }
         Err(reply) => {
             let reply = forward.answer(reply);
@@ -210,13 +220,18 @@ fn describe(story: &mut Story, incoming: &Incoming) {
     story.record.forwarded_for = text("x-forwarded-for");
 }
 
+/// Keeps this instance from ending for as long as the connection is.
+fn held(joined: Option<Joined>, story: &Story) -> Option<Joined> {
+    joined.map(|joined| Joined { held: Some(Box::new(story.live())), ..joined })
+}
+
 /// An answer of the waypoint's own.
-fn own(story: &mut Story, reply: Reply) -> Response<Body> {
+fn own(story: &mut Story, reply: Reply) -> message::Answer {
     story.own(reply.why);
-    let mut response = Response::new(if reply.body.is_empty() { body::empty() } else { body::full(reply.body) });
+    let mut response = Response::new(Body::full(reply.body));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
-    response
+    response.into()
 }
 
 /// A random UUID (RFC 9562, version 4).

@@ -5,18 +5,22 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use mesh_core::l7::Protocol;
 use tokio::io::AsyncReadExt;
 use tracing::debug;
 
-use crate::exchange;
+use crate::body::{Body, BodyError};
+use crate::http1;
 use crate::io::{ByteStream, Rewound};
+use crate::limits::Limits;
+use crate::message::{Arriving, Service};
 use crate::relay;
-use crate::session::{Limits, Session};
+use crate::session::Session;
 use crate::sniff::{self, Spoken};
 
 impl Session {
@@ -28,7 +32,10 @@ impl Session {
         let protocol = rules.map(|rules| rules.protocol).unwrap_or_default();
         let mut first = BytesMut::new();
         let spoken = match protocol {
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => Spoken::Http1,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => match self.preface(&mut io, &mut first).await {
+                Some(spoken) => spoken,
+                None => return,
+            },
             Protocol::Tcp => Spoken::Other,
             Protocol::Tls => Spoken::Tls,
             Protocol::Detect => {
@@ -43,7 +50,8 @@ impl Session {
         };
         let tls = rules.is_some_and(|rules| !rules.tls.is_empty());
         match spoken {
-            Spoken::Http1 | Spoken::Http2 => self.requests(Rewound::new(first.freeze(), io)).await,
+            Spoken::Http1 => self.first(io, first).await,
+            Spoken::Http2 => self.second(Rewound::new(first.freeze(), io)).await,
             Spoken::Tls if tls => relay::tls(self, io, first).await,
             Spoken::Tls | Spoken::Other => relay::bytes(self, Rewound::new(first.freeze(), io), None).await,
         }
@@ -70,18 +78,27 @@ impl Session {
         tokio::time::timeout(self.shared.limits.sniff_timeout, told).await.unwrap_or(Some(Spoken::Other))
     }
 
-    async fn requests(self, io: impl ByteStream + 'static) {
-        let Limits { head_timeout, max_head, max_streams, .. } = self.shared.limits;
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+    /// Which HTTP. `None`: the client went without a word.
+    async fn preface(&self, io: &mut impl ByteStream, first: &mut BytesMut) -> Option<Spoken> {
+        loop {
+            if let Some(is_second) = sniff::is_second(first) {
+                return Some(if is_second { Spoken::Http2 } else { Spoken::Http1 });
+            }
+            if io.read_buf(first).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn first(self, io: impl ByteStream + 'static, first: BytesMut) {
+        let (limits, draining) = (self.shared.limits, self.shared.draining.clone());
+        http1::server::serve(&self, &limits, draining, io, first).await;
+    }
+
+    async fn second(self, io: impl ByteStream + 'static) {
+        let Limits { max_head, max_streams, .. } = self.shared.limits;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head_timeout)
-            .max_buf_size(max_head.max(8 << 10) + (64 << 10))
-            .half_close(true)
-            .pipeline_flush(true);
-        builder
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(max_streams)
             .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
@@ -92,9 +109,20 @@ impl Session {
         let (client, session) = (self.client.address, Arc::new(self));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let session = session.clone();
-            async move { Ok::<_, Infallible>(exchange::exchange(&session, request).await) }
+            async move {
+                let (parts, body) = request.into_parts();
+                let arriving = Arriving {
+                    method: parts.method,
+                    authority: parts.uri.authority().map(|authority| authority.as_str().to_owned()),
+                    target: parts.uri.path_and_query().map_or("/".to_owned(), |target| target.as_str().to_owned()),
+                    version: parts.version,
+                    headers: parts.headers,
+                    body: Body::stream(body.map_err(BodyError::from)),
+                };
+                Ok::<_, Infallible>(session.answer(arriving).await.response)
+            }
         });
-        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let mut told = false;
         let ended = loop {
             tokio::select! {

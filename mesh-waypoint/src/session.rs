@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use mesh_core::l7::PortRules;
 use tokio::sync::watch;
@@ -13,6 +12,7 @@ use crate::engine::authorization::{ConnectionPolicies, Peer};
 use crate::engine::experience::Experiences;
 use crate::engine::limits::Breakers;
 use crate::keys::Keys;
+use crate::limits::Limits;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
 use crate::world::{Compiled, World};
@@ -30,33 +30,6 @@ pub struct Shared {
     pub breakers: Arc<Breakers>,
     pub keys: Keys,
     pub network: Arc<str>,
-}
-
-/// What a client may make us hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// For the whole head of a request, and for the next one on a connection that waits: as long as the reference lets one wait, since
-    /// clients that find a kept connection closed under a request see a failure.
-    pub head_timeout: Duration,
-    /// Largest request head, in bytes.
-    pub max_head: usize,
-    pub max_streams: u32,
-    /// Body that is kept for another try, in bytes.
-    pub replay: usize,
-    /// How long bytes may take to come by which an unnamed port's protocol is told.
-    pub sniff_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head_timeout: Duration::from_secs(3600),
-            max_head: 60 << 10,
-            max_streams: 256,
-            replay: 64 << 10,
-            sniff_timeout: Duration::from_millis(500),
-        }
-    }
 }
 
 /// One stream, asked for by one client.

@@ -16,6 +16,15 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line that is longer is no request line: the reference's limit on a whole head.
 pub const MOST: usize = 60 << 10;
 
+/// Whether a client that speaks HTTP speaks HTTP/2; `None`: more is needed to tell.
+pub fn is_second(first: &[u8]) -> Option<bool> {
+    let shared = first.len().min(PREFACE.len());
+    match first[..shared] == PREFACE[..shared] {
+        true => (shared == PREFACE.len()).then_some(true),
+        false => Some(false),
+    }
+}
+
 /// What `first` begins; `None`: more is needed to tell.
 pub fn spoken(first: &[u8]) -> Option<Spoken> {
     if first.is_empty() {

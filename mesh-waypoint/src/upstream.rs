@@ -8,10 +8,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::l7::destination::Pool;
 use mesh_core::service::Service;
@@ -20,9 +18,11 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::body::{Body, BodyError, Watch, Watched};
+use crate::body::{Body, BodyError};
 use crate::dial::{Carriage, Dialler, Endpoint, Unreached};
 use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
+use crate::http1::client::{Connection, Failed, Keeper, Lost};
+use crate::message::{Answer, Departing};
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,14 +55,17 @@ pub enum SendError {
     Unreached(#[from] Unreached),
     /// The connection was there, and went before anything of the request was sent.
     #[error("the connection was lost before the request was sent: {0}")]
-    Unsent(#[source] hyper::Error),
+    Unsent(#[source] BodyError),
     /// The endpoint said that it has done nothing with it (RFC 9113, section 8.7).
     #[error("the endpoint refused the stream")]
     RefusedStream,
     #[error("the connection was lost before a response came: {0}")]
-    Lost(#[source] hyper::Error),
+    Lost(#[source] BodyError),
     #[error("the response breaks the protocol: {0}")]
-    Protocol(#[source] hyper::Error),
+    Protocol(#[source] BodyError),
+    /// The client broke it off, or its end cannot be told.
+    #[error("the request's body: {0}")]
+    Request(#[source] BodyError),
     /// There are as many connections, or requests that wait for one, as there may be.
     #[error(transparent)]
     Overflow(#[from] Overflow),
@@ -93,8 +96,13 @@ struct Slot {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    connection: Connection,
     since: Instant,
+    life: Life,
+}
+
+/// Of a connection, from its first request to its last.
+struct Life {
     made: Instant,
     served: u32,
     _taken: Option<Taken>,
@@ -128,8 +136,8 @@ impl Upstreams {
         terms: &Terms,
         client: SocketAddr,
         service: Option<&Service>,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, SendError> {
+        request: Departing,
+    ) -> Result<Answer, SendError> {
         let named = service.map(|service| service.key.clone());
         let key = Key { address: endpoint.address, carriage: endpoint.carriage.clone(), version, named };
         let slot = self.lock().entry(key).or_default().clone();
@@ -146,52 +154,28 @@ impl Upstreams {
         terms: &Terms,
         client: SocketAddr,
         service: Option<&Service>,
-        mut request: Request<Body>,
-    ) -> Result<Response<Body>, SendError> {
-        loop {
-            let (mut idle, fresh) = match slot.take(terms).await {
-                Some(idle) => (idle, false),
-                None => {
-                    let _pending = terms.take(Limited::Pending)?;
-                    let Ok(taken) = terms.take(Limited::Connections) else {
-                        slot.wait(terms.connect_timeout).await?;
-                        continue;
-                    };
-                    let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
-                    let (sender, connection) =
-                        http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(SendError::Unsent)?;
-                    tokio::spawn(async move {
-                        if let Err(error) = connection.with_upgrades().await {
-                            debug!(%error, "connection to an endpoint ended");
-                        }
-                    });
-                    let now = Instant::now();
-                    (Idle { sender, since: now, made: now, served: 0, _taken: taken }, true)
-                }
-            };
-            idle.served += 1;
-            match idle.sender.try_send_request(request).await {
-                Ok(response) => {
-                    let is_upgrade = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                    let back = Returning { slot: slot.clone(), idle: (!is_upgrade).then_some(idle) };
-                    let has_body = !response.body().is_end_stream();
-                    return Ok(response.map(|body| match has_body {
-                        true => Watched::new(body.map_err(boxed).boxed_unsync(), back).boxed_unsync(),
-                        false => {
-                            let mut back = back;
-                            back.ended();
-                            body.map_err(boxed).boxed_unsync()
-                        }
-                    }));
-                }
-                Err(mut failed) => match failed.take_message() {
-                    // The endpoint had closed an idle connection: nothing has been sent.
-                    Some(unsent) if !fresh => request = unsent,
-                    Some(_) => return Err(SendError::Unsent(failed.into_error())),
-                    None => return Err(lost(failed.into_error())),
-                },
+        request: Departing,
+    ) -> Result<Answer, SendError> {
+        let (connection, mut life) = loop {
+            if let Some(Idle { connection, life, .. }) = slot.take(terms) {
+                break (connection, life);
             }
-        }
+            let _pending = terms.take(Limited::Pending)?;
+            let Ok(taken) = terms.take(Limited::Connections) else {
+                slot.wait(terms.connect_timeout).await?;
+                continue;
+            };
+            let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
+            break (Connection::new(io), Life { made: Instant::now(), served: 0, _taken: taken });
+        };
+        life.served += 1;
+        let returning = Returning { slot: slot.clone(), life: Some(life) };
+        connection.send(request, returning, MOST_HEAD).await.map_err(|Lost { failed, sent }| match failed {
+            Failed::Body(error) => SendError::Request(error),
+            Failed::Head(_) => SendError::Protocol(failed.into()),
+            Failed::Io(_) | Failed::Closed if sent => SendError::Lost(failed.into()),
+            Failed::Io(_) | Failed::Closed => SendError::Unsent(failed.into()),
+        })
     }
 
     async fn send_shared(
@@ -201,8 +185,9 @@ impl Upstreams {
         terms: &Terms,
         client: SocketAddr,
         service: Option<&Service>,
-        mut request: Request<Body>,
-    ) -> Result<Response<Body>, SendError> {
+        request: Departing,
+    ) -> Result<Answer, SendError> {
+        let mut request = second(request).ok_or_else(|| SendError::Protocol("no such target".into()))?;
         loop {
             let (mut sender, fresh) = {
                 // One dials, the others wait for it.
@@ -225,7 +210,7 @@ impl Upstreams {
                             .max_frame_size(64 << 10)
                             .handshake(TokioIo::new(io))
                             .await
-                            .map_err(SendError::Unsent)?;
+                            .map_err(|error| SendError::Unsent(error.into()))?;
                         tokio::spawn(async move {
                             if let Err(error) = connection.await {
                                 debug!(%error, "connection to an endpoint ended");
@@ -238,7 +223,10 @@ impl Upstreams {
                 }
             };
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| body.map_err(boxed).boxed_unsync())),
+                Ok(response) => {
+                    let response = response.map(|body| Body::stream(body.map_err(BodyError::from)));
+                    return Ok(Answer { response, joined: None });
+                }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) if !fresh => {
                         let mut shared = slot.shared.lock().await;
@@ -247,7 +235,7 @@ impl Upstreams {
                         }
                         request = unsent;
                     }
-                    Some(_) => return Err(SendError::Unsent(failed.into_error())),
+                    Some(_) => return Err(SendError::Unsent(failed.into_error().into())),
                     None => return Err(lost(failed.into_error())),
                 },
             }
@@ -259,7 +247,7 @@ impl Upstreams {
         let now = Instant::now();
         self.lock().retain(|_, slot| {
             let mut unused = slot.idle();
-            unused.retain(|one| !one.sender.is_closed() && now.duration_since(one.since) < idle);
+            unused.retain_mut(|one| one.connection.is_alive() && now.duration_since(one.since) < idle);
             let shared = slot.shared.try_lock().is_ok_and(|shared| shared.is_none());
             !(unused.is_empty() && shared && Arc::strong_count(slot) == 1)
         });
@@ -282,14 +270,14 @@ impl Slot {
         tokio::time::timeout(most, returned).await.map_err(|_| Overflow(Limited::Connections))
     }
 
-    async fn take(&self, terms: &Terms) -> Option<Idle> {
+    fn take(&self, terms: &Terms) -> Option<Idle> {
         loop {
             let mut idle = self.idle().pop()?;
             let now = Instant::now();
             let over = terms.idle_timeout.is_some_and(|most| now.duration_since(idle.since) >= most)
-                || terms.max_age.is_some_and(|most| now.duration_since(idle.made) >= most)
-                || terms.max_requests.is_some_and(|most| idle.served >= most);
-            if !over && idle.sender.ready().await.is_ok() {
+                || terms.max_age.is_some_and(|most| now.duration_since(idle.life.made) >= most)
+                || terms.max_requests.is_some_and(|most| idle.life.served >= most);
+            if !over && idle.connection.is_alive() {
                 return Some(idle);
             }
         }
@@ -304,43 +292,37 @@ impl Shared {
     }
 }
 
-/// Brings an HTTP/1.1 connection back once its response has been read.
+/// Brings an HTTP/1.1 connection back once its answer has been read.
 struct Returning {
     slot: Arc<Slot>,
-    idle: Option<Idle>,
+    life: Option<Life>,
 }
 
-impl Watch for Returning {
-    fn passed(&mut self, _: usize) {}
-
-    fn trailers(&mut self, _: &http::HeaderMap) {}
-
-    fn ended(&mut self) {
-        if let Some(mut idle) = self.idle.take()
-            && !idle.sender.is_closed()
-        {
-            idle.since = Instant::now();
-            self.slot.idle().push(idle);
+impl Keeper for Returning {
+    fn keep(&mut self, connection: Connection) {
+        if let Some(life) = self.life.take() {
+            self.slot.idle().push(Idle { connection, since: Instant::now(), life });
+            self.slot.returned.notify_one();
         }
-        self.slot.returned.notify_one();
-    }
-
-    fn failed(&mut self) {
-        self.idle = None;
     }
 }
 
 impl Drop for Returning {
     fn drop(&mut self) {
         // One that is lost makes room for another.
-        if self.idle.take().is_some() {
+        if self.life.take().is_some() {
             self.slot.returned.notify_one();
         }
     }
 }
 
-fn boxed(error: hyper::Error) -> BodyError {
-    error.into()
+fn second(request: Departing) -> Option<http::Request<Body>> {
+    let Departing { method, authority, target, headers, body, .. } = request;
+    let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(target).build().ok()?;
+    let mut request = http::Request::new(body);
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
+    *request.version_mut() = http::Version::HTTP_2;
+    Some(request)
 }
 
 /// What became of a request that may have been sent.
@@ -355,5 +337,8 @@ fn lost(error: hyper::Error) -> SendError {
         }
         source = inner.source();
     }
-    if error.is_parse() { SendError::Protocol(error) } else { SendError::Lost(error) }
+    if error.is_parse() { SendError::Protocol(error.into()) } else { SendError::Lost(error.into()) }
 }
+
+/// Largest head of an answer: the reference's.
+const MOST_HEAD: usize = 60 << 10;

@@ -19,7 +19,8 @@ use mesh_net::pool::{self, Pool};
 use mesh_waypoint::asked::{Asked, Of};
 use mesh_waypoint::client::Client;
 use mesh_waypoint::dial::{Dialler, Own};
-use mesh_waypoint::session::{Limits, Session, Shared};
+use mesh_waypoint::limits::Limits;
+use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
@@ -252,11 +253,11 @@ fn a_request_goes_on_and_its_answer_comes_back() {
     check(
         "GET /a?b=c HTTP/1.1\r\nHost: web\r\nX-Own: 1\r\n\r\n",
         expect![[r#"
-        GET /a?b=c HTTP/1.1
-        x-own: 1
-        x-request-id: ..
-        host: web
-    "#]],
+            GET /a?b=c HTTP/1.1
+            host: web
+            x-own: 1
+            x-request-id: ..
+        "#]],
         expect![[r#"
         HTTP/1.1 200 OK
         content-length: 2
@@ -274,15 +275,15 @@ fn requests_in_a_row_are_answered_in_order() {
     check(
         "GET /1 HTTP/1.1\r\nHost: web\r\n\r\nGET /2 HTTP/1.1\r\nHost: web\r\n\r\n",
         expect![[r#"
-        GET /1 HTTP/1.1
-        x-request-id: ..
-        host: web
+            GET /1 HTTP/1.1
+            host: web
+            x-request-id: ..
 
-        ----
-        GET /2 HTTP/1.1
-        x-request-id: ..
-        host: web
-    "#]],
+            ----
+            GET /2 HTTP/1.1
+            host: web
+            x-request-id: ..
+        "#]],
         expect![[r#"
         HTTP/1.1 200 OK
         content-length: 2
@@ -306,10 +307,10 @@ fn http_1_0_is_answered_and_closed() {
     check(
         "GET / HTTP/1.0\r\n\r\n",
         expect![[r#"
-        GET / HTTP/1.1
-        x-request-id: ..
-        host: 
-    "#]],
+            GET / HTTP/1.1
+            host: 
+            x-request-id: ..
+        "#]],
         expect![[r#"
         HTTP/1.0 200 OK
         content-length: 2
@@ -327,13 +328,13 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
     check(
         "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\n\r\nhello",
         expect![[r#"
-        POST / HTTP/1.1
-        content-length: 5
-        x-request-id: ..
-        host: web
+            POST / HTTP/1.1
+            host: web
+            content-length: 5
+            x-request-id: ..
 
-        hello
-    "#]],
+            hello
+        "#]],
         expect![[r#"
         HTTP/1.1 200 OK
         content-length: 2
@@ -348,10 +349,10 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
         "POST /chunked HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         expect![[r#"
             POST /chunked HTTP/1.1
-            transfer-encoding: chunked
+            host: web
             te: trailers
             x-request-id: ..
-            host: web
+            transfer-encoding: chunked
 
             5
             hello
@@ -359,11 +360,11 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
         "#]],
         expect![[r#"
             HTTP/1.1 200 OK
-            transfer-encoding: chunked
             trailer: x-sum
             x-envoy-upstream-service-time: ..
             server: istio-envoy
             date: ..
+            transfer-encoding: chunked
 
             2
             ok
@@ -374,10 +375,10 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
     check(
         "HEAD / HTTP/1.1\r\nHost: web\r\n\r\n",
         expect![[r#"
-        HEAD / HTTP/1.1
-        x-request-id: ..
-        host: web
-    "#]],
+            HEAD / HTTP/1.1
+            host: web
+            x-request-id: ..
+        "#]],
         expect![[r#"
         HTTP/1.1 200 OK
         content-length: 2
@@ -393,25 +394,23 @@ fn a_client_that_waits_for_100_is_told_to_go_on() {
     check(
         "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
         expect![[r#"
-        POST / HTTP/1.1
-        content-length: 2
-        expect: 100-continue
-        x-request-id: ..
-        host: web
+            POST / HTTP/1.1
+            host: web
+            content-length: 2
+            expect: 100-continue
+            x-request-id: ..
 
-        hi
-    "#]],
+            hi
+        "#]],
         expect![[r#"
-        HTTP/1.1 100 Continue
+            HTTP/1.1 200 OK
+            content-length: 2
+            server: istio-envoy
+            x-envoy-upstream-service-time: ..
+            date: ..
 
-        HTTP/1.1 200 OK
-        content-length: 2
-        server: istio-envoy
-        x-envoy-upstream-service-time: ..
-        date: ..
-
-        ok
-    "#]],
+            ok
+        "#]],
     );
 }
 
@@ -422,10 +421,10 @@ fn what_ends_at_this_hop_does_not_go_on() {
          TE: trailers, gzip\r\nX-Envoy-Retry-On: 5xx\r\nX-Forwarded-Client-Cert: me\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
         expect![[r#"
             GET / HTTP/1.1
+            host: web
             x-forwarded-for: 1.2.3.4
             te: trailers
             x-request-id: ..
-            host: web
         "#]],
         expect![[r#"
             HTTP/1.1 200 OK
@@ -444,10 +443,10 @@ fn an_absolute_target_sets_the_host() {
     check(
         "GET http://other:81/x HTTP/1.1\r\nHost: web\r\n\r\n",
         expect![[r#"
-        GET /x HTTP/1.1
-        x-request-id: ..
-        host: other:81
-    "#]],
+            GET /x HTTP/1.1
+            host: other:81
+            x-request-id: ..
+        "#]],
         expect![[r#"
         HTTP/1.1 200 OK
         content-length: 2

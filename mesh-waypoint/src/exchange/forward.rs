@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use mesh_core::l7::Protocol;
 use mesh_core::workload::Uid;
 use rand::RngExt;
 
 use super::story::Story;
 use crate::aim::{Aim, Destination, Unknown};
-use crate::body::{Body, Held, Replay, Watched};
+use crate::body::{Body, Held, Replay};
 use crate::engine::balance::stick;
 use crate::engine::outliers;
 use crate::engine::respond::{self, Reply};
 use crate::engine::retry::{ATTEMPT_COUNT, Broken, EXPECTED_TIMEOUT, Outcome, Retries};
+use crate::message::{self, Departing, Joined};
 use crate::session::Session;
 use crate::upstream::{SendError, Version as Spoken};
 use crate::world::{Compiled, World};
@@ -55,6 +55,8 @@ pub(super) struct Patience<'a> {
 /// A response's head, who gave it, and what it asks to be added.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
+    /// The connection, if it has become something else.
+    pub(super) joined: Option<Joined>,
     pub(super) endpoint: Uid,
     pub(super) set_cookie: Option<String>,
 }
@@ -92,7 +94,7 @@ pub(super) async fn forward(
         story.record.destination = Some(endpoint.workload.clone());
         story.record.upstream = Some(endpoint.address);
         let under_way = aim.begin(&endpoint).map_err(|_| respond::overflow())?;
-        let request = request(outgoing, body, patience, began, &aim, made);
+        let request = request(outgoing, body, patience, began, made);
         let version = spoken(&aim, outgoing);
         let terms = aim.terms();
         let limit = match (left, patience.retries.per_try_timeout) {
@@ -106,7 +108,7 @@ pub(super) async fn forward(
             None => Ok(sending.await),
         };
         let (outcome, error) = match sent {
-            Ok(Ok(response)) => {
+            Ok(Ok(message::Answer { response, joined })) => {
                 aim.judge(session, &endpoint, outliers::Outcome::Status(outcome_status(&response)));
                 let again = {
                     let answered = Outcome::Answered { status: response.status(), headers: response.headers() };
@@ -120,12 +122,15 @@ pub(super) async fn forward(
                         continue;
                     }
                     None => {
-                        let held = Held(Some(under_way));
-                        let response = response.map(|body| Watched::new(body, held).boxed_unsync());
+                        let response = response.map(|body| body.watched(Held(Some(under_way))));
                         let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie);
-                        return Ok(Answer { response, endpoint, set_cookie });
+                        return Ok(Answer { response, joined, endpoint, set_cookie });
                     }
                 }
+            }
+            Ok(Err(error @ SendError::Request(_))) => {
+                story.record.details = error.to_string();
+                return Err(respond::bad_request());
             }
             Ok(Err(error @ SendError::Overflow(_))) => (Broken::Overflow, Some(error)),
             Ok(Err(error)) => {
@@ -162,10 +167,12 @@ pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body
     let aim = aim(at, to, outgoing).ok()?;
     let endpoint = aim.endpoint(session, world, &[])?;
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
-    let request = request(outgoing, body, patience, Instant::now(), &aim, 1);
+    let request = request(outgoing, body, patience, Instant::now(), 1);
     let terms = aim.terms();
     let (client, service) = (session.client.address, aim.vouched(session));
-    session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await.ok()
+    let sending =
+        session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await;
+    sending.ok().map(|answer| answer.response)
 }
 
 fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>, Unknown> {
@@ -175,43 +182,22 @@ fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>,
     Aim::new(session, world, compiled, to, &head)
 }
 
-fn request(
-    outgoing: &Outgoing,
-    body: &Replay,
-    patience: Patience<'_>,
-    began: Instant,
-    aim: &Aim<'_>,
-    made: u32,
-) -> Request<Body> {
-    let mut request = Request::new(body.reader());
-    *request.method_mut() = outgoing.method.clone();
-    *request.headers_mut() = outgoing.headers.clone();
-    let headers = request.headers_mut();
+fn request(outgoing: &Outgoing, body: &Replay, patience: Patience<'_>, began: Instant, made: u32) -> Departing {
+    let mut headers = outgoing.headers.clone();
     if made > 1 {
         headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
     }
     if let Some(time) = patience.retries.expected_timeout_ms(patience.timeout, began.elapsed()) {
         headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(time));
     }
-    match spoken(aim, outgoing) {
-        Spoken::Http1 => {
-            // A head that was read can be written.
-            if let Ok(host) = HeaderValue::from_str(&outgoing.authority) {
-                headers.insert(header::HOST, host);
-            }
-            if let Some(upgrade) = &outgoing.upgrade {
-                headers.insert(header::UPGRADE, upgrade.clone());
-                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            }
-            *request.uri_mut() = outgoing.target.parse().unwrap_or_else(|_| Uri::from_static("/"));
-        }
-        Spoken::Http2 => {
-            let uri = Uri::builder().scheme("http").authority(&*outgoing.authority).path_and_query(&*outgoing.target);
-            *request.uri_mut() = uri.build().unwrap_or_else(|_| Uri::from_static("http://invalid/"));
-            *request.version_mut() = Version::HTTP_2;
-        }
+    Departing {
+        method: outgoing.method.clone(),
+        authority: outgoing.authority.clone(),
+        target: outgoing.target.clone(),
+        headers,
+        upgrade: outgoing.upgrade.clone(),
+        body: body.reader(),
     }
-    request
 }
 
 fn spoken(aim: &Aim<'_>, outgoing: &Outgoing) -> Spoken {
@@ -267,7 +253,7 @@ fn broken(error: &SendError) -> Broken {
         SendError::Unsent(_) => Broken::Reset { sent: false },
         SendError::RefusedStream => Broken::Refused,
         SendError::Lost(_) | SendError::Protocol(_) => Broken::Reset { sent: true },
-        SendError::Overflow(_) => Broken::Overflow,
+        SendError::Overflow(_) | SendError::Request(_) => Broken::Overflow,
     }
 }
 

@@ -1,13 +1,14 @@
 //! A request as it has come, made canonical: everything after this looks at the same thing.
 
-use http::request::Parts;
-use http::uri::PathAndQuery;
+use std::borrow::Cow;
+
 use http::{HeaderMap, Method, Version, header};
 use mesh_core::l7::PathNormalization;
 
 use crate::engine::head;
 use crate::engine::headers;
 use crate::engine::path;
+use crate::message::Arriving;
 
 /// A request's head.
 #[derive(Debug)]
@@ -35,39 +36,37 @@ pub(super) enum BadRequest {
     Method,
     #[error("CONNECT")]
     Connect,
-    #[error("a length and chunks")]
-    Framing,
 }
 
 impl Incoming {
-    pub(super) fn read(parts: Parts, how: PathNormalization) -> Result<Self, BadRequest> {
-        let Parts { method, uri, version, mut headers, .. } = parts;
+    /// Takes all but the body.
+    pub(super) fn read(arriving: &mut Arriving, how: PathNormalization) -> Result<Self, BadRequest> {
+        let (method, version) = (arriving.method.clone(), arriving.version);
+        let mut headers = std::mem::take(&mut arriving.headers);
         if method == Method::CONNECT {
             return Err(BadRequest::Connect);
         }
         if version != Version::HTTP_2 && !head::is_method(method.as_str()) {
             return Err(BadRequest::Method);
         }
-        // `GET host:80`, which is a form of CONNECT alone (RFC 9112, section 3.2.3).
-        if uri.authority().is_some() && uri.scheme().is_none() {
-            return Err(BadRequest::Path);
-        }
-        // Two who count differently see two requests where there is one (RFC 9112, section 6.1).
-        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(BadRequest::Framing);
-        }
         let mut hosts = headers.get_all(header::HOST).iter();
         let (host, second) = (hosts.next(), hosts.next());
-        let authority = match (uri.authority(), host) {
-            _ if second.is_some() => return Err(BadRequest::Host),
+        if second.is_some() {
+            return Err(BadRequest::Host);
+        }
+        let absolute = path::split_absolute(&arriving.target).map_err(|_| BadRequest::Path)?;
+        let (authority, raw) = match (absolute, arriving.authority.take(), host) {
             // An absolute target goes before the header (RFC 9112, section 3.2.2).
-            (Some(authority), _) => authority.as_str().to_owned(),
-            (None, Some(host)) => host.to_str().map_err(|_| BadRequest::Host)?.to_owned(),
-            (None, None) if version == Version::HTTP_10 => String::new(),
-            (None, None) => return Err(BadRequest::Host),
+            (Some(absolute), _, _) => (absolute.authority.to_owned(), absolute.rest),
+            (None, Some(authority), _) => (authority, Cow::Borrowed(&*arriving.target)),
+            (None, None, Some(host)) => {
+                let host = host.to_str().map_err(|_| BadRequest::Host)?;
+                (host.to_owned(), Cow::Borrowed(&*arriving.target))
+            }
+            (None, None, None) if version == Version::HTTP_10 => (String::new(), Cow::Borrowed(&*arriving.target)),
+            (None, None, None) => return Err(BadRequest::Host),
         };
-        let raw = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let target = path::target(method.as_str(), raw, how).map_err(|_| BadRequest::Path)?;
+        let target = path::target(method.as_str(), &raw, how).map_err(|_| BadRequest::Path)?;
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
         let names_upgrade = |value: &http::HeaderValue| {
             value.as_bytes().split(|b| *b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade"))

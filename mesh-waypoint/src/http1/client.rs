@@ -1,0 +1,295 @@
+//! Requests to endpoints: one at a time on a connection, whose bytes are moved by whoever waits for the answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use thiserror::Error;
+use tokio::io::AsyncRead;
+
+use super::framing::{Framing, Written, WrongLength};
+use super::head::{self, BadHead, ResponseHead};
+use super::inlet::{self, Arrived, Rest};
+use crate::body::{Body, BodyError};
+use crate::io::{ByteStream, Rewound};
+use crate::message::{Answer, Departing, Joined};
+use crate::outbox::Outbox;
+
+/// A connection on which no request is under way.
+pub struct Connection {
+    io: Box<dyn ByteStream>,
+    input: BytesMut,
+}
+
+/// Gets a connection back that can be used again.
+pub trait Keeper: Send + Unpin + 'static {
+    fn keep(&mut self, connection: Connection);
+}
+
+/// Why no answer came.
+#[derive(Debug, Error)]
+pub enum Failed {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the endpoint closed the connection")]
+    Closed,
+    #[error(transparent)]
+    Head(#[from] BadHead),
+    /// The client's, which the endpoint has a part of.
+    #[error("the request's body: {0}")]
+    Body(BodyError),
+}
+
+/// A failure, and whether the endpoint may have got something of the request.
+#[derive(Debug)]
+pub struct Lost {
+    pub failed: Failed,
+    pub sent: bool,
+}
+
+impl Connection {
+    pub fn new(io: Box<dyn ByteStream>) -> Self {
+        Self { io, input: BytesMut::new() }
+    }
+
+    /// Whether the endpoint has neither closed it nor said anything that nobody asked for.
+    pub fn is_alive(&mut self) -> bool {
+        let mut byte = [0];
+        let mut buffer = tokio::io::ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut cx, &mut buffer).is_pending()
+    }
+
+    /// Sends a request and waits for the answer's head. The rest of both bodies moves as the answer's is read.
+    ///
+    /// # Errors
+    /// See [`Lost`].
+    pub async fn send(self, request: Departing, mut keeper: impl Keeper, most_head: usize) -> Result<Answer, Lost> {
+        let Departing { method, authority, target, headers, upgrade, body } = request;
+        let length = HttpBody::size_hint(&body).exact();
+        let mut framing = Some(head::framing(&headers, length, true));
+        if framing == Some(Framing::Length(0)) && !(method == Method::POST || method == Method::PUT) {
+            framing = None;
+        }
+        let mut out = Outbox::default();
+        out.put_with(|out| head::write_request(out, &method, &target, &authority, &headers, framing, upgrade.as_ref()));
+        drop((headers, target, authority));
+        let written = Written(framing.unwrap_or(Framing::Length(0)));
+        let mut upload = Upload { unsent: out.len(), out, body: Some(body), written };
+        let Self { mut io, mut input } = self;
+        let answer = loop {
+            let head = poll_fn(|cx| poll_head(cx, &mut io, &mut input, &mut upload, &method, most_head)).await;
+            let head = head.map_err(|failed| Lost { failed, sent: upload.out.len() != upload.unsent })?;
+            // A word before the answer (RFC 9110, section 15.2).
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                break head;
+            }
+        };
+        let ResponseHead { status, headers, body, keep_alive } = answer;
+        let response = |headers: HeaderMap, body: Body| {
+            let mut response = Response::new(body);
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response
+        };
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let joined = Joined { upstream: Box::new(Rewound::new(input.freeze(), io)), held: None };
+            return Ok(Answer { response: response(headers, Body::empty()), joined: Some(joined) });
+        }
+        let mut rest = Rest::from(body);
+        let whole = if rest.is_over() { Some(Bytes::new()) } else { rest.whole(&mut input) };
+        if let (Some(whole), true) = (&whole, upload.is_over()) {
+            if keep_alive && input.is_empty() {
+                keeper.keep(Self { io, input: BytesMut::new() });
+            }
+            return Ok(response(headers, Body::full(whole.clone())).into());
+        }
+        let arriving = Arriving { io: Some(io), input, rest, first: whole, upload, keep_alive, keeper };
+        Ok(response(headers, Body::stream(arriving)).into())
+    }
+}
+
+fn poll_head(
+    cx: &mut Context<'_>,
+    io: &mut Box<dyn ByteStream>,
+    input: &mut BytesMut,
+    upload: &mut Upload,
+    method: &Method,
+    most: usize,
+) -> Poll<Result<ResponseHead, Failed>> {
+    // An endpoint that has heard enough answers, and may close: what it said counts.
+    let sent = upload.poll(cx, io);
+    loop {
+        if !input.is_empty()
+            && let Some(head) = head::response(input, method, most)?
+        {
+            return Poll::Ready(Ok(head));
+        }
+        match inlet::poll_fill(&mut **io, input, cx) {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failed::Closed)),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            Poll::Pending => {
+                return match sent {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    _ => Poll::Pending,
+                };
+            }
+        }
+    }
+}
+
+/// The request on its way out.
+struct Upload {
+    /// As much as waits before anything of it was written.
+    unsent: usize,
+    out: Outbox,
+    body: Option<Body>,
+    written: Written,
+}
+
+impl Upload {
+    fn is_over(&self) -> bool {
+        self.body.is_none() && self.out.is_empty()
+    }
+
+    /// Ready when all is written, or nothing more can be.
+    fn poll(&mut self, cx: &mut Context<'_>, io: &mut Box<dyn ByteStream>) -> Poll<Result<(), Failed>> {
+        loop {
+            let mut waits = false;
+            while let Some(body) = &mut self.body
+                && self.out.len() < AHEAD
+            {
+                match Pin::new(body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => self.put(frame).map_err(|error| Failed::Body(error.into()))?,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Body(error))),
+                    Poll::Ready(None) => self.end(None).map_err(|error| Failed::Body(error.into()))?,
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            ready!(self.out.poll_write(cx, &mut **io))?;
+            if self.body.is_none() {
+                ready!(Pin::new(&mut **io).poll_flush(cx))?;
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                let _ = Pin::new(&mut **io).poll_flush(cx)?;
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn put(&mut self, frame: Frame<Bytes>) -> Result<(), WrongLength> {
+        match frame.into_data() {
+            Ok(data) => {
+                let (before, after) = self.written.piece(data.len())?;
+                if let Some(before) = before {
+                    self.out.put(before.as_bytes());
+                }
+                self.out.put_bytes(data);
+                self.out.put(after);
+                Ok(())
+            }
+            Err(frame) => self.end(frame.trailers_ref()),
+        }
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), WrongLength> {
+        self.body = None;
+        self.out.put(&self.written.end(trailers)?);
+        Ok(())
+    }
+}
+
+/// Bytes that wait for the socket before more of a body is asked for.
+const AHEAD: usize = 256 << 10;
+
+/// An answer's body.
+struct Arriving<K> {
+    io: Option<Box<dyn ByteStream>>,
+    input: BytesMut,
+    rest: Rest,
+    /// All of it, if it came with the head.
+    first: Option<Bytes>,
+    upload: Upload,
+    keep_alive: bool,
+    keeper: K,
+}
+
+impl<K: Keeper> Arriving<K> {
+    fn over(&mut self) {
+        if let Some(io) = self.io.take()
+            && self.keep_alive
+            && self.upload.is_over()
+            && self.input.is_empty()
+        {
+            self.keeper.keep(Connection { io, input: BytesMut::new() });
+        }
+    }
+}
+
+impl<K: Keeper> HttpBody for Arriving<K> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(first) = this.first.take().filter(|first| !first.is_empty()) {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        loop {
+            let Some(io) = &mut this.io else { return Poll::Ready(None) };
+            // Both sides may speak at once. What became of the request shows in the answer.
+            let uploaded = if this.upload.is_over() { Poll::Ready(Ok(())) } else { this.upload.poll(cx, io) };
+            match this.rest.next(&mut this.input)? {
+                Arrived::Data(data) => {
+                    if this.rest.is_over() {
+                        this.over();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Arrived::Trailers(trailers) => {
+                    this.over();
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Arrived::End => {
+                    // An answer may be over before its request is: the rest of that is given up.
+                    this.over();
+                    return Poll::Ready(None);
+                }
+                Arrived::More => {}
+            }
+            if let Poll::Ready(Err(Failed::Body(error))) = uploaded {
+                return Poll::Ready(Some(Err(error)));
+            }
+            match ready!(inlet::poll_fill(&mut **io, &mut this.input, cx))? {
+                0 if matches!(this.rest, Rest::Close) => {
+                    this.io = None;
+                    this.rest = Rest::Over;
+                    return Poll::Ready(None);
+                }
+                0 => return Poll::Ready(Some(Err(Failed::Closed.into()))),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.io.is_none() && self.first.is_none() && self.rest.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
+        match self.rest.length() {
+            Some(left) => SizeHint::with_exact(first + left),
+            None => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Requests on their way through.
+
+use std::any::Any;
+use std::fmt;
+
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+use tracing::debug;
+
+use crate::body::Body;
+use crate::io::ByteStream;
+
+/// A request as it has come, its head well-formed and nothing more.
+#[derive(Debug)]
+pub struct Arriving {
+    pub method: Method,
+    /// `:authority` of HTTP/2; HTTP/1.1 has it among its headers.
+    pub authority: Option<String>,
+    /// As in the request line: origin form, absolute form, or `*`.
+    pub target: String,
+    pub version: Version,
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
+/// A request as it goes on.
+#[derive(Debug)]
+pub struct Departing {
+    pub method: Method,
+    pub authority: String,
+    /// Path and query.
+    pub target: String,
+    /// Without those that say how the message is framed, but for `content-length`; without Host.
+    pub headers: HeaderMap,
+    /// What the connection is asked to become.
+    pub upgrade: Option<http::HeaderValue>,
+    pub body: Body,
+}
+
+/// What comes back: its head, and its body as it is read.
+#[derive(Debug)]
+pub struct Answer {
+    pub response: Response<Body>,
+    /// The connection has become something else: nothing follows the head but what that is.
+    pub joined: Option<Joined>,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, joined: None }
+    }
+}
+
+/// The endpoint's side of a connection that is no HTTP any more.
+pub struct Joined {
+    pub upstream: Box<dyn ByteStream>,
+    /// Whatever is to live as long.
+    pub held: Option<Box<dyn Any + Send>>,
+}
+
+impl Joined {
+    /// Joins both ends. To be called once the answer's head has told the client that its connection is another one from here on.
+    pub async fn carry(mut self, client: &mut impl ByteStream) {
+        if let Err(error) = tokio::io::copy_bidirectional(client, &mut self.upstream).await {
+            debug!(%error, "an upgraded connection broke off");
+        }
+    }
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection")
+    }
+}
+
+/// Who answers requests.
+pub trait Service: Send + Sync {
+    /// Every failure is an answer.
+    fn answer(&self, arriving: Arriving) -> impl Future<Output = Answer> + Send;
+
+    /// The answer to what is no request.
+    fn refuse(&self, status: StatusCode, why: &str) -> Answer;
+}
