@@ -3,6 +3,7 @@
 //! behind nine bytes that this module writes.
 
 pub mod connection;
+mod hpack;
 pub mod fields;
 pub mod frame;
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use expect_test::{Expect, expect};
+use http::{Method, StatusCode};
 use proptest::prelude::*;
 
 use super::connection::{Connection, Event, Limits, NotOpened, Role};
-use super::fields::Fields;
+use super::fields::{Fields, Pseudo};
 use super::frame::{Code, HEAD, Head, PREFACE, flag, kind};
 
 const LIMITS: Limits = Limits {
@@ -57,12 +58,7 @@ fn happened(connection: &mut Connection, bytes: Vec<u8>) -> Vec<String> {
     let received = connection.receive(bytes.into(), |event| {
         events.push(match event {
             Event::Head { stream, fields, end } => {
-                let fields: Vec<_> = fields
-                    .iter()
-                    .map(|(name, value)| {
-                        format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
-                    })
-                    .collect();
+                let fields = told(&fields);
                 format!("head {stream} {} end {end}", fields.join(" "))
             }
             Event::Data { stream, bytes } => format!("data {stream} {} bytes", bytes.len()),
@@ -75,6 +71,24 @@ fn happened(connection: &mut Connection, bytes: Vec<u8>) -> Vec<String> {
     });
     events.extend(received.err().map(|violation| format!("over: {violation}")));
     events
+}
+
+/// Names and values, pseudo-fields first.
+fn told(fields: &Fields) -> Vec<String> {
+    let Pseudo { method, scheme, authority, path, protocol, status } = &fields.pseudo;
+    let text = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let pseudo = [
+        (":method", method.as_ref().map(ToString::to_string)),
+        (":scheme", text(scheme)),
+        (":authority", text(authority)),
+        (":path", text(path)),
+        (":protocol", text(protocol)),
+        (":status", status.map(|status| status.as_str().to_owned())),
+    ];
+    let pseudo = pseudo.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let headers =
+        fields.headers.iter().map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value.as_bytes())));
+    pseudo.chain(headers).collect()
 }
 
 /// A server that has greeted its client, with a stream open.
@@ -92,7 +106,7 @@ fn server() -> Connection {
 /// A client that has been greeted, with a stream open that has been answered.
 fn client() -> Connection {
     let mut client = Connection::new(Role::Client, LIMITS);
-    assert_eq!(client.open(request().iter(), false), Ok(1));
+    assert_eq!(client.open(&request(), false), Ok(1));
     assert_eq!(said(&mut client), ["SETTINGS flags 0 4 entries", "WINDOW_UPDATE 0 by 67043329", "HEADERS 1 flags 4"]);
     let answer = [frame(kind::SETTINGS, 0, 0, &[]), frame(kind::HEADERS, flag::END_HEADERS, 1, &[0x88])].concat();
     assert_eq!(happened(&mut client, answer), ["credit 0", "head 1 :status=200 end false"]);
@@ -101,7 +115,8 @@ fn client() -> Connection {
 }
 
 fn request() -> Fields {
-    [(":method", "CONNECT"), (":authority", "a:1")].into_iter().collect()
+    let authority = Some(Bytes::from_static(b"a:1"));
+    Pseudo { method: Some(Method::CONNECT), authority, ..Pseudo::default() }.into()
 }
 
 /// What a connection makes of `bytes`, and what it answers.
@@ -116,7 +131,7 @@ fn streams_end_on_each_side_for_itself() {
     let data = frame(kind::DATA, flag::END_STREAM, 1, b"hello");
     let mut server = server();
     assert_eq!(happened(&mut server, data), ["data 1 5 bytes", "end 1"]);
-    server.reply(1, [(&b":status"[..], &b"200"[..])], false);
+    server.reply(1, &Pseudo::reply(StatusCode::OK).into(), false);
     assert_eq!(server.streams(), 1);
     assert_eq!(server.data_head(1, 3, true), Head { length: 3, kind: kind::DATA, flags: 1, stream: 1 }.write());
     assert_eq!((server.streams(), server.credit(1)), (0, 0));
@@ -411,21 +426,21 @@ fn no_more_streams_than_allowed() {
     }
     check(server, frame(kind::HEADERS, flag::END_HEADERS, 7, &connect()), expect!["> RST_STREAM 7 REFUSED_STREAM"]);
     let mut client = client();
-    assert_eq!(client.open(request().iter(), false), Ok(3));
-    assert_eq!(client.open(request().iter(), false), Ok(5));
-    assert_eq!(client.open(request().iter(), false), Err(NotOpened::Full));
+    assert_eq!(client.open(&request(), false), Ok(3));
+    assert_eq!(client.open(&request(), false), Ok(5));
+    assert_eq!(client.open(&request(), false), Err(NotOpened::Full));
     assert_eq!(happened(&mut client, frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1])), ["credit 0"]);
     client.reset(5, Code::CANCEL);
-    assert_eq!((client.available(), client.open(request().iter(), false)), (0, Err(NotOpened::Full)));
+    assert_eq!((client.available(), client.open(&request(), false)), (0, Err(NotOpened::Full)));
 }
 
 #[test]
 fn who_leaves_finishes_what_was_begun() {
     let mut client = client();
-    assert_eq!(client.open(request().iter(), false), Ok(3));
+    assert_eq!(client.open(&request(), false), Ok(3));
     let farewell = frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
     assert_eq!(happened(&mut client, farewell), ["reset 3 REFUSED_STREAM", "go away 1 NO_ERROR"]);
-    assert_eq!((client.streams(), client.open(request().iter(), false)), (1, Err(NotOpened::Leaving)));
+    assert_eq!((client.streams(), client.open(&request(), false)), (1, Err(NotOpened::Leaving)));
     assert_eq!(happened(&mut client, frame(kind::DATA, flag::END_STREAM, 1, b"x")), ["data 1 1 bytes", "end 1"]);
 
     let mut server = server();
@@ -466,8 +481,9 @@ fn floods_end_the_connection() {
 fn a_long_section_is_sent_in_frames_that_every_peer_takes() {
     let mut client = client();
     let long = "x".repeat(40_000);
-    let fields: Fields = [(":method", "CONNECT"), (":authority", "a:1"), ("long", &long)].into_iter().collect();
-    client.open(fields.iter(), true).unwrap();
+    let mut fields = request();
+    fields.headers.insert("long", long.parse().unwrap());
+    client.open(&fields, true).unwrap();
     assert_eq!(said(&mut client), ["HEADERS 3 flags 1", "CONTINUATION 3 flags 0", "CONTINUATION 3 flags 4"]);
 }
 
@@ -476,8 +492,7 @@ fn a_smaller_table_of_the_peers_is_told_before_the_next_section() {
     let mut client = client();
     happened(&mut client, frame(kind::SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]));
     said(&mut client);
-    let fields: Fields = [(":method", "CONNECT"), ("x", "y")].into_iter().collect();
-    client.open(fields.iter(), false).unwrap();
+    client.open(&request(), false).unwrap();
     let output = client.take_output().unwrap();
     assert_eq!(output[HEAD], 0x20, "a table of no bytes: {output:?}");
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use mesh_core::identity::SpiffeId;
 use thiserror::Error;
 
@@ -14,7 +16,7 @@ use super::head::{self, Baggage, Head};
 use super::stream::{Carrier, Stream};
 use super::{Config, ConnectionError, lane};
 use crate::http2::connection::Role;
-use crate::http2::fields::Fields;
+use crate::http2::fields::{Fields, Pseudo};
 use crate::tls::{ALPN_WEFT, ClientTls};
 
 /// What two peers have agreed on.
@@ -120,12 +122,12 @@ impl Connection {
         let mut carried = poll_fn(|cx| self.shared.hbone.poll_open(cx, &request)).await?;
         carried.hold(slot);
         let fields = poll_fn(|cx| carried.poll_reply(cx)).await?;
-        match status(&fields) {
-            Some(200) => {
-                let baggage = head::reply_baggage(fields.iter());
+        match fields.pseudo.status {
+            Some(StatusCode::OK) => {
+                let baggage = head::reply_baggage(head::texts(&fields.headers));
                 Ok((ReplyHead { baggage }, Stream::new(Carrier::Hbone(Arc::new(carried)))))
             }
-            Some(status) => Err(OpenError::Refused { status }),
+            Some(status) => Err(OpenError::Refused { status: status.as_u16() }),
             None => Err(OpenError::Reset),
         }
     }
@@ -137,14 +139,11 @@ impl Drop for Shared {
     }
 }
 
-fn status(fields: &Fields) -> Option<u16> {
-    std::str::from_utf8(fields.get(b":status")?).ok()?.parse().ok()
-}
-
 fn connect_request(head: &Head) -> Result<Fields, OpenError> {
     head::check_authority(&head.authority).map_err(|_| OpenError::Head(head.authority.clone()))?;
-    let pseudo = [(&b":method"[..], "CONNECT".to_owned()), (b":authority", head.authority.clone())];
-    Ok(pseudo.into_iter().chain(head.fields()).collect())
+    let authority = Some(Bytes::from(head.authority.clone()));
+    let pseudo = Pseudo { method: Some(Method::CONNECT), authority, ..Pseudo::default() };
+    Ok(Fields { pseudo, headers: head::headers(head.fields()) })
 }
 
 /// Ends the connection when nobody drives it any more.

@@ -32,7 +32,7 @@ struct State {
     http: Connection,
     streams: HashMap<u32, Arrivals>,
     /// Requests of the peer that nobody has taken.
-    asked: VecDeque<(u32, Fields)>,
+    asked: VecDeque<(u32, Box<Fields>)>,
     /// Streams with data for a socket that is full.
     waiting: VecDeque<u32>,
     /// Those who wait for a stream to end, so that they may open theirs.
@@ -47,7 +47,7 @@ struct State {
 /// What came on a stream and was not taken, and who waits for more.
 #[derive(Default)]
 struct Arrivals {
-    reply: Option<Fields>,
+    reply: Option<Box<Fields>>,
     data: VecDeque<Bytes>,
     /// How many of the first pieces have been put aside if they are small.
     small: usize,
@@ -148,7 +148,7 @@ impl Hbone {
         if state.link.is_none() {
             return Poll::Ready(Err(Unopened::Unseen));
         }
-        match state.http.open(fields.iter(), false) {
+        match state.http.open(fields, false) {
             Ok(stream) => {
                 state.streams.insert(stream, Arrivals::default());
                 state.settle();
@@ -164,7 +164,7 @@ impl Hbone {
     }
 
     /// The next stream that the peer asks for, of those that have come.
-    pub(super) fn next_asked(self: &Arc<Self>) -> Option<(Carried, Fields)> {
+    pub(super) fn next_asked(self: &Arc<Self>) -> Option<(Carried, Box<Fields>)> {
         let (stream, fields) = self.lock().asked.pop_front()?;
         Some((Carried { shared: self.clone(), stream, slot: None }, fields))
     }
@@ -265,7 +265,7 @@ impl State {
         match event {
             Event::Head { stream, fields, end } => match self.streams.get_mut(&stream) {
                 // A word before the answer (RFC 9110, section 15.2).
-                Some(_) if fields.get(b":status").is_some_and(|status| status.starts_with(b"1")) => {}
+                Some(_) if fields.pseudo.status.is_some_and(|status| status.is_informational()) => {}
                 Some(arrivals) if arrivals.reply.is_none() => {
                     arrivals.reply = Some(fields);
                     arrivals.ended = end;
@@ -277,7 +277,7 @@ impl State {
                     arrivals.wake();
                 }
                 None => {
-                    let arrivals = Arrivals { reply: Some(Fields::default()), ended: end, ..Arrivals::default() };
+                    let arrivals = Arrivals { reply: Some(Box::default()), ended: end, ..Arrivals::default() };
                     self.streams.insert(stream, arrivals);
                     self.asked.push_back((stream, fields));
                 }
@@ -405,11 +405,11 @@ impl Carried {
     }
 
     /// The peer's reply, when it has come.
-    pub(super) fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Result<Fields, Unopened>> {
+    pub(super) fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Result<Box<Fields>, Unopened>> {
         let mut state = self.shared.lock();
         let Some(arrivals) = state.streams.get_mut(&self.stream) else { return Poll::Ready(Err(Unopened::Lost)) };
         match (&arrivals.reply, arrivals.over) {
-            (Some(_), _) => Poll::Ready(Ok(arrivals.reply.replace(Fields::default()).unwrap_or_default())),
+            (Some(_), _) => Poll::Ready(Ok(arrivals.reply.replace(Box::default()).unwrap_or_default())),
             (None, Some(Over::Reset(Code::REFUSED_STREAM))) => Poll::Ready(Err(Unopened::Unseen)),
             (None, Some(Over::Reset(_))) => Poll::Ready(Err(Unopened::Reset)),
             (None, Some(Over::Lost)) => Poll::Ready(Err(Unopened::Lost)),
@@ -424,7 +424,7 @@ impl Carried {
     pub(super) fn reply(&self, fields: &Fields, end: bool) -> Result<(), StreamError> {
         let mut state = self.shared.lock();
         state.alive(self.stream)?;
-        state.http.reply(self.stream, fields.iter(), end);
+        state.http.reply(self.stream, fields, end);
         state.settle();
         Ok(())
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::workload::WorkloadKind;
 use thiserror::Error;
 
@@ -56,6 +57,17 @@ impl Head {
         ];
         fields.into_iter().filter_map(|(name, text)| Some((name, text?)))
     }
+}
+
+/// Names and values as [`Head::from_fields`] reads them.
+pub(super) fn texts(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+}
+
+/// Fields as HTTP/2 sends them; what it has no way to say is left out.
+pub(super) fn headers(fields: impl IntoIterator<Item = (&'static [u8], String)>) -> HeaderMap {
+    let header = |(name, text)| Some((HeaderName::from_lowercase(name).ok()?, HeaderValue::try_from(text).ok()?));
+    fields.into_iter().filter_map(header).collect()
 }
 
 /// A field that is to appear once and parse.

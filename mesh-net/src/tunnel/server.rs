@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use http::{Method, StatusCode};
 use mesh_core::identity::SpiffeId;
 
 use super::hbone::{self, Driven, Hbone, KeepAlive};
@@ -12,7 +13,7 @@ use super::lane::{self, Berth as _, Lane};
 use super::stream::{Carrier, Stream, StreamError};
 use super::{Config, ConnectionError};
 use crate::http2::connection::Role;
-use crate::http2::fields::Fields;
+use crate::http2::fields::{Fields, Pseudo};
 use crate::tls::{ALPN_WEFT, ServerTls};
 
 /// A connection that a peer opens streams on. An HBONE connection's bytes move only while [`Connection::accept`] is polled.
@@ -160,17 +161,17 @@ impl Shared {
 
 /// `None` for what is no valid CONNECT, which is answered then.
 fn asked(carried: hbone::Carried, fields: &Fields, peer: &Arc<SpiffeId>) -> Option<Request> {
-    let none = [&b":scheme"[..], b":path", b":protocol"].iter().all(|name| fields.iter().all(|(own, _)| own != *name));
-    let head = match fields.get(b":method") {
-        Some(b"CONNECT") if none => fields
-            .get(b":authority")
-            .and_then(|authority| std::str::from_utf8(authority).ok())
-            .and_then(|authority| Head::from_fields(authority, fields.iter()).ok()),
+    let Pseudo { method, scheme, authority, path, protocol, .. } = &fields.pseudo;
+    let head = match (method, authority) {
+        (Some(Method::CONNECT), Some(authority)) if scheme.is_none() && path.is_none() && protocol.is_none() => {
+            let authority = std::str::from_utf8(authority).ok();
+            authority.and_then(|authority| Head::from_fields(authority, head::texts(&fields.headers)).ok())
+        }
         _ => None,
     };
     let Some((head, ignored_headers)) = head else {
         // A peer that gave the stream up needs no answer.
-        let _ = carried.reply(&reply(Status::BadRequest.code(), None), true);
+        let _ = carried.reply(&reply(Status::BadRequest.http(), None), true);
         return None;
     };
     let answer = Some(Answer::Hbone(carried));
@@ -256,7 +257,7 @@ impl Request {
     pub fn accept(mut self, baggage: Option<&Baggage>) -> Result<Stream, StreamError> {
         let carrier = match self.answer.take().expect("answered once, by value") {
             Answer::Hbone(carried) => {
-                carried.reply(&reply(lane::OK, baggage), false)?;
+                carried.reply(&reply(StatusCode::OK, baggage), false)?;
                 Carrier::Hbone(Arc::new(carried))
             }
             Answer::Lane(lane, quay) => {
@@ -283,7 +284,7 @@ impl Request {
     pub fn refuse(mut self, status: Status) {
         match self.answer.take().expect("answered once, by value") {
             // A peer that gave the stream up needs no answer.
-            Answer::Hbone(carried) => drop(carried.reply(&reply(status.code(), None), true)),
+            Answer::Hbone(carried) => drop(carried.reply(&reply(status.http(), None), true)),
             Answer::Lane(mut lane, quay) => {
                 let answered = lane.answer(status.code(), None);
                 quay.back(answered.is_ok().then_some(lane));
@@ -301,9 +302,9 @@ impl Drop for Request {
     }
 }
 
-fn reply(status: u16, baggage: Option<&Baggage>) -> Fields {
+fn reply(status: StatusCode, baggage: Option<&Baggage>) -> Fields {
     let baggage = baggage.map(|baggage| (head::BAGGAGE, baggage.encode()));
-    std::iter::once((&b":status"[..], status.to_string())).chain(baggage).collect()
+    Fields { pseudo: Pseudo::reply(status), headers: head::headers(baggage) }
 }
 
 /// How a stream is refused.
@@ -319,10 +320,14 @@ pub enum Status {
 
 impl Status {
     pub fn code(self) -> u16 {
+        self.http().as_u16()
+    }
+
+    fn http(self) -> StatusCode {
         match self {
-            Self::BadRequest => 400,
-            Self::Denied => 401,
-            Self::Unavailable => 503,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::UNAUTHORIZED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
