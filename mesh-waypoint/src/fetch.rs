@@ -3,11 +3,8 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Limited};
 use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
 use rustls::pki_types::ServerName;
@@ -17,11 +14,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, warn};
 
-use crate::body::BodyError;
+use crate::body::{Body, BodyError};
 use crate::dial::Unreached;
 use crate::errand::{ErrandError, Way};
+use crate::http1::client::{Connection, Failed, Keeper, Lost};
 use crate::io::ByteStream;
 use crate::keys::Wanted;
+use crate::message::Departing;
 use crate::session::Session;
 
 #[derive(Debug, Error)]
@@ -41,7 +40,7 @@ pub enum FetchError {
     #[error("TLS with {host}: {source}")]
     Tls { host: String, source: io::Error },
     #[error("ask {host}: {source}")]
-    Http { host: String, source: hyper::Error },
+    Http { host: String, source: Failed },
     /// Redirects are not followed: who may say where keys are is the rule.
     #[error("answered with {0}")]
     Status(StatusCode),
@@ -78,21 +77,21 @@ async fn fetched(session: &Session, wanted: &Wanted) -> Result<String, FetchErro
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
-    let request = Request::get(uri.path_and_query().map_or("/", |target| target.as_str()))
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, HeaderValue::from_static("application/json"))
-        .header(header::USER_AGENT, HeaderValue::from_static("weft"))
-        .header(header::CONNECTION, HeaderValue::from_static("close"))
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| bad())?;
-    let failed = |source| FetchError::Http { host: host.to_owned(), source };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            debug!(%error, "connection for a document ended");
-        }
-    });
-    let response = sender.send_request(request).await.map_err(failed)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("weft"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let request = Departing {
+        method: Method::GET,
+        authority,
+        target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+        headers,
+        upgrade: None,
+        body: Body::empty(),
+    };
+    let answer = Connection::new(io).send(request, Once, MOST).await;
+    let response = answer.map_err(|Lost { failed, .. }| FetchError::Http { host: host.to_owned(), source: failed })?;
+    let response = response.response;
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status()));
     }
@@ -177,6 +176,13 @@ fn system_roots() -> Arc<RootCertStore> {
         Arc::new(roots)
     };
     ROOTS.get_or_init(read).clone()
+}
+
+/// The connection is of no further use.
+struct Once;
+
+impl Keeper for Once {
+    fn keep(&mut self, _: Connection) {}
 }
 
 /// Largest document.

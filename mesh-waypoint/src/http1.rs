@@ -3,7 +3,7 @@
 
 pub mod client;
 pub mod server;
-mod inlet;
+mod rest;
 mod chunks;
 mod framing;
 mod head;

@@ -1,27 +1,15 @@
 //! One stream of the tunnel: what is spoken on it, and who carries that on.
 
-use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::l7::Protocol;
 use tokio::io::AsyncReadExt;
-use tracing::debug;
 
-use crate::body::{Body, BodyError};
-use crate::http1;
 use crate::io::{ByteStream, Rewound};
-use crate::limits::Limits;
-use crate::message::{Arriving, Service};
-use crate::relay;
 use crate::session::Session;
 use crate::sniff::{self, Spoken};
+use crate::{http1, http2, relay};
 
 impl Session {
     /// Carries the stream from its first byte to its last.
@@ -50,8 +38,8 @@ impl Session {
         };
         let tls = rules.is_some_and(|rules| !rules.tls.is_empty());
         match spoken {
-            Spoken::Http1 => self.first(io, first).await,
-            Spoken::Http2 => self.second(Rewound::new(first.freeze(), io)).await,
+            Spoken::Http1 => self.requests(false, io, first).await,
+            Spoken::Http2 => self.requests(true, io, first).await,
             Spoken::Tls if tls => relay::tls(self, io, first).await,
             Spoken::Tls | Spoken::Other => relay::bytes(self, Rewound::new(first.freeze(), io), None).await,
         }
@@ -90,51 +78,11 @@ impl Session {
         }
     }
 
-    async fn first(self, io: impl ByteStream + 'static, first: BytesMut) {
+    async fn requests(self, is_second: bool, io: impl ByteStream + 'static, first: BytesMut) {
         let (limits, draining) = (self.shared.limits, self.shared.draining.clone());
-        http1::server::serve(&self, &limits, draining, io, first).await;
-    }
-
-    async fn second(self, io: impl ByteStream + 'static) {
-        let Limits { max_head, max_streams, .. } = self.shared.limits;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(max_streams)
-            .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .max_pending_accept_reset_streams(20);
-        let mut draining = self.shared.draining.clone();
-        let (client, session) = (self.client.address, Arc::new(self));
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let session = session.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let arriving = Arriving {
-                    method: parts.method,
-                    authority: parts.uri.authority().map(|authority| authority.as_str().to_owned()),
-                    target: parts.uri.path_and_query().map_or("/".to_owned(), |target| target.as_str().to_owned()),
-                    version: parts.version,
-                    headers: parts.headers,
-                    body: Body::stream(body.map_err(BodyError::from)),
-                };
-                Ok::<_, Infallible>(session.answer(arriving).await.response)
-            }
-        });
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-        let mut told = false;
-        let ended = loop {
-            tokio::select! {
-                ended = connection.as_mut() => break ended,
-                _ = draining.wait_for(|d| *d), if !told => {
-                    connection.as_mut().graceful_shutdown();
-                    told = true;
-                }
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%client, %error, "stream ended");
+        match is_second {
+            true => http2::server::serve(Arc::new(self), &limits, draining, Rewound::new(first.freeze(), io)).await,
+            false => http1::server::serve(&self, &limits, draining, io, first).await,
         }
     }
 }

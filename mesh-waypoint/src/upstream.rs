@@ -8,20 +8,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_core::l7::destination::Pool;
 use mesh_core::service::Service;
 use mesh_core::workload::ServiceKey;
+use mesh_net::http2::frame::Code;
 use thiserror::Error;
 use tokio::sync::Notify;
-use tracing::debug;
 
-use crate::body::{Body, BodyError};
+use crate::body::BodyError;
 use crate::dial::{Carriage, Dialler, Endpoint, Unreached};
 use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
 use crate::http1::client::{Connection, Failed, Keeper, Lost};
+use crate::http2::client::{self as second, Over};
 use crate::message::{Answer, Departing};
 
 /// How an endpoint is spoken to.
@@ -92,7 +90,9 @@ struct Slot {
     idle: Mutex<Vec<Idle>>,
     /// Told when a connection comes back.
     returned: Notify,
-    shared: tokio::sync::Mutex<Option<Shared>>,
+    shared: Mutex<Vec<Shared>>,
+    /// Of those who dial for connections that many share.
+    turn: tokio::sync::Mutex<()>,
 }
 
 struct Idle {
@@ -109,10 +109,8 @@ struct Life {
 }
 
 struct Shared {
-    sender: http2::SendRequest<Body>,
-    made: Instant,
-    served: u32,
-    _taken: Option<Taken>,
+    connection: second::Connection,
+    life: Life,
 }
 
 impl Upstreams {
@@ -185,60 +183,39 @@ impl Upstreams {
         terms: &Terms,
         client: SocketAddr,
         service: Option<&Service>,
-        request: Departing,
+        mut request: Departing,
     ) -> Result<Answer, SendError> {
-        let mut request = second(request).ok_or_else(|| SendError::Protocol("no such target".into()))?;
         loop {
-            let (mut sender, fresh) = {
-                // One dials, the others wait for it.
-                let mut shared = slot.shared.lock().await;
-                match shared.as_mut().filter(|shared| shared.may_serve(terms)) {
-                    Some(shared) => {
-                        shared.served += 1;
-                        (shared.sender.clone(), false)
+            if let Some(connection) = slot.usable(terms) {
+                request = match connection.send(request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(second::Failed::Unopened(unsent)) => *unsent,
+                    // It has done nothing with it (RFC 9113, section 8.7).
+                    Err(second::Failed::Over(Over::Reset(Code::REFUSED_STREAM))) => {
+                        return Err(SendError::RefusedStream);
                     }
-                    None => {
-                        let _pending = terms.take(Limited::Pending)?;
-                        // The connection that this one replaces ends with its last stream.
-                        *shared = None;
-                        let taken = terms.take(Limited::Connections)?;
-                        let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
-                        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                            .timer(TokioTimer::new())
-                            .initial_stream_window_size(1 << 20)
-                            .initial_connection_window_size(8 << 20)
-                            .max_frame_size(64 << 10)
-                            .handshake(TokioIo::new(io))
-                            .await
-                            .map_err(|error| SendError::Unsent(error.into()))?;
-                        tokio::spawn(async move {
-                            if let Err(error) = connection.await {
-                                debug!(%error, "connection to an endpoint ended");
-                            }
-                        });
-                        *shared =
-                            Some(Shared { sender: sender.clone(), made: Instant::now(), served: 1, _taken: taken });
-                        (sender, true)
-                    }
+                    Err(second::Failed::Over(over @ Over::Body)) => return Err(SendError::Request(over.into())),
+                    Err(second::Failed::Over(over)) => return Err(SendError::Lost(over.into())),
+                };
+                continue;
+            }
+            // One dials, the others wait for it.
+            let _turn = slot.turn.lock().await;
+            if slot.has_usable(terms) {
+                continue;
+            }
+            let _pending = terms.take(Limited::Pending)?;
+            let taken = match terms.take(Limited::Connections) {
+                Ok(taken) => taken,
+                Err(overflow) => {
+                    let Some(busy) = slot.busy() else { return Err(overflow.into()) };
+                    tokio::time::timeout(terms.connect_timeout, busy.freed()).await.map_err(|_| overflow)?;
+                    continue;
                 }
             };
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    let response = response.map(|body| Body::stream(body.map_err(BodyError::from)));
-                    return Ok(Answer { response, joined: None });
-                }
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if !fresh => {
-                        let mut shared = slot.shared.lock().await;
-                        if shared.as_ref().is_some_and(|shared| shared.sender.is_closed()) {
-                            *shared = None;
-                        }
-                        request = unsent;
-                    }
-                    Some(_) => return Err(SendError::Unsent(failed.into_error().into())),
-                    None => return Err(lost(failed.into_error())),
-                },
-            }
+            let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
+            let connection = second::Connection::start(io, MOST_HEAD as u32);
+            slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _taken: taken } });
         }
     }
 
@@ -248,8 +225,9 @@ impl Upstreams {
         self.lock().retain(|_, slot| {
             let mut unused = slot.idle();
             unused.retain_mut(|one| one.connection.is_alive() && now.duration_since(one.since) < idle);
-            let shared = slot.shared.try_lock().is_ok_and(|shared| shared.is_none());
-            !(unused.is_empty() && shared && Arc::strong_count(slot) == 1)
+            let mut shared = slot.shared();
+            shared.retain(|one| !one.connection.is_closed());
+            !(unused.is_empty() && shared.is_empty() && Arc::strong_count(slot) == 1)
         });
         self.dialler.pool.sweep(now, |_| false);
     }
@@ -270,6 +248,29 @@ impl Slot {
         tokio::time::timeout(most, returned).await.map_err(|_| Overflow(Limited::Connections))
     }
 
+    fn shared(&self) -> MutexGuard<'_, Vec<Shared>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that takes one more request, which is counted.
+    fn usable(&self, terms: &Terms) -> Option<second::Connection> {
+        let mut shared = self.shared();
+        // What is replaced ends with its last stream.
+        shared.retain(|one| !one.is_spent(terms));
+        let one = shared.iter_mut().find(|one| one.may_serve(terms))?;
+        one.life.served += 1;
+        Some(one.connection.clone())
+    }
+
+    fn has_usable(&self, terms: &Terms) -> bool {
+        self.shared().iter().any(|one| one.may_serve(terms))
+    }
+
+    /// A connection that carries as much as it may.
+    fn busy(&self) -> Option<second::Connection> {
+        self.shared().iter().find(|one| !one.connection.is_closed()).map(|one| one.connection.clone())
+    }
+
     fn take(&self, terms: &Terms) -> Option<Idle> {
         loop {
             let mut idle = self.idle().pop()?;
@@ -286,9 +287,16 @@ impl Slot {
 
 impl Shared {
     fn may_serve(&self, terms: &Terms) -> bool {
-        !self.sender.is_closed()
-            && terms.max_age.is_none_or(|most| self.made.elapsed() < most)
-            && terms.max_requests.is_none_or(|most| self.served < most)
+        self.connection.is_free()
+            && terms.max_age.is_none_or(|most| self.life.made.elapsed() < most)
+            && terms.max_requests.is_none_or(|most| self.life.served < most)
+    }
+
+    /// Whether it will never serve again.
+    fn is_spent(&self, terms: &Terms) -> bool {
+        self.connection.is_closed()
+            || terms.max_age.is_some_and(|most| self.life.made.elapsed() >= most)
+            || terms.max_requests.is_some_and(|most| self.life.served >= most)
     }
 }
 
@@ -314,30 +322,6 @@ impl Drop for Returning {
             self.slot.returned.notify_one();
         }
     }
-}
-
-fn second(request: Departing) -> Option<http::Request<Body>> {
-    let Departing { method, authority, target, headers, body, .. } = request;
-    let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(target).build().ok()?;
-    let mut request = http::Request::new(body);
-    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
-    *request.version_mut() = http::Version::HTTP_2;
-    Some(request)
-}
-
-/// What became of a request that may have been sent.
-fn lost(error: hyper::Error) -> SendError {
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            if h2.reason() == Some(h2::Reason::REFUSED_STREAM) {
-                return SendError::RefusedStream;
-            }
-            break;
-        }
-        source = inner.source();
-    }
-    if error.is_parse() { SendError::Protocol(error.into()) } else { SendError::Lost(error.into()) }
 }
 
 /// Largest head of an answer: the reference's.

@@ -184,6 +184,18 @@ impl Connection {
         (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
     }
 
+    /// [`Connection::take_output`] for a caller that copies it: the memory is used again.
+    pub fn drain_output(&mut self, take: impl FnOnce(&[u8])) {
+        if self.has_output() {
+            take(&self.output);
+            self.output.clear();
+        }
+    }
+
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Whether the peer's SETTINGS have come.
     pub fn is_greeted(&self) -> bool {
         self.greeted
@@ -258,6 +270,16 @@ impl Connection {
             self.leaving = true;
             let payload = [self.last.to_be_bytes(), code.0.to_be_bytes()].concat();
             self.put(kind::GOAWAY, 0, 0, &payload);
+        }
+    }
+
+    /// Tells the peer that it should open no further streams, and takes those that it opens before it hears of it: to be followed by
+    /// [`Connection::go_away`] at the answer to the PING that goes with it (RFC 9113, section 6.8).
+    pub fn announce_leaving(&mut self) {
+        if !self.leaving {
+            let payload = [frame::MAX_WINDOW.to_be_bytes(), Code::NO_ERROR.0.to_be_bytes()].concat();
+            self.put(kind::GOAWAY, 0, 0, &payload);
+            self.ping(0);
         }
     }
 

@@ -13,8 +13,9 @@ use tokio::io::AsyncRead;
 
 use super::framing::{Framing, Written, WrongLength};
 use super::head::{self, BadHead, ResponseHead};
-use super::inlet::{self, Arrived, Rest};
+use super::rest::{Arrived, Rest};
 use crate::body::{Body, BodyError};
+use crate::inlet;
 use crate::io::{ByteStream, Rewound};
 use crate::message::{Answer, Departing, Joined};
 use crate::outbox::Outbox;

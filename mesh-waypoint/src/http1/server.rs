@@ -15,8 +15,9 @@ use tracing::debug;
 
 use super::framing::{Framing, Written};
 use super::head::{self, BadHead, RequestHead};
-use super::inlet::{self, Arrived, Rest};
+use super::rest::{Arrived, Rest};
 use crate::body::{Body, BodyError};
+use crate::inlet;
 use crate::io::{ByteStream, Rewound};
 use crate::limits::Limits;
 use crate::message::{Answer, Arriving, Service};

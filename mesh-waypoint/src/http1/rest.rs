@@ -1,39 +1,10 @@
-//! What has come and was not looked at, and how more of it comes.
-
-use std::cell::RefCell;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+//! A body as it arrives: where its end lies.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use tokio::io::{AsyncRead, ReadBuf};
 
 use super::chunks::{Chunks, NoChunks, Piece};
 use super::framing::Framing;
-
-thread_local! {
-    /// Connections that wait have no place of their own to be read into.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Bytes of one call: what a peer's whole send buffer holds.
-const MOST: usize = 256 << 10;
-
-/// Reads what there is to the end of `input`; 0 bytes: nothing follows.
-pub(super) fn poll_fill<R: AsyncRead + Unpin + ?Sized>(
-    io: &mut R,
-    input: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(MOST, 0);
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
-        input.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
-    })
-}
 
 /// Where the end of a body that arrives lies.
 #[derive(Debug)]

@@ -1,0 +1,482 @@
+//! A connection with its streams, shared by the task that moves its bytes and by those that it carries.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::HeaderMap;
+use mesh_net::http2::connection::{Connection, Event, Limits, NotOpened, Role, Violation};
+use mesh_net::http2::fields::{Fields, Pseudo};
+use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
+use thiserror::Error;
+
+use crate::inlet;
+use crate::io::ByteStream;
+use crate::outbox::Outbox;
+
+/// See the module's description.
+pub(super) struct Link(Mutex<State>);
+
+struct State {
+    http: Connection,
+    out: Outbox,
+    streams: HashMap<u32, Arrivals, RandomState>,
+    /// Requests of the peer that nobody has taken.
+    asked: Vec<Asked>,
+    /// Streams with data for a socket that is full.
+    waiting: VecDeque<u32>,
+    /// Those who wait for a stream to end, so that they may open theirs.
+    openers: Vec<Waker>,
+    /// `None` while it is going to look anyway.
+    driver: Option<Waker>,
+    /// Nobody moves its bytes any more.
+    over: bool,
+    /// Nobody will open a stream any more.
+    unused: bool,
+}
+
+/// A request's head, and whether that is all of it.
+pub(super) struct Asked {
+    pub(super) stream: u32,
+    pub(super) fields: Box<Fields>,
+    pub(super) end: bool,
+}
+
+/// What came on a stream and was not taken, and who waits for more.
+#[derive(Default)]
+struct Arrivals {
+    head: Option<Box<Fields>>,
+    data: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    over: Option<Over>,
+    reader: Option<Waker>,
+    sender: Option<Waker>,
+}
+
+/// How a stream came to an early end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Over {
+    #[error("the stream was reset: {0}")]
+    Reset(Code),
+    #[error("the connection was lost")]
+    Lost,
+    /// Of ours.
+    #[error("the body broke off")]
+    Body,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(super) enum Broken {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] Violation),
+}
+
+/// What comes next on a stream.
+pub(super) enum Next {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+}
+
+/// Bytes that wait for the socket before streams may add to them.
+const AHEAD: usize = 256 << 10;
+/// Bytes that wait for the socket before nothing more is read: a peer that asks and never listens.
+const STUCK: usize = 1 << 20;
+/// Streams that go on when the socket takes something again.
+const AT_ONCE: usize = 16;
+
+impl Arrivals {
+    fn wake(&mut self) {
+        for waker in [self.reader.take(), self.sender.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(role: Role, limits: Limits) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            http: Connection::new(role, limits),
+            out: Outbox::default(),
+            streams: HashMap::default(),
+            asked: Vec::new(),
+            waiting: VecDeque::new(),
+            openers: Vec::new(),
+            driver: None,
+            over: false,
+            unused: false,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the connection's bytes; ready when it is over. `asked` gets what the peer asks for.
+    pub(super) fn poll_drive<S: ByteStream>(
+        &self,
+        cx: &mut Context<'_>,
+        io: &mut S,
+        mut asked: impl FnMut(Asked),
+    ) -> Poll<Result<(), Broken>> {
+        let mut state = self.lock();
+        let driven = state.drive(cx, io);
+        for one in std::mem::take(&mut state.asked) {
+            asked(one);
+        }
+        match driven {
+            Poll::Ready(_) => state.close(),
+            Poll::Pending => state.driver = Some(cx.waker().clone()),
+        }
+        driven
+    }
+
+    /// Ends all that it carries.
+    pub(super) fn close(&self) {
+        self.lock().close();
+    }
+
+    /// Tells the peer that no stream will be taken, once it has had time to hear that it should open none.
+    pub(super) fn drain(&self) {
+        let mut state = self.lock();
+        state.http.announce_leaving();
+        state.wake_driver();
+    }
+
+    /// Lets the connection end with its last stream.
+    pub(super) fn unused(&self) {
+        let mut state = self.lock();
+        state.unused = true;
+        state.wake_driver();
+    }
+
+    /// Streams that may be opened now.
+    pub(super) fn available(&self) -> usize {
+        let state = self.lock();
+        if state.over { 0 } else { state.http.available() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.over || state.http.is_leaving()
+    }
+
+    /// Waits until a stream may be opened, or none will be.
+    pub(super) fn poll_available(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.over || state.http.is_leaving() || state.http.available() > 0 {
+            return Poll::Ready(());
+        }
+        state.openers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// # Errors
+    /// None may be opened now, or ever.
+    pub(super) fn open(&self, fields: &Fields, end: bool) -> Result<u32, NotOpened> {
+        let mut state = self.lock();
+        if state.over {
+            return Err(NotOpened::Leaving);
+        }
+        let stream = state.http.open(fields, end)?;
+        state.streams.insert(stream, Arrivals::default());
+        state.wake_driver();
+        Ok(stream)
+    }
+
+    /// The peer's answer, when it has come.
+    pub(super) fn poll_head(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Box<Fields>, Over>> {
+        let mut state = self.lock();
+        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
+        match (arrivals.head.take(), arrivals.over) {
+            (Some(head), _) => Poll::Ready(Ok(head)),
+            (None, Some(over)) => Poll::Ready(Err(over)),
+            (None, None) => {
+                set(&mut arrivals.reader, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The whole of a body that has come already, if nothing follows it.
+    pub(super) fn whole(&self, stream: u32) -> Option<Bytes> {
+        let mut state = self.lock();
+        let arrivals = state.streams.get_mut(&stream)?;
+        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.len() > 1 {
+            return None;
+        }
+        Some(arrivals.data.pop_front().unwrap_or_default())
+    }
+
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Next, Over>> {
+        let mut state = self.lock();
+        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
+        if let Some(data) = arrivals.data.pop_front() {
+            state.http.consumed(stream, data.len());
+            if state.http.has_output() {
+                state.wake_driver();
+            }
+            return Poll::Ready(Ok(Next::Data(data)));
+        }
+        if let Some(trailers) = arrivals.trailers.take() {
+            return Poll::Ready(Ok(Next::Trailers(trailers)));
+        }
+        match (arrivals.ended, arrivals.over) {
+            (true, _) => Poll::Ready(Ok(Next::End)),
+            (false, Some(over)) => Poll::Ready(Err(over)),
+            (false, None) => {
+                set(&mut arrivals.reader, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether the peer has said all.
+    pub(super) fn is_ended(&self, stream: u32) -> bool {
+        let state = self.lock();
+        let arrivals = state.streams.get(&stream);
+        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.trailers.is_none())
+    }
+
+    /// Ready when the peer has given the stream up.
+    pub(super) fn poll_over(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Over> {
+        let mut state = self.lock();
+        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Over::Lost) };
+        match arrivals.over {
+            // Having answered in full, the peer needs no more of the request.
+            Some(over) if !arrivals.ended => Poll::Ready(over),
+            _ => {
+                set(&mut arrivals.sender, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// An answer's head, or, with `end`, what follows a message.
+    pub(super) fn send_head(&self, stream: u32, fields: &Fields, end: bool) {
+        let mut state = self.lock();
+        state.http.reply(stream, fields, end);
+        state.wake_driver();
+    }
+
+    pub(super) fn send_trailers(&self, stream: u32, headers: HeaderMap) {
+        self.send_head(stream, &Fields { pseudo: Pseudo::default(), headers }, true);
+    }
+
+    /// Sends all of `data`, and the end if `end` says so.
+    pub(super) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        stream: u32,
+        data: &mut Bytes,
+        end: bool,
+    ) -> Poll<Result<(), Over>> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        loop {
+            let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
+            if let Some(over) = arrivals.over {
+                return Poll::Ready(Err(over));
+            }
+            if data.is_empty() {
+                if end {
+                    state.http.end(stream);
+                    state.wake_driver();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let some = state.http.credit(stream).min(data.len()).min(DEFAULT_MAX_FRAME as usize);
+            if some == 0 || state.out.len() > AHEAD {
+                set(&mut arrivals.sender, cx);
+                if some > 0 {
+                    state.waiting.push_back(stream);
+                }
+                return Poll::Pending;
+            }
+            let is_last = end && some == data.len();
+            state.settle();
+            let head = state.http.data_head(stream, some, is_last);
+            state.out.put(&head);
+            state.out.put_bytes(data.split_to(some));
+            state.wake_driver();
+            if is_last {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// What was being sent cannot be sent whole.
+    pub(super) fn give_up(&self, stream: u32) {
+        let mut state = self.lock();
+        state.http.reset(stream, Code::CANCEL);
+        if let Some(arrivals) = state.streams.get_mut(&stream) {
+            arrivals.over.get_or_insert(Over::Body);
+            arrivals.wake();
+        }
+        state.wake_openers();
+        state.wake_driver();
+    }
+
+    /// Whoever had the stream is done with it.
+    pub(super) fn leave(&self, stream: u32, code: Code) {
+        let mut state = self.lock();
+        state.streams.remove(&stream);
+        state.http.reset(stream, code);
+        state.wake_openers();
+        if state.http.has_output() || state.unused || state.http.is_leaving() {
+            state.wake_driver();
+        }
+    }
+}
+
+fn set(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
+impl State {
+    fn drive<S: ByteStream>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<Result<(), Broken>> {
+        self.settle();
+        if !self.out.is_empty() && self.out.poll_write(cx, io)?.is_ready() {
+            self.wake_senders();
+        }
+        let _ = Pin::new(&mut *io).poll_flush(cx)?;
+        if (self.unused || self.http.is_leaving()) && self.http.streams() == 0 && self.streams.is_empty() {
+            return self.farewell(cx, io);
+        }
+        if self.out.len() > STUCK {
+            return Poll::Pending;
+        }
+        match inlet::poll_bytes(io, cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(bytes)) if bytes.is_empty() => match self.streams.is_empty() {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            },
+            Poll::Ready(Ok(bytes)) => {
+                let mut events = Vec::new();
+                let received = self.http.receive(bytes, |event| events.push(event));
+                for event in events {
+                    self.happened(event);
+                }
+                if let Err(violation) = received {
+                    self.settle();
+                    // What does not leave at once is lost.
+                    let _ = self.out.poll_write(cx, io);
+                    let _ = Pin::new(io).poll_shutdown(cx);
+                    return Poll::Ready(Err(violation.into()));
+                }
+                // Those whose data has come have their turn before more is read, and one write takes what all of them say.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn farewell<S: ByteStream>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<Result<(), Broken>> {
+        self.http.go_away(Code::NO_ERROR);
+        self.settle();
+        std::task::ready!(self.out.poll_write(cx, io))?;
+        Pin::new(io).poll_shutdown(cx).map_err(Broken::Io)
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Head { stream, mut fields, end } => match self.streams.get_mut(&stream) {
+                // A word before the answer (RFC 9110, section 15.2).
+                Some(_) if fields.pseudo.status.is_some_and(|status| status.is_informational()) => {}
+                Some(arrivals) => {
+                    match fields.pseudo.status {
+                        Some(_) => arrivals.head = Some(fields),
+                        None => arrivals.trailers = Some(std::mem::take(&mut fields.headers)),
+                    }
+                    arrivals.ended = end;
+                    if let Some(reader) = arrivals.reader.take() {
+                        reader.wake();
+                    }
+                }
+                None => {
+                    self.streams.insert(stream, Arrivals { ended: end, ..Arrivals::default() });
+                    self.asked.push(Asked { stream, fields, end });
+                }
+            },
+            Event::Data { stream, bytes } => {
+                if let Some(arrivals) = self.streams.get_mut(&stream) {
+                    arrivals.data.push_back(bytes);
+                    if let Some(reader) = arrivals.reader.take() {
+                        reader.wake();
+                    }
+                }
+            }
+            Event::End { stream } => {
+                if let Some(arrivals) = self.streams.get_mut(&stream) {
+                    arrivals.ended = true;
+                    if let Some(reader) = arrivals.reader.take() {
+                        reader.wake();
+                    }
+                }
+            }
+            Event::Reset { stream, code } => {
+                if let Some(arrivals) = self.streams.get_mut(&stream) {
+                    arrivals.over = Some(Over::Reset(code));
+                    arrivals.wake();
+                }
+                self.wake_openers();
+            }
+            Event::Credit { stream: 0 } => {
+                for arrivals in self.streams.values_mut() {
+                    arrivals.sender.take().into_iter().for_each(Waker::wake);
+                }
+                self.wake_openers();
+            }
+            Event::Credit { stream } => {
+                let sender = self.streams.get_mut(&stream).and_then(|arrivals| arrivals.sender.take());
+                sender.into_iter().for_each(Waker::wake);
+            }
+            Event::GoAway { .. } => self.wake_openers(),
+            // It has heard that we leave: what it opened before is here.
+            Event::Pong(_) => self.http.go_away(Code::NO_ERROR),
+        }
+    }
+
+    /// What the connection owes goes before what comes next.
+    fn settle(&mut self) {
+        let Self { http, out, .. } = self;
+        http.drain_output(|owed| out.put(owed));
+    }
+
+    fn wake_driver(&mut self) {
+        self.driver.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn wake_openers(&mut self) {
+        self.openers.drain(..).for_each(Waker::wake);
+    }
+
+    fn wake_senders(&mut self) {
+        for stream in self.waiting.drain(..self.waiting.len().min(AT_ONCE)) {
+            let sender = self.streams.get_mut(&stream).and_then(|arrivals| arrivals.sender.take());
+            sender.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn close(&mut self) {
+        self.over = true;
+        for arrivals in self.streams.values_mut() {
+            arrivals.over.get_or_insert(Over::Lost);
+            arrivals.wake();
+        }
+        self.wake_openers();
+    }
+}

@@ -1,0 +1,166 @@
+//! Requests of a client: each a stream, each a task.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::{HeaderName, Version, header};
+use http_body::Body as HttpBody;
+use mesh_net::http2::connection::{self, Role};
+use mesh_net::http2::fields::{Fields, Pseudo};
+use mesh_net::http2::frame::Code;
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::arriving::{self, Own};
+use super::link::{Asked, Link, Over};
+use crate::body::Body;
+use crate::io::ByteStream;
+use crate::limits::Limits;
+use crate::message::{Answer, Arriving, Service};
+
+/// Answers all requests of a connection.
+pub async fn serve(
+    service: Arc<impl Service + 'static>,
+    limits: &Limits,
+    mut draining: watch::Receiver<bool>,
+    mut io: impl ByteStream,
+) {
+    let link = Link::new(
+        Role::Server,
+        connection::Limits {
+            first_window: 64 << 10,
+            stream_window: 1 << 20,
+            growth: 16 << 20,
+            max_frame: 64 << 10,
+            max_streams: limits.max_streams,
+            max_head: u32::try_from(limits.max_head).unwrap_or(u32::MAX),
+        },
+    );
+    let closing = Closing(link.clone());
+    let mut told = pin!(async {
+        // The sender is gone when the process is about to end.
+        let _ = draining.wait_for(|d| *d).await;
+    });
+    let mut is_told = false;
+    let ended = poll_fn(|cx| {
+        if !is_told && told.as_mut().poll(cx).is_ready() {
+            is_told = true;
+            link.drain();
+        }
+        link.poll_drive(cx, &mut io, |asked| {
+            tokio::spawn(one(service.clone(), link.clone(), asked));
+        })
+    });
+    if let Err(error) = ended.await {
+        debug!(%error, "a connection broke off");
+    }
+    drop(closing);
+}
+
+/// Ends a connection's streams with the task that moves its bytes.
+struct Closing(Arc<Link>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+async fn one(service: Arc<impl Service + 'static>, link: Arc<Link>, asked: Asked) {
+    let Asked { stream, fields, end } = asked;
+    let mut own = Own { link: link.clone(), stream, code: Code::CANCEL };
+    let Some(arriving) = request(&link, stream, *fields, end) else {
+        own.code = Code::PROTOCOL_ERROR;
+        return;
+    };
+    let mut answering = pin!(service.answer(arriving));
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        link.poll_over(cx, stream).map(|_| None)
+    });
+    let Some(answer) = answer.await else { return };
+    match send(&link, stream, answer).await {
+        // The rest of a request that has its answer is of no use.
+        Ok(()) => own.code = Code::NO_ERROR,
+        Err(over) => debug!(%over, "an answer was not sent whole"),
+    }
+}
+
+/// `None`: it does not say what it asks for.
+fn request(link: &Arc<Link>, stream: u32, fields: Fields, end: bool) -> Option<Arriving> {
+    let Fields { pseudo, headers } = fields;
+    let Pseudo { method, authority, path, .. } = pseudo;
+    let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
+    let body = match end {
+        true if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0") => return None,
+        true => Body::empty(),
+        false => arriving::Arriving::body(link, stream, &headers, true, ()),
+    };
+    Some(Arriving {
+        method: method?,
+        authority: match authority {
+            Some(authority) => Some(text(authority)?),
+            None => None,
+        },
+        target: text(path?)?,
+        version: Version::HTTP_2,
+        headers,
+        body,
+    })
+}
+
+async fn send(link: &Link, stream: u32, answer: Answer) -> Result<(), Over> {
+    let (parts, body) = answer.response.into_parts();
+    let mut headers = parts.headers;
+    for name in APART {
+        headers.remove(name);
+    }
+    let mut body = pin!(body);
+    let is_empty = body.is_end_stream();
+    link.send_head(stream, &Fields { pseudo: Pseudo::reply(parts.status), headers }, is_empty);
+    if is_empty {
+        // Whoever follows it learns that it is over.
+        poll_fn(|cx| body.as_mut().poll_frame(cx).map(drop)).await;
+        return Ok(());
+    }
+    send_body(link, stream, body).await
+}
+
+/// Fields that HTTP/2 does not have (RFC 9113, section 8.2.2).
+const APART: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// Sends a body to its end. One that breaks off leaves the stream without an end.
+pub(super) async fn send_body(link: &Link, stream: u32, mut body: Pin<&mut Body>) -> Result<(), Over> {
+    let mut over = false;
+    while !over {
+        let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => link.poll_over(cx, stream).map(Err),
+        });
+        let mut data = match frame.await? {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    link.send_trailers(stream, frame.into_trailers().unwrap_or_default());
+                    return Ok(());
+                }
+            },
+            Some(Err(error)) => {
+                debug!(%error, "a body broke off");
+                return Err(Over::Body);
+            }
+            None => {
+                over = true;
+                Bytes::new()
+            }
+        };
+        over |= body.is_end_stream();
+        poll_fn(|cx| link.poll_send(cx, stream, &mut data, over)).await?;
+    }
+    Ok(())
+}
