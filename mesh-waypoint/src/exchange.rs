@@ -23,9 +23,9 @@ use crate::body::{self, Body, Replay, Watched};
 use crate::engine::decide::{Forward, Then};
 use crate::engine::head;
 use crate::engine::headers;
-use crate::engine::respond::{self, GRPC_STATUS, Reply};
+use crate::engine::respond::{self, Reply};
 use crate::session::Session;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, Word};
 use crate::world::{Compiled, World};
 use forward::{Answer, At, Outgoing, Patience};
 use read::Incoming;
@@ -38,7 +38,7 @@ pub async fn exchange(session: &Session, request: Request<Arriving>) -> Response
     let mut story = Story::begin(session.shared.telemetry.clone(), record);
     let mut response = match session.compiled(&world) {
         Some(compiled) => {
-            story.logged = compiled.model.telemetry.access_log.enabled;
+            story.rules = compiled.telemetry.clone();
             Box::pin(respond(session, &world, &compiled, &mut story, request)).await
         }
         // It does not use this waypoint any more.
@@ -52,8 +52,9 @@ pub async fn exchange(session: &Session, request: Request<Arriving>) -> Response
         headers::finish_reply(response.headers_mut());
     }
     story.record.status = response.status().as_u16();
-    if let Some(status) = response.headers().get(GRPC_STATUS) {
-        story.record.grpc_status = Some(String::from_utf8_lossy(status.as_bytes()).into_owned());
+    story.record.hear(response.headers());
+    if let Some(headers) = story.headers() {
+        headers.response = response.headers().clone();
     }
     response.map(|body| Watched::new(body, story).boxed_unsync())
 }
@@ -70,13 +71,13 @@ async fn respond(
     let body = Replay::new(arriving, session.shared.limits.replay);
     story.body = Some(body.clone());
     story.record.service = session.asked.service(&world.snapshot);
-    parts.method.as_str().clone_into(&mut story.record.method);
+    story.record.texts.set(Word::Method, parts.method.as_str());
     let raw = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    raw.clone_into(&mut story.record.path);
+    story.record.texts.set(Word::Path, raw);
     let mut incoming = match Incoming::read(parts, compiled.model.path_normalization) {
         Ok(incoming) => incoming,
         Err(bad) => {
-            story.record.details = bad.to_string();
+            story.record.details = bad.to_string().into();
             return own(story, respond::bad_request());
         }
     };
@@ -125,7 +126,7 @@ async fn respond(
     };
     let decision = routes.decide(&asked, || rand::rng().random());
     if let Some(rule) = decision.rule {
-        story.record.route = rule.origin.clone();
+        story.record.route = Some(rule.origin.clone());
     }
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
@@ -164,7 +165,7 @@ async fn respond(
             if let Some((name, value)) = begun {
                 response.headers_mut().append(name, value);
             }
-            "via_upstream".clone_into(&mut story.record.details);
+            story.record.details = "via_upstream".into();
             response
         }
         Err(reply) => {
@@ -200,14 +201,18 @@ fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -
 }
 
 fn describe(story: &mut Story, incoming: &Incoming) {
-    let text = |name: &str| {
-        let value = incoming.headers.get(name);
-        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
-    };
-    incoming.authority.clone_into(&mut story.record.authority);
-    story.record.request_id = text("x-request-id");
-    story.record.user_agent = text("user-agent");
-    story.record.forwarded_for = text("x-forwarded-for");
+    if let Some(headers) = story.headers() {
+        headers.request = incoming.headers.clone();
+    }
+    let texts = &mut story.record.texts;
+    texts.set(Word::Authority, &incoming.authority);
+    for (word, name) in
+        [(Word::RequestId, "x-request-id"), (Word::UserAgent, "user-agent"), (Word::ForwardedFor, "x-forwarded-for")]
+    {
+        if let Some(value) = incoming.headers.get(name) {
+            texts.set_bytes(word, value.as_bytes());
+        }
+    }
 }
 
 /// An answer of the waypoint's own.
