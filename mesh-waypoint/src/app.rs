@@ -33,7 +33,7 @@ use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::session::Shared;
 use crate::settings::Settings;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{AccessLog, Form, Telemetry};
 use crate::upstream::Upstreams;
 use crate::worker::{self, Worker};
 use crate::world::World;
@@ -44,6 +44,8 @@ use crate::world::World;
 /// Something that it cannot work without is missing; the text says what.
 pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let telemetry = Telemetry::default();
+    let access_log = AccessLog::start(if settings.log_json { Form::Json } else { Form::Text });
+    let access_log = access_log.context("start the access log")?;
     let status = ControlStatus::waypoint();
     let certificates = start_certificates(&settings)?;
     let own =
@@ -73,11 +75,12 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, draining, experiences, breakers, keys) = (
+        let (config, own, world, telemetry, access_log, draining, experiences, breakers, keys) = (
             config.clone(),
             own.clone(),
             world.clone(),
             telemetry.clone(),
+            access_log.clone(),
             draining.clone(),
             experiences.clone(),
             breakers.clone(),
@@ -89,7 +92,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             let shared = Shared {
                 world,
                 upstreams,
-                telemetry,
+                telemetry: telemetry.worker(Some(access_log.worker())),
                 limits: Limits::default(),
                 draining,
                 experiences,
@@ -105,6 +108,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let router = {
         let mut registry = Registry::default();
         telemetry.register(&mut registry);
+        access_log.register(&mut registry);
         registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
@@ -145,18 +149,19 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
 
     stopped().await;
     drain.send_replace(true);
-    info!(requests = telemetry.live.get(), deadline = ?settings.drain, "draining");
+    info!(requests = telemetry.live(), deadline = ?settings.drain, "draining");
     let emptied = tokio::time::timeout(settings.drain, async {
         // Peers need a moment to hear of it, and may ask until then.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        while telemetry.live.get() > 0 {
+        while telemetry.live() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     match emptied.await {
         Ok(()) => info!("drained"),
-        Err(_) => warn!(requests = telemetry.live.get(), "deadline passed; what is left is cut"),
+        Err(_) => warn!(requests = telemetry.live(), "deadline passed; what is left is cut"),
     }
+    access_log.finish();
     Ok(())
 }
 

@@ -20,10 +20,10 @@ use crate::date;
 use crate::engine::decide::{Forward, Then};
 use crate::engine::head;
 use crate::engine::headers;
-use crate::engine::respond::{self, GRPC_STATUS, Reply};
+use crate::engine::respond::{self, Reply};
 use crate::message::{self, Arriving, Joined, Service};
 use crate::session::Session;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, Word};
 use crate::world::{Compiled, World};
 use forward::{Answer, At, Outgoing, Patience};
 use read::Incoming;
@@ -36,7 +36,7 @@ impl Service for Session {
         let mut story = Story::begin(self.shared.telemetry.clone(), record);
         let answer = match self.compiled(&world) {
             Some(compiled) => {
-                story.logged = compiled.model.telemetry.access_log.enabled;
+                story.rules = compiled.telemetry.clone();
                 respond(self, &world, &compiled, &mut story, arriving).await
             }
             // It does not use this waypoint any more.
@@ -49,7 +49,7 @@ impl Service for Session {
         let record = Record::new(self.client.clone(), self.asked.address, read::protocol(Version::HTTP_11));
         let mut story = Story::begin(self.shared.telemetry.clone(), record);
         story.record.service = self.asked.service(&self.world().snapshot);
-        story.record.details = format!("http1.codec_error{{{}}}", why.replace(' ', "_"));
+        story.record.details = format!("http1.codec_error{{{}}}", why.replace(' ', "_")).into();
         let answer = own(&mut story, Reply { status, ..respond::bad_request() });
         finish(story, answer)
     }
@@ -65,8 +65,9 @@ fn finish(mut story: Story, answer: message::Answer) -> message::Answer {
     }
     response.headers_mut().entry(header::DATE).or_insert_with(|| date::value(SystemTime::now()));
     story.record.status = response.status().as_u16();
-    if let Some(status) = response.headers().get(GRPC_STATUS) {
-        story.record.grpc_status = Some(String::from_utf8_lossy(status.as_bytes()).into_owned());
+    story.record.hear(response.headers());
+    if let Some(headers) = story.headers() {
+        headers.response = response.headers().clone();
     }
     message::Answer { response: response.map(|body| body.followed(story)), joined }
 }
@@ -81,12 +82,12 @@ async fn respond(
     let body = Replay::new(std::mem::take(&mut arriving.body), session.shared.limits.replay);
     story.body = Some(body.clone());
     story.record.service = session.asked.service(&world.snapshot);
-    arriving.method.as_str().clone_into(&mut story.record.method);
-    arriving.target.clone_into(&mut story.record.path);
+    story.record.texts.set(Word::Method, arriving.method.as_str());
+    story.record.texts.set(Word::Path, &arriving.target);
     let mut incoming = match Incoming::read(&mut arriving, compiled.model.path_normalization) {
         Ok(incoming) => incoming,
         Err(bad) => {
-            story.record.details = bad.to_string();
+            story.record.details = bad.to_string().into();
             return own(story, respond::bad_request());
         }
     };
@@ -135,7 +136,7 @@ async fn respond(
     };
     let decision = routes.decide(&asked, || rand::rng().random());
     if let Some(rule) = decision.rule {
-        story.record.route = rule.origin.clone();
+        story.record.route = Some(rule.origin.clone());
     }
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
@@ -174,7 +175,7 @@ async fn respond(
             if let Some((name, value)) = begun {
                 response.headers_mut().append(name, value);
             }
-            "via_upstream".clone_into(&mut story.record.details);
+            story.record.details = "via_upstream".into();
             response.into()
         }
         Err(reply) => {
@@ -210,14 +211,18 @@ fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -
 }
 
 fn describe(story: &mut Story, incoming: &Incoming) {
-    let text = |name: &str| {
-        let value = incoming.headers.get(name);
-        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
-    };
-    incoming.authority.clone_into(&mut story.record.authority);
-    story.record.request_id = text("x-request-id");
-    story.record.user_agent = text("user-agent");
-    story.record.forwarded_for = text("x-forwarded-for");
+    if let Some(headers) = story.headers() {
+        headers.request = incoming.headers.clone();
+    }
+    let texts = &mut story.record.texts;
+    texts.set(Word::Authority, &incoming.authority);
+    for (word, name) in
+        [(Word::RequestId, "x-request-id"), (Word::UserAgent, "user-agent"), (Word::ForwardedFor, "x-forwarded-for")]
+    {
+        if let Some(value) = incoming.headers.get(name) {
+            texts.set_bytes(word, value.as_bytes());
+        }
+    }
 }
 
 /// Keeps this instance from ending for as long as the connection is.

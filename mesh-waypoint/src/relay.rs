@@ -16,7 +16,7 @@ use crate::engine::balance::stick;
 use crate::engine::outliers::Outcome;
 use crate::io::{ByteStream, Rewound};
 use crate::session::Session;
-use crate::telemetry::Record;
+use crate::telemetry::{Record, Word};
 use crate::world::Compiled;
 
 /// TLS that passes through: its SNI chooses the route.
@@ -37,11 +37,12 @@ pub async fn tls(session: Session, mut io: impl ByteStream + 'static, mut first:
 pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni: Option<&str>) {
     let telemetry = session.shared.telemetry.clone();
     let mut record = Record::new(session.client.clone(), session.asked.address, "-");
-    record.authority = sni.unwrap_or_default().to_owned();
-    telemetry.live.inc();
+    record.texts.set(Word::Authority, sni.unwrap_or_default());
+    let live = telemetry.begin();
+    let rules = session.compiled(&session.world()).and_then(|compiled| compiled.telemetry.clone());
     match Box::pin(reach(&session, &mut record, sni)).await {
         Ok((mut upstream, _in_flight)) => {
-            telemetry.connection_opened(&record);
+            telemetry.connection_opened(&record, rules.as_ref());
             match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
                 Ok((received, sent)) => (record.received, record.sent) = (received, sent),
                 Err(error) => {
@@ -55,8 +56,8 @@ pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni:
             record.failure = why;
         }
     }
-    telemetry.live.dec();
-    telemetry.connection_closed(&record, true);
+    telemetry.connection_closed(&mut record, rules.as_ref());
+    drop(live);
 }
 
 async fn reach(

@@ -13,6 +13,7 @@ use crate::engine::authorization::Policies;
 use crate::engine::decide::CompiledRoutes;
 use crate::engine::jwt::Authentication;
 use crate::engine::retry::Retries;
+use crate::telemetry::Rules;
 
 /// One consistent state, published whole.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Compiled {
     pub model: Arc<Layer7>,
     pub policies: Policies,
     pub authentication: Authentication,
+    /// `None`: as by default.
+    pub telemetry: Option<Arc<Rules>>,
     routes: BTreeMap<u16, CompiledRoutes>,
     default_retries: Retries,
     default_policy: Policy,
@@ -50,6 +53,7 @@ impl Compiled {
         Ok(Self {
             policies: Policies::compile(&model.policies),
             authentication: Authentication::compile(&model.jwt),
+            telemetry: Rules::compile(&model.telemetry, &model.name()),
             routes,
             default_retries: Retries::new(&route::Retries::default()).map_err(|name| name.to_string())?,
             default_policy: Policy::default(),

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -11,6 +13,9 @@ use crate::objects;
 use crate::pod::Pod;
 use crate::program::{Program, built};
 use crate::wait::{PATIENCE, until};
+
+/// Within which lines of the access log are written, and then some.
+const LOG_PAUSE: Duration = Duration::from_millis(200);
 
 /// A running instance.
 #[derive(Debug)]
@@ -54,9 +59,10 @@ impl Waypoint {
         admin_of(&self.pod, path)
     }
 
-    /// Lines of its access log, oldest first.
+    /// Lines of its access log, oldest first: of all that has been asked by now.
     #[must_use]
     pub fn accesses(&self) -> Vec<Value> {
+        thread::sleep(LOG_PAUSE);
         let log = self.program.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["target"] == "access").collect()

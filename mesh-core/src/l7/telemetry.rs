@@ -39,7 +39,8 @@ pub struct Metrics {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricOverride {
-    pub disabled: bool,
+    /// `None`: as it is said of all metrics.
+    pub disabled: Option<bool>,
     /// Label to a CEL expression, or `None`: the label is left out.
     pub labels: BTreeMap<Arc<str>, Option<Arc<str>>>,
 }

@@ -34,7 +34,7 @@ pub(super) async fn admit(
 ) -> Result<(), Reply> {
     let is_grpc = head::is_grpc(&incoming.headers);
     let accepted = authenticate(session, compiled, incoming).await.map_err(|refusal| {
-        story.record.details = format!("jwt_authn_access_denied{{{}}}", refusal.body.replace(' ', "_"));
+        story.record.details = format!("jwt_authn_access_denied{{{}}}", refusal.body.replace(' ', "_")).into();
         refused(&refusal).for_client(is_grpc)
     })?;
     // Policy sees the query as it came.
@@ -71,7 +71,7 @@ pub(super) async fn admit(
             Verdict::Allow(_) => return Ok(()),
             Verdict::Deny(denial) => {
                 let by = denial.policy.as_deref().unwrap_or("none");
-                story.record.details = format!("rbac_access_denied_matched_policy[{by}]");
+                story.record.details = format!("rbac_access_denied_matched_policy[{by}]").into();
                 return Err(respond::denied().for_client(is_grpc));
             }
             Verdict::Ask(question) => question,
@@ -87,7 +87,7 @@ pub(super) async fn admit(
                 let (provider, policy) = (&authorizer.provider, &question.policy);
                 warn!(%provider, %policy, %error, fail_open = authorizer.fail_open, "an authorizer cannot be asked");
                 if !authorizer.fail_open {
-                    "ext_authz_error".clone_into(&mut story.record.details);
+                    story.record.details = "ext_authz_error".into();
                     let status = StatusCode::from_u16(authorizer.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
                     return Err(Reply::text(status, "", Why::Authorizer).for_client(is_grpc));
                 }

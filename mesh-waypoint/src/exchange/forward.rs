@@ -129,7 +129,7 @@ pub(super) async fn forward(
                 }
             }
             Ok(Err(error @ SendError::Request(_))) => {
-                story.record.details = error.to_string();
+                story.record.details = error.to_string().into();
                 return Err(respond::bad_request());
             }
             Ok(Err(error @ SendError::Overflow(_))) => (Broken::Overflow, Some(error)),

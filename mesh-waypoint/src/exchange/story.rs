@@ -1,9 +1,11 @@
 //! What is told of an exchange when it is over, whoever ends it.
 
+use std::sync::Arc;
+
 use super::edit::Edit;
 use crate::body::{Replay, Watch};
-use crate::engine::respond::{GRPC_STATUS, Why};
-use crate::telemetry::{Record, Telemetry};
+use crate::engine::respond::Why;
+use crate::telemetry::{Headers, Live, Record, Rules, Telemetry};
 
 /// The record of one exchange: written and counted when this is dropped.
 pub(super) struct Story {
@@ -11,23 +13,31 @@ pub(super) struct Story {
     pub(super) record: Record,
     /// The request's body, for how much of it came.
     pub(super) body: Option<Replay>,
-    pub(super) logged: bool,
+    /// Of the model that the request is answered by.
+    pub(super) rules: Option<Arc<Rules>>,
     /// What authorizers do to the response, whoever gives it.
     pub(super) edits: Vec<Edit>,
     /// The response went to the client whole.
     complete: bool,
+    _live: Live,
 }
 
 impl Story {
     pub(super) fn begin(telemetry: Telemetry, record: Record) -> Self {
-        telemetry.live.inc();
-        Self { telemetry, record, body: None, logged: true, edits: Vec::new(), complete: false }
+        let (live, texts) = (telemetry.begin(), telemetry.texts());
+        let record = Record { texts, ..record };
+        Self { telemetry, record, body: None, rules: None, edits: Vec::new(), complete: false, _live: live }
     }
 
     /// Keeps this instance from ending for as long as it is held, beyond the story itself.
     pub(super) fn live(&self) -> Live {
-        self.telemetry.live.inc();
-        Live(self.telemetry.clone())
+        self.telemetry.begin()
+    }
+
+    /// Where header fields are to be kept for the end, if somebody asks for them then.
+    pub(super) fn headers(&mut self) -> Option<&mut Headers> {
+        let asks = self.rules.as_ref().is_some_and(|rules| rules.asks_for_headers());
+        asks.then(|| &mut **self.record.headers.get_or_insert_default())
     }
 
     /// The response is the waypoint's own.
@@ -47,7 +57,7 @@ impl Story {
         };
         self.record.flags = flags;
         if self.record.details.is_empty() {
-            details.clone_into(&mut self.record.details);
+            self.record.details = details.into();
         }
     }
 }
@@ -58,9 +68,7 @@ impl Watch for Story {
     }
 
     fn trailers(&mut self, trailers: &http::HeaderMap) {
-        if let Some(status) = trailers.get(GRPC_STATUS) {
-            self.record.grpc_status = Some(String::from_utf8_lossy(status.as_bytes()).into_owned());
-        }
+        self.record.hear(trailers);
     }
 
     fn ended(&mut self) {
@@ -70,7 +78,7 @@ impl Watch for Story {
     fn failed(&mut self) {
         self.complete = true;
         self.record.flags = "UC";
-        "upstream_reset_after_response_started".clone_into(&mut self.record.details);
+        self.record.details = "upstream_reset_after_response_started".into();
     }
 }
 
@@ -81,18 +89,8 @@ impl Drop for Story {
         }
         if !self.complete {
             self.record.flags = "DC";
-            "downstream_remote_disconnect".clone_into(&mut self.record.details);
+            self.record.details = "downstream_remote_disconnect".into();
         }
-        self.telemetry.live.dec();
-        self.telemetry.exchanged(&self.record, self.logged);
-    }
-}
-
-/// See [`Story::live`].
-pub(super) struct Live(Telemetry);
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.0.live.dec();
+        self.telemetry.exchanged(&mut self.record, self.rules.as_ref());
     }
 }

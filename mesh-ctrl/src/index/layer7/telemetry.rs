@@ -2,7 +2,7 @@
 //! to the waypoint, then to the service.
 
 use mesh_core::l7::route::Share;
-use mesh_core::l7::telemetry::{MetricOverride, Tag, Telemetry as Model};
+use mesh_core::l7::telemetry::{Tag, Telemetry as Model};
 
 use super::Whole;
 use super::backends::object_key;
@@ -108,17 +108,22 @@ fn add_override(model: &mut Model, from: &Override) {
     let name = match (&from.selected.metric, &from.selected.custom_metric) {
         (Some(metric), _) => known(metric),
         (None, Some(custom)) => custom.strip_prefix("istio_").unwrap_or(custom),
-        (None, None) => "ALL_METRICS",
+        (None, None) => ALL,
     };
-    let change: &mut MetricOverride = model.metrics.overrides.entry(name.into()).or_default();
-    if let Some(disabled) = from.disabled {
-        change.disabled = disabled;
-    }
-    for (label, tag) in &from.tag_overrides {
-        let value = (tag.operation == TagOperation::Upsert).then(|| tag.value.clone());
-        change.labels.insert(label.clone(), value);
+    let overrides = &mut model.metrics.overrides;
+    overrides.entry(name.into()).or_default();
+    // What is said of all metrics later goes before what was said of one.
+    let said = overrides.iter_mut().filter(|(own, _)| name == ALL || &***own == name);
+    for (_, change) in said {
+        change.disabled = from.disabled.or(change.disabled);
+        for (label, tag) in &from.tag_overrides {
+            let value = (tag.operation == TagOperation::Upsert).then(|| tag.value.clone());
+            change.labels.insert(label.clone(), value);
+        }
     }
 }
+
+const ALL: &str = "ALL_METRICS";
 
 /// Names of the reference's metrics, without `istio_`.
 fn known(metric: &str) -> &str {
