@@ -101,6 +101,7 @@ enum Unit {
     Route(Kind, Name),
     RequestAuthentication(Name),
     Telemetry(Name),
+    BackendTrafficPolicy(Name),
 }
 
 /// What one unit comes to.
@@ -238,6 +239,7 @@ impl Index {
             Unit::Route(kind, name) => cluster.check_route(*kind, name, &mut built),
             Unit::RequestAuthentication(name) => cluster.check_request_authentication(name, &mut built),
             Unit::Telemetry(name) => cluster.check_telemetry(name, &mut built),
+            Unit::BackendTrafficPolicy(name) => cluster.check_rate_limits(name, &mut built),
         }
         built
     }

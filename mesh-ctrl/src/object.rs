@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod reference_grant;
 pub mod request_authentication;
 pub mod telemetry;
+pub mod backend_traffic_policy;
 mod traffic;
 pub mod destination;
 pub mod virtual_service;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use backend_traffic_policy::BackendTrafficPolicy;
 pub use gateway::Gateway;
 pub use grpc_route::GrpcRoute;
 pub use http_route::HttpRoute;
@@ -76,6 +78,7 @@ pub enum Object {
     TlsRoute(StreamRoute),
     RequestAuthentication(RequestAuthentication),
     Telemetry(Telemetry),
+    BackendTrafficPolicy(BackendTrafficPolicy),
     ReferenceGrant(ReferenceGrant),
 }
 
@@ -108,6 +111,7 @@ pub enum Kind {
     TlsRoute,
     RequestAuthentication,
     Telemetry,
+    BackendTrafficPolicy,
     ReferenceGrant,
 }
 
@@ -192,6 +196,7 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::Telemetry => "Telemetry",
+            Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
         }
     }
@@ -222,6 +227,7 @@ impl Object {
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::Telemetry(_) => Kind::Telemetry,
+            Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
         }
     }
@@ -245,6 +251,7 @@ impl Object {
             Self::GrpcRoute(o) => &o.metadata,
             Self::RequestAuthentication(o) => &o.metadata,
             Self::Telemetry(o) => &o.metadata,
+            Self::BackendTrafficPolicy(o) => &o.metadata,
             Self::ReferenceGrant(o) => &o.metadata,
             Self::TcpRoute(o) | Self::TlsRoute(o) => &o.metadata,
         }

@@ -4,6 +4,7 @@ mod forward;
 mod mirror;
 mod upgrade;
 mod admit;
+mod limit;
 mod external;
 mod story;
 mod edit;

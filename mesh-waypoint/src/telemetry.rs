@@ -58,6 +58,7 @@ pub struct Telemetry {
     streams_refused: Family<Reason, Counter>,
     policy_recorded: Family<Recorded, Counter>,
     ejections: Family<Ejected, Counter>,
+    limited: Family<Limited, Counter>,
     pub live: Gauge,
 }
 
@@ -103,6 +104,12 @@ struct Recorded {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limited {
+    policy: String,
+    enforced: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ejected {
     service: String,
 }
@@ -123,6 +130,7 @@ impl Default for Telemetry {
             streams_refused: Family::default(),
             policy_recorded: Family::default(),
             ejections: Family::default(),
+            limited: Family::default(),
             live: Gauge::default(),
         }
     }
@@ -220,6 +228,7 @@ impl Telemetry {
             self.policy_recorded.clone(),
         );
         registry.register("weft_outlier_ejections", "Endpoints ejected", self.ejections.clone());
+        registry.register("weft_requests_limited", "Requests over a rate limit", self.limited.clone());
         registry.register("weft_requests_live", "Requests and connections of bytes in flight", self.live.clone());
     }
 
@@ -236,6 +245,12 @@ impl Telemetry {
     /// A policy in dry run, or of action AUDIT, that had something to say.
     pub fn recorded(&self, kind: &'static str, policy: &str) {
         self.policy_recorded.get_or_create(&Recorded { kind, policy: policy.to_owned() }).inc();
+    }
+
+    /// A request was over a rate limit, which is enforced or only counts.
+    pub fn limited(&self, policy: &str, enforced: bool) {
+        let enforced = if enforced { "true" } else { "false" };
+        self.limited.get_or_create(&Limited { policy: policy.to_owned(), enforced }).inc();
     }
 
     pub fn ejected(&self, service: &str) {

@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::engine::authorization::Policies;
 use crate::engine::decide::CompiledRoutes;
 use crate::engine::jwt::Authentication;
+use crate::engine::ratelimit::RateLimits;
 use crate::engine::retry::Retries;
 
 /// One consistent state, published whole.
@@ -29,15 +30,18 @@ pub struct Compiled {
     pub model: Arc<Layer7>,
     pub policies: Policies,
     pub authentication: Authentication,
+    pub rate_limits: RateLimits,
     routes: BTreeMap<u16, CompiledRoutes>,
     default_retries: Retries,
     default_policy: Policy,
 }
 
 impl Compiled {
+    /// `before` was in force: limits that it has too go on counting.
+    ///
     /// # Errors
     /// Something in it cannot be carried out by this version.
-    pub fn new(model: &Arc<Layer7>) -> Result<Self, String> {
+    pub fn new(model: &Arc<Layer7>, before: Option<&Self>) -> Result<Self, String> {
         let mut routes = BTreeMap::new();
         for (port, rules) in &model.ports {
             let compiled = match (&rules.http, &model.target) {
@@ -50,6 +54,11 @@ impl Compiled {
         Ok(Self {
             policies: Policies::compile(&model.policies),
             authentication: Authentication::compile(&model.jwt),
+            rate_limits: RateLimits::compile(
+                &model.rate_limits,
+                before.map_or(&RateLimits::default(), |before| &before.rate_limits),
+                &mut rand::rng(),
+            ),
             routes,
             default_retries: Retries::new(&route::Retries::default()).map_err(|name| name.to_string())?,
             default_policy: Policy::default(),
@@ -84,7 +93,7 @@ impl World {
             let before = self.compiled.get(&model.target);
             let now = match before {
                 Some(before) if Arc::ptr_eq(&before.model, model) => Some(before.clone()),
-                _ => match Compiled::new(model) {
+                _ => match Compiled::new(model, before.map(Arc::as_ref)) {
                     Ok(made) => Some(Arc::new(made)),
                     Err(error) => {
                         warn!(model = model.name(), error, "a model is not taken; what was in force stays");

@@ -127,6 +127,7 @@ impl Cluster {
             Object::TlsRoute(o) => self.set_stream_route((Kind::TlsRoute, name), Some(o), touched),
             Object::RequestAuthentication(o) => self.set_request_authentication(name, Some(o), touched),
             Object::Telemetry(o) => self.set_telemetry(name, Some(o), touched),
+            Object::BackendTrafficPolicy(o) => self.set_backend_traffic_policy(name, Some(o), touched),
             Object::ReferenceGrant(o) => self.set_grant(name, Some(o)),
             // A pod says its account and its ReplicaSet; nothing more is asked of these.
             Object::ServiceAccount(_) | Object::Deployment(_) => {}
@@ -154,6 +155,7 @@ impl Cluster {
             Kind::TcpRoute | Kind::TlsRoute => self.set_stream_route((key.kind, name), None, touched),
             Kind::RequestAuthentication => self.set_request_authentication(name, None, touched),
             Kind::Telemetry => self.set_telemetry(name, None, touched),
+            Kind::BackendTrafficPolicy => self.set_backend_traffic_policy(name, None, touched),
             Kind::ReferenceGrant => self.set_grant(name, None),
             Kind::ServiceAccount | Kind::Deployment => {}
         }

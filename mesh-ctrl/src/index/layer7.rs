@@ -17,6 +17,7 @@ mod destinations;
 mod authorization;
 mod authentication;
 mod telemetry;
+mod rate_limits;
 mod backends;
 mod attachment;
 mod members;
@@ -84,6 +85,7 @@ impl Cluster {
             destinations: BTreeMap::new(),
             policies: self.policies_at(&whole, built),
             jwt: self.jwt_at(&whole, built),
+            rate_limits: self.rate_limits_at(&whole, built),
             path_normalization: PathNormalization::default(),
             telemetry: self.telemetry_at(&whole, built),
         };
@@ -106,6 +108,7 @@ impl Compiler<'_> {
         let whole = Whole { waypoint: self.waypoint, service: Some(self.service) };
         let policies = self.cluster.policies_at(&whole, self.built);
         let jwt = self.cluster.jwt_at(&whole, self.built);
+        let rate_limits = self.cluster.rate_limits_at(&whole, self.built);
         let telemetry = self.cluster.telemetry_at(&whole, self.built);
         let used = std::mem::take(&mut self.used);
         let destinations = used.into_iter().map(|key| (key.clone(), self.destination(&key))).collect();
@@ -116,6 +119,7 @@ impl Compiler<'_> {
             destinations,
             policies,
             jwt,
+            rate_limits,
             path_normalization: PathNormalization::default(),
             telemetry,
         }

@@ -6,6 +6,7 @@ use mesh_analysis::Severity;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::backend_traffic_policy::RawBackendTrafficPolicy;
 use super::networking::{RawServiceEntry, RawWorkloadEntry};
 use super::reference::GATEWAY_GROUP;
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
@@ -98,6 +99,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("networking.istio.io", "VirtualService") => (Kind::VirtualService, &["v1", "v1beta1", "v1alpha3"]),
         ("security.istio.io", "RequestAuthentication") => (Kind::RequestAuthentication, &["v1", "v1beta1"]),
         ("telemetry.istio.io", "Telemetry") => (Kind::Telemetry, &["v1", "v1alpha1"]),
+        ("gateway.envoyproxy.io", "BackendTrafficPolicy") => (Kind::BackendTrafficPolicy, &["v1alpha1"]),
         // Istio's kind of the same name is another.
         (GATEWAY_GROUP, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         (GATEWAY_GROUP, "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
@@ -166,6 +168,9 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::VirtualService => Object::VirtualService(parse(value)?),
         Kind::RequestAuthentication => Object::RequestAuthentication(parse(value)?),
         Kind::Telemetry => Object::Telemetry(parse(value)?),
+        Kind::BackendTrafficPolicy => {
+            Object::BackendTrafficPolicy(parse::<RawBackendTrafficPolicy>(value)?.try_into()?)
+        }
         Kind::Gateway => Object::Gateway(parse(value)?),
         Kind::HttpRoute => Object::HttpRoute(parse(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(parse(value)?),

@@ -38,6 +38,7 @@ pub(super) const WATCHED: &[Watched] = &[
     custom(Kind::GrpcRoute, GATEWAY_API, &["v1"], "grpcroutes"),
     custom(Kind::TcpRoute, GATEWAY_API, &["v1", "v1alpha2"], "tcproutes"),
     custom(Kind::TlsRoute, GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
+    custom(Kind::BackendTrafficPolicy, "gateway.envoyproxy.io", &["v1alpha1"], "backendtrafficpolicies"),
     custom(Kind::ReferenceGrant, GATEWAY_API, &["v1beta1", "v1"], "referencegrants"),
 ];
 
