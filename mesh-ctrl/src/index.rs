@@ -15,6 +15,7 @@ mod services;
 mod layer7;
 mod traffic;
 mod waypoints;
+mod mesh_config;
 mod cluster;
 mod labels;
 
@@ -102,6 +103,7 @@ enum Unit {
     RequestAuthentication(Name),
     Telemetry(Name),
     BackendTrafficPolicy(Name),
+    MeshConfig,
 }
 
 /// What one unit comes to.
@@ -240,6 +242,7 @@ impl Index {
             Unit::RequestAuthentication(name) => cluster.check_request_authentication(name, &mut built),
             Unit::Telemetry(name) => cluster.check_telemetry(name, &mut built),
             Unit::BackendTrafficPolicy(name) => cluster.check_rate_limits(name, &mut built),
+            Unit::MeshConfig => cluster.check_mesh_config(&mut built),
         }
         built
     }

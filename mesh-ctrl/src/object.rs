@@ -14,6 +14,7 @@ pub mod reference_grant;
 pub mod request_authentication;
 pub mod telemetry;
 pub mod backend_traffic_policy;
+pub mod mesh_config;
 mod traffic;
 pub mod destination;
 pub mod virtual_service;
@@ -39,6 +40,7 @@ pub use kubernetes::{
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpFamily, Namespace, Node, Pod, PodPhase, PortRef, Service,
     ServicePort, ServiceType,
 };
+pub use mesh_config::MeshConfig;
 pub use networking::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry, WorkloadEntry};
 pub use read::{Read, Refused, read};
 pub use reference_grant::ReferenceGrant;
@@ -80,6 +82,8 @@ pub enum Object {
     Telemetry(Telemetry),
     BackendTrafficPolicy(BackendTrafficPolicy),
     ReferenceGrant(ReferenceGrant),
+    /// The one ConfigMap that is read.
+    MeshConfig(MeshConfig),
 }
 
 /// The kinds of [`Object`].
@@ -113,6 +117,7 @@ pub enum Kind {
     Telemetry,
     BackendTrafficPolicy,
     ReferenceGrant,
+    ConfigMap,
 }
 
 /// What names an object within a cluster, whichever of its served versions it came in.
@@ -198,6 +203,7 @@ impl Kind {
             Self::Telemetry => "Telemetry",
             Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 }
@@ -229,6 +235,7 @@ impl Object {
             Self::Telemetry(_) => Kind::Telemetry,
             Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::MeshConfig(_) => Kind::ConfigMap,
         }
     }
 
@@ -253,6 +260,7 @@ impl Object {
             Self::Telemetry(o) => &o.metadata,
             Self::BackendTrafficPolicy(o) => &o.metadata,
             Self::ReferenceGrant(o) => &o.metadata,
+            Self::MeshConfig(o) => &o.metadata,
             Self::TcpRoute(o) | Self::TlsRoute(o) => &o.metadata,
         }
     }

@@ -15,6 +15,7 @@ mod filters;
 mod assembly;
 mod destinations;
 mod authorization;
+mod authorizers;
 mod authentication;
 mod telemetry;
 mod rate_limits;
@@ -26,7 +27,8 @@ mod protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_core::l7::{Layer7, PathNormalization, PortRules, Protocol, Target, WaypointKey};
+use mesh_core::l7::authorization::Action;
+use mesh_core::l7::{Layer7, PortRules, Protocol, Target, WaypointKey};
 use mesh_core::workload::ServiceKey;
 
 use super::Built;
@@ -86,7 +88,7 @@ impl Cluster {
             policies: self.policies_at(&whole, built),
             jwt: self.jwt_at(&whole, built),
             rate_limits: self.rate_limits_at(&whole, built),
-            path_normalization: PathNormalization::default(),
+            path_normalization: self.path_normalization(built),
             telemetry: self.telemetry_at(&whole, built),
         };
         built.layer7(model);
@@ -110,6 +112,11 @@ impl Compiler<'_> {
         let jwt = self.cluster.jwt_at(&whole, self.built);
         let rate_limits = self.cluster.rate_limits_at(&whole, self.built);
         let telemetry = self.cluster.telemetry_at(&whole, self.built);
+        let asked = policies.iter().filter_map(|policy| match &policy.action {
+            Action::Custom(authorizer) => Some(authorizer.service.clone()),
+            _ => None,
+        });
+        self.used.extend(asked);
         let used = std::mem::take(&mut self.used);
         let destinations = used.into_iter().map(|key| (key.clone(), self.destination(&key))).collect();
         Layer7 {
@@ -120,7 +127,7 @@ impl Compiler<'_> {
             policies,
             jwt,
             rate_limits,
-            path_normalization: PathNormalization::default(),
+            path_normalization: self.cluster.path_normalization(self.built),
             telemetry,
         }
     }

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod destinations;
+mod mesh_config;
 mod gateway_api;
 mod incremental;
 mod rate_limits;
@@ -69,6 +70,9 @@ pub(super) fn render(out: &mut String, model: &Layer7) {
     model.policies.iter().for_each(|policy| writeln!(out, "  policy {}", brief(policy)).unwrap());
     model.jwt.iter().for_each(|rule| writeln!(out, "  jwt {}", brief(rule)).unwrap());
     model.rate_limits.iter().for_each(|limit| writeln!(out, "  limit {}", brief(limit)).unwrap());
+    if model.path_normalization != Default::default() {
+        writeln!(out, "  path {}", brief(&model.path_normalization)).unwrap();
+    }
     if model.telemetry != Default::default() {
         writeln!(out, "  telemetry {}", brief(&model.telemetry)).unwrap();
     }
