@@ -15,6 +15,7 @@ pub mod request_authentication;
 pub mod telemetry;
 pub mod backend_traffic_policy;
 pub mod mesh_config;
+mod secret;
 mod traffic;
 pub mod destination;
 pub mod virtual_service;
@@ -46,6 +47,7 @@ pub use read::{Read, Refused, read};
 pub use reference_grant::ReferenceGrant;
 pub use request_authentication::RequestAuthentication;
 pub use scalar::IpBlock;
+pub use secret::Secret;
 pub use security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, MtlsMode, Operation, PeerAuthentication, PeerSource,
     Selector, When, WhenKey,
@@ -84,6 +86,7 @@ pub enum Object {
     ReferenceGrant(ReferenceGrant),
     /// The one ConfigMap that is read.
     MeshConfig(MeshConfig),
+    Secret(Secret),
 }
 
 /// The kinds of [`Object`].
@@ -118,6 +121,7 @@ pub enum Kind {
     BackendTrafficPolicy,
     ReferenceGrant,
     ConfigMap,
+    Secret,
 }
 
 /// What names an object within a cluster, whichever of its served versions it came in.
@@ -204,6 +208,7 @@ impl Kind {
             Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
         }
     }
 }
@@ -236,6 +241,7 @@ impl Object {
             Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::MeshConfig(_) => Kind::ConfigMap,
+            Self::Secret(_) => Kind::Secret,
         }
     }
 
@@ -261,6 +267,7 @@ impl Object {
             Self::BackendTrafficPolicy(o) => &o.metadata,
             Self::ReferenceGrant(o) => &o.metadata,
             Self::MeshConfig(o) => &o.metadata,
+            Self::Secret(o) => &o.metadata,
             Self::TcpRoute(o) | Self::TlsRoute(o) => &o.metadata,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh_core::l7::destination::Policy;
+use mesh_core::l7::destination::{Destination, Policy};
 use mesh_core::l7::{Layer7, Target, route};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::{Uid, Workload};
@@ -14,6 +14,7 @@ use crate::engine::decide::CompiledRoutes;
 use crate::engine::jwt::Authentication;
 use crate::engine::ratelimit::RateLimits;
 use crate::engine::retry::Retries;
+use crate::originate::Originations;
 
 /// One consistent state, published whole.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,7 @@ pub struct Compiled {
     pub policies: Policies,
     pub authentication: Authentication,
     pub rate_limits: RateLimits,
+    pub originations: Originations,
     routes: BTreeMap<u16, CompiledRoutes>,
     default_retries: Retries,
     default_policy: Policy,
@@ -58,6 +60,10 @@ impl Compiled {
                 &model.rate_limits,
                 before.map_or(&RateLimits::default(), |before| &before.rate_limits),
                 &mut rand::rng(),
+            ),
+            originations: Originations::compile(
+                model.destinations.values().flat_map(Destination::policies).map(|policy| &policy.tls),
+                before.map_or(&Originations::default(), |before| &before.originations),
             ),
             routes,
             default_retries: Retries::new(&route::Retries::default()).map_err(|name| name.to_string())?,

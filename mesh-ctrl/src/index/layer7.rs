@@ -14,6 +14,7 @@ mod streams;
 mod filters;
 mod assembly;
 mod destinations;
+mod credentials;
 mod authorization;
 mod authorizers;
 mod authentication;

@@ -10,6 +10,7 @@ use super::backend_traffic_policy::RawBackendTrafficPolicy;
 use super::mesh_config::{self, MeshConfig, RawConfigMap, RawMeshConfig};
 use super::networking::{RawServiceEntry, RawWorkloadEntry};
 use super::reference::GATEWAY_GROUP;
+use super::secret::RawSecret;
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
 use super::traffic::RawDestinationRule;
 use super::{DestinationRule, Kind, Metadata, Object, ObjectKey, destination};
@@ -89,6 +90,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("", "Node") => (Kind::Node, &["v1"]),
         ("", "Pod") => (Kind::Pod, &["v1"]),
         ("", "Service") => (Kind::Service, &["v1"]),
+        ("", "Secret") => (Kind::Secret, &["v1"]),
         ("", "ConfigMap") => (Kind::ConfigMap, &["v1"]),
         ("", "ServiceAccount") => (Kind::ServiceAccount, &["v1"]),
         ("apps", "ReplicaSet") => (Kind::ReplicaSet, &["v1"]),
@@ -180,6 +182,7 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::TcpRoute => Object::TcpRoute(parse(value)?),
         Kind::TlsRoute => Object::TlsRoute(parse(value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(parse(value)?),
+        Kind::Secret => Object::Secret(parse::<RawSecret>(value)?.try_into()?),
         Kind::ConfigMap => Object::MeshConfig(mesh_config(value)?),
     })
 }
