@@ -21,4 +21,5 @@ pub mod finding;
 
 pub use analyze::{Mesh, analyze};
 pub use finding::{Code, Finding, ObjectRef, Severity};
+pub use syntax::pattern::check as check_expression;
 pub use validate::{is_refused, validate};

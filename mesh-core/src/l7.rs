@@ -22,6 +22,7 @@ use crate::workload::ServiceKey;
 use authentication::JwtRule;
 use authorization::Policy;
 use destination::Destination;
+use ratelimit::RateLimit;
 use route::{HttpRoutes, TcpRoute, TlsRoute};
 use telemetry::Telemetry;
 
@@ -53,6 +54,9 @@ pub struct Layer7 {
     pub policies: Vec<Policy>,
     #[serde(default)]
     pub jwt: Vec<JwtRule>,
+    /// A request takes of each that is for it, after policy has let it in.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimit>,
     #[serde(default)]
     pub path_normalization: PathNormalization,
     #[serde(default)]

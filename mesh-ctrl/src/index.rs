@@ -15,6 +15,7 @@ mod services;
 mod layer7;
 mod traffic;
 mod waypoints;
+mod mesh_config;
 mod cluster;
 mod labels;
 
@@ -101,6 +102,8 @@ enum Unit {
     Route(Kind, Name),
     RequestAuthentication(Name),
     Telemetry(Name),
+    BackendTrafficPolicy(Name),
+    MeshConfig,
 }
 
 /// What one unit comes to.
@@ -238,6 +241,8 @@ impl Index {
             Unit::Route(kind, name) => cluster.check_route(*kind, name, &mut built),
             Unit::RequestAuthentication(name) => cluster.check_request_authentication(name, &mut built),
             Unit::Telemetry(name) => cluster.check_telemetry(name, &mut built),
+            Unit::BackendTrafficPolicy(name) => cluster.check_rate_limits(name, &mut built),
+            Unit::MeshConfig => cluster.check_mesh_config(&mut built),
         }
         built
     }

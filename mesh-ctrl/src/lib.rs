@@ -11,5 +11,6 @@ pub mod store;
 pub mod index;
 pub mod source;
 pub mod object;
+pub mod yaml;
 pub mod apiserver;
 mod durable;

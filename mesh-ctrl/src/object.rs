@@ -13,6 +13,9 @@ pub mod gateway;
 pub mod reference_grant;
 pub mod request_authentication;
 pub mod telemetry;
+pub mod backend_traffic_policy;
+pub mod mesh_config;
+mod secret;
 mod traffic;
 pub mod destination;
 pub mod virtual_service;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use backend_traffic_policy::BackendTrafficPolicy;
 pub use gateway::Gateway;
 pub use grpc_route::GrpcRoute;
 pub use http_route::HttpRoute;
@@ -37,11 +41,13 @@ pub use kubernetes::{
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpFamily, Namespace, Node, Pod, PodPhase, PortRef, Service,
     ServicePort, ServiceType,
 };
+pub use mesh_config::MeshConfig;
 pub use networking::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry, WorkloadEntry};
 pub use read::{Read, Refused, read};
 pub use reference_grant::ReferenceGrant;
 pub use request_authentication::RequestAuthentication;
 pub use scalar::IpBlock;
+pub use secret::Secret;
 pub use security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, MtlsMode, Operation, PeerAuthentication, PeerSource,
     Selector, When, WhenKey,
@@ -76,7 +82,11 @@ pub enum Object {
     TlsRoute(StreamRoute),
     RequestAuthentication(RequestAuthentication),
     Telemetry(Telemetry),
+    BackendTrafficPolicy(BackendTrafficPolicy),
     ReferenceGrant(ReferenceGrant),
+    /// The one ConfigMap that is read.
+    MeshConfig(MeshConfig),
+    Secret(Secret),
 }
 
 /// The kinds of [`Object`].
@@ -108,7 +118,10 @@ pub enum Kind {
     TlsRoute,
     RequestAuthentication,
     Telemetry,
+    BackendTrafficPolicy,
     ReferenceGrant,
+    ConfigMap,
+    Secret,
 }
 
 /// What names an object within a cluster, whichever of its served versions it came in.
@@ -192,7 +205,10 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::Telemetry => "Telemetry",
+            Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
         }
     }
 }
@@ -222,7 +238,10 @@ impl Object {
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::Telemetry(_) => Kind::Telemetry,
+            Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::MeshConfig(_) => Kind::ConfigMap,
+            Self::Secret(_) => Kind::Secret,
         }
     }
 
@@ -245,7 +264,10 @@ impl Object {
             Self::GrpcRoute(o) => &o.metadata,
             Self::RequestAuthentication(o) => &o.metadata,
             Self::Telemetry(o) => &o.metadata,
+            Self::BackendTrafficPolicy(o) => &o.metadata,
             Self::ReferenceGrant(o) => &o.metadata,
+            Self::MeshConfig(o) => &o.metadata,
+            Self::Secret(o) => &o.metadata,
             Self::TcpRoute(o) | Self::TlsRoute(o) => &o.metadata,
         }
     }

@@ -6,7 +6,6 @@
 pub mod kube;
 pub mod dir;
 mod folder;
-mod yaml;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +14,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::object::{Object, ObjectKey};
+use crate::yaml;
 use folder::{Content, Folder};
 
 /// One step of a source. A batch (`Vec<Event>`) is to be applied as a whole before anything is published.

@@ -18,6 +18,7 @@ use crate::engine::balance::{self, Asker, Choice};
 use crate::engine::experience::{Experience, InFlight, Target};
 use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
 use crate::engine::outliers::Outcome;
+use crate::originate::Secured;
 use crate::session::Session;
 use crate::upstream::Terms;
 use crate::world::{Compiled, World};
@@ -55,6 +56,7 @@ pub struct Aim<'a> {
     pub policy: &'a destination::Policy,
     pub protocol: Protocol,
     pub stuck: Stuck,
+    tls: Option<Secured>,
     endpoints: Vec<balance::Endpoint>,
     at: Option<Known>,
 }
@@ -87,6 +89,7 @@ impl<'a> Aim<'a> {
                 policy: compiled.default_policy(),
                 protocol: Protocol::Detect,
                 stuck: Stuck::default(),
+                tls: None,
                 endpoints: Vec::new(),
                 at: None,
             });
@@ -108,7 +111,9 @@ impl<'a> Aim<'a> {
         };
         let target = Target { service: key.clone(), port: *port, subset: subset.clone() };
         let (experience, breaker) = (session.shared.experiences.of(&target), session.shared.breakers.of(&target));
+        let tls = compiled.originations.of(&policy.tls);
         Ok(Self {
+            tls: tls.map(|tls| Secured::new(tls.clone(), key.hostname.clone())),
             endpoints: balance::endpoints(&world.snapshot, &service, *port, members),
             service: Some(service),
             policy,
@@ -128,7 +133,8 @@ impl<'a> Aim<'a> {
     /// The endpoint that a client's session is with, if it may be chosen.
     pub fn pinned(&self, session: &Session, uid: &Uid) -> Option<Endpoint> {
         let pinned = self.endpoints.iter().find(|endpoint| endpoint.workload.uid == *uid)?;
-        Endpoint::new(&pinned.workload, pinned.port, self.service.as_deref(), session.asked.address.ip())
+        let found = Endpoint::new(&pinned.workload, pinned.port, self.service.as_deref(), session.asked.address.ip())?;
+        Some(found.secured(self.tls.clone()))
     }
 
     /// An endpoint that is not among those `tried`, as far as there is one. `None`: no endpoint is healthy.
@@ -145,14 +151,15 @@ impl<'a> Aim<'a> {
             };
         };
         let asker = Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
-        match balance::choose(&self.endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
+        let found = match balance::choose(&self.endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
             Choice::Endpoint(chosen) => Endpoint::new(&chosen.workload, chosen.port, Some(service), asked.ip()),
             // Whoever of the mesh has the address: a waypoint is no proxy to everywhere.
             Choice::Original => {
                 let address = NetworkAddress::new(session.shared.network.clone(), asked.ip());
                 Endpoint::new(world.snapshot.workload_at(&address)?, asked.port(), None, asked.ip())
             }
-        }
+        };
+        Some(found?.secured(self.tls.clone()))
     }
 
     /// Counts a request at an endpoint for as long as what is returned lives.

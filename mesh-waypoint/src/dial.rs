@@ -1,5 +1,6 @@
 //! From here to an endpoint: through its agent's tunnel, or in plain TCP where it is not in the mesh.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::io::{ByteStream, Carried};
+use crate::originate::{OriginateError, Secured};
 
 /// Port on which every enrolled pod accepts HBONE.
 const HBONE_PORT: u16 = 15008;
@@ -62,6 +64,8 @@ pub enum Carriage {
         expected: Vec<SpiffeId>,
     },
     Plain,
+    /// TLS within one of the others.
+    Tls(Box<Carriage>, Secured),
 }
 
 impl Endpoint {
@@ -81,6 +85,25 @@ impl Endpoint {
         Some(Self { workload: workload.clone(), address: SocketAddr::new(ip, port), carriage })
     }
 
+    /// Spoken to by TLS within what carries it.
+    #[must_use]
+    pub fn secured(self, by: Option<Secured>) -> Self {
+        match by {
+            Some(by) => Self { carriage: Carriage::Tls(Box::new(self.carriage), by), ..self },
+            None => self,
+        }
+    }
+
+    /// Where there is TLS, it offers one protocol by its name (RFC 7301).
+    pub fn offering(&self, alpn: &'static [u8]) -> Cow<'_, Self> {
+        match &self.carriage {
+            Carriage::Tls(within, by) => {
+                Cow::Owned(Self { carriage: Carriage::Tls(within.clone(), by.offering(alpn)), ..self.clone() })
+            }
+            Carriage::Tunnel { .. } | Carriage::Plain => Cow::Borrowed(self),
+        }
+    }
+
     pub fn uid(&self) -> &Uid {
         &self.workload.uid
     }
@@ -93,6 +116,8 @@ pub enum Unreached {
     Tunnel(#[from] DialError),
     #[error("dial {to}: {source}")]
     Connect { to: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] OriginateError),
     #[error("not reached within {0:?}")]
     Timeout(Duration),
 }
@@ -103,6 +128,7 @@ impl Unreached {
         match self {
             Self::Tunnel(error) => error.reason(),
             Self::Connect { source, .. } => connect_reason(source),
+            Self::Tls(_) => "tls",
             Self::Timeout(_) => "connect_timeout",
         }
     }
@@ -130,23 +156,36 @@ impl Dialler {
     ) -> Result<Box<dyn ByteStream>, Unreached> {
         let opening = async {
             match &endpoint.carriage {
-                Carriage::Plain => {
-                    let to = endpoint.address;
-                    let stream = connect(to, timeout).await.map_err(|source| Unreached::Connect { to, source })?;
-                    Ok(Box::new(stream) as Box<dyn ByteStream>)
+                Carriage::Tls(within, by) => {
+                    let io = self.carried(within, endpoint.address, client, service, timeout).await?;
+                    Ok(Box::new(by.handshake(io).await?) as Box<dyn ByteStream>)
                 }
-                Carriage::Tunnel { to, expected } => {
-                    let host = service.map(|service| service.key.hostname.to_string());
-                    let head = Head {
-                        forwarded: client.map(|for_| Forwarded { for_, host }),
-                        ..Head::to(endpoint.address.to_string())
-                    };
-                    let (_, stream) = self.pool.open(&*self.own, *to, expected, &head).await?;
-                    Ok(Box::new(Carried::from(stream)) as Box<dyn ByteStream>)
-                }
+                carriage => self.carried(carriage, endpoint.address, client, service, timeout).await,
             }
         };
         tokio::time::timeout(timeout, opening).await.unwrap_or(Err(Unreached::Timeout(timeout)))
+    }
+
+    async fn carried(
+        &self,
+        carriage: &Carriage,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+        service: Option<&Service>,
+        timeout: Duration,
+    ) -> Result<Box<dyn ByteStream>, Unreached> {
+        match carriage {
+            Carriage::Tunnel { to: at, expected } => {
+                let host = service.map(|service| service.key.hostname.to_string());
+                let head = Head { forwarded: client.map(|for_| Forwarded { for_, host }), ..Head::to(to.to_string()) };
+                let (_, stream) = self.pool.open(&*self.own, *at, expected, &head).await?;
+                Ok(Box::new(Carried::from(stream)))
+            }
+            Carriage::Plain | Carriage::Tls(..) => {
+                let stream = connect(to, timeout).await.map_err(|source| Unreached::Connect { to, source })?;
+                Ok(Box::new(stream))
+            }
+        }
     }
 }
 

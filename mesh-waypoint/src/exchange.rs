@@ -3,6 +3,7 @@
 mod forward;
 mod mirror;
 mod admit;
+mod limit;
 mod external;
 mod story;
 mod edit;

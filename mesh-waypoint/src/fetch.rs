@@ -1,18 +1,17 @@
 //! A document of somebody else's, fetched over HTTP: within the mesh as any request goes, elsewhere by DNS.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tracing::{debug, warn};
 
 use crate::body::{Body, BodyError};
 use crate::dial::Unreached;
@@ -21,6 +20,7 @@ use crate::http1::client::{Connection, Failed, Keeper, Lost};
 use crate::io::ByteStream;
 use crate::keys::Wanted;
 use crate::message::Departing;
+use crate::originate::system_roots;
 use crate::session::Session;
 
 #[derive(Debug, Error)]
@@ -160,22 +160,6 @@ async fn secured(
         .with_root_certificates(roots)
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(failed)
-}
-
-/// Read once: an image does not change.
-fn system_roots() -> Arc<RootCertStore> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let read = || {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            warn!(%error, "the system's roots were not all read");
-        }
-        let mut roots = RootCertStore::empty();
-        let (added, ignored) = roots.add_parsable_certificates(found.certs);
-        debug!(added, ignored, "the system's roots read");
-        Arc::new(roots)
-    };
-    ROOTS.get_or_init(read).clone()
 }
 
 /// The connection is of no further use.

@@ -30,6 +30,7 @@ pub mod io;
 pub mod sniff;
 pub mod asked;
 pub mod world;
+pub mod originate;
 pub mod telemetry;
 pub mod client;
 pub mod date;

@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::engine::authorization::{ConnectionPolicies, Peer};
 use crate::engine::experience::Experiences;
 use crate::engine::limits::Breakers;
+use crate::engine::ratelimit::ConnectionLimits;
 use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::telemetry::Telemetry;
@@ -39,11 +40,15 @@ pub struct Session {
     pub client: Arc<Client>,
     pub asked: Asked,
     /// Of the model that was in force at the last request.
-    narrowed: Arc<Mutex<Option<Narrowed>>>,
+    narrowed: Arc<Mutex<Option<Arc<Narrowed>>>>,
 }
 
-/// Policies that may concern this client, with the model that they are of.
-type Narrowed = (Arc<Compiled>, Arc<ConnectionPolicies>);
+/// What may concern this client, with the model that it is of.
+pub struct Narrowed {
+    of: Arc<Compiled>,
+    pub policies: ConnectionPolicies,
+    pub limits: ConnectionLimits,
+}
 
 impl Session {
     pub fn new(shared: Shared, client: Client, asked: Asked) -> Self {
@@ -56,14 +61,23 @@ impl Session {
     }
 
     /// What is left to ask of each request of this client.
-    pub fn policies(&self, compiled: &Arc<Compiled>, peer: Peer<'_>) -> Arc<ConnectionPolicies> {
+    pub fn narrowed(&self, compiled: &Arc<Compiled>) -> Arc<Narrowed> {
         let mut narrowed = self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);
         match &*narrowed {
-            Some((of, policies)) if Arc::ptr_eq(of, compiled) => policies.clone(),
+            Some(known) if Arc::ptr_eq(&known.of, compiled) => known.clone(),
             _ => {
-                let policies = Arc::new(compiled.policies.for_connection(peer));
-                *narrowed = Some((compiled.clone(), policies.clone()));
-                policies
+                let peer = Peer {
+                    identity: Some(&self.client.identity),
+                    address: self.client.address.ip(),
+                    destination: self.asked.address.ip(),
+                    port: self.asked.address.port(),
+                    sni: None,
+                };
+                let policies = compiled.policies.for_connection(peer);
+                let limits = compiled.rate_limits.for_connection(peer);
+                let made = Arc::new(Narrowed { of: compiled.clone(), policies, limits });
+                *narrowed = Some(made.clone());
+                made
             }
         }
     }

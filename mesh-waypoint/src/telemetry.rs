@@ -58,6 +58,7 @@ struct All {
     streams_refused: Family<Reason, Counter>,
     policy_recorded: Family<Recorded, Counter>,
     ejections: Family<Ejected, Counter>,
+    limited: Family<Limited, Counter>,
     live: Sharded<Level>,
 }
 
@@ -70,6 +71,12 @@ struct Reason {
 struct Recorded {
     kind: &'static str,
     policy: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limited {
+    policy: String,
+    enforced: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -118,6 +125,7 @@ impl Telemetry {
             all.policy_recorded.clone(),
         );
         registry.register("weft_outlier_ejections", "Endpoints ejected", all.ejections.clone());
+        registry.register("weft_requests_limited", "Requests over a rate limit", all.limited.clone());
         registry.register("weft_requests_live", "Requests and connections of bytes in flight", all.live.clone());
     }
 
@@ -146,6 +154,12 @@ impl Telemetry {
     /// A policy in dry run, or of action AUDIT, that had something to say.
     pub fn recorded(&self, kind: &'static str, policy: &str) {
         self.0.all.policy_recorded.get_or_create(&Recorded { kind, policy: policy.to_owned() }).inc();
+    }
+
+    /// A request was over a rate limit, which is enforced or only counts.
+    pub fn limited(&self, policy: &str, enforced: bool) {
+        let enforced = if enforced { "true" } else { "false" };
+        self.0.all.limited.get_or_create(&Limited { policy: policy.to_owned(), enforced }).inc();
     }
 
     pub fn ejected(&self, service: &str) {

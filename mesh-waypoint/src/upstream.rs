@@ -29,6 +29,15 @@ pub enum Version {
     Http2,
 }
 
+impl Version {
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
 /// What holds for connections to an endpoint.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -137,6 +146,7 @@ impl Upstreams {
         request: Departing,
     ) -> Result<Answer, SendError> {
         let named = service.map(|service| service.key.clone());
+        let endpoint = &*endpoint.offering(version.alpn());
         let key = Key { address: endpoint.address, carriage: endpoint.carriage.clone(), version, named };
         let slot = self.lock().entry(key).or_default().clone();
         match version {

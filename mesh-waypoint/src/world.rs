@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh_core::l7::destination::Policy;
+use mesh_core::l7::destination::{Destination, Policy};
 use mesh_core::l7::{Layer7, Target, route};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::{Uid, Workload};
@@ -12,7 +12,9 @@ use tracing::warn;
 use crate::engine::authorization::Policies;
 use crate::engine::decide::CompiledRoutes;
 use crate::engine::jwt::Authentication;
+use crate::engine::ratelimit::RateLimits;
 use crate::engine::retry::Retries;
+use crate::originate::Originations;
 use crate::telemetry::Rules;
 
 /// One consistent state, published whole.
@@ -32,15 +34,19 @@ pub struct Compiled {
     pub authentication: Authentication,
     /// `None`: as by default.
     pub telemetry: Option<Arc<Rules>>,
+    pub rate_limits: RateLimits,
+    pub originations: Originations,
     routes: BTreeMap<u16, CompiledRoutes>,
     default_retries: Retries,
     default_policy: Policy,
 }
 
 impl Compiled {
+    /// `before` was in force: limits that it has too go on counting.
+    ///
     /// # Errors
     /// Something in it cannot be carried out by this version.
-    pub fn new(model: &Arc<Layer7>) -> Result<Self, String> {
+    pub fn new(model: &Arc<Layer7>, before: Option<&Self>) -> Result<Self, String> {
         let mut routes = BTreeMap::new();
         for (port, rules) in &model.ports {
             let compiled = match (&rules.http, &model.target) {
@@ -54,6 +60,15 @@ impl Compiled {
             policies: Policies::compile(&model.policies),
             authentication: Authentication::compile(&model.jwt),
             telemetry: Rules::compile(&model.telemetry, &model.name()),
+            rate_limits: RateLimits::compile(
+                &model.rate_limits,
+                before.map_or(&RateLimits::default(), |before| &before.rate_limits),
+                &mut rand::rng(),
+            ),
+            originations: Originations::compile(
+                model.destinations.values().flat_map(Destination::policies).map(|policy| &policy.tls),
+                before.map_or(&Originations::default(), |before| &before.originations),
+            ),
             routes,
             default_retries: Retries::new(&route::Retries::default()).map_err(|name| name.to_string())?,
             default_policy: Policy::default(),
@@ -88,7 +103,7 @@ impl World {
             let before = self.compiled.get(&model.target);
             let now = match before {
                 Some(before) if Arc::ptr_eq(&before.model, model) => Some(before.clone()),
-                _ => match Compiled::new(model) {
+                _ => match Compiled::new(model, before.map(Arc::as_ref)) {
                     Ok(made) => Some(Arc::new(made)),
                     Err(error) => {
                         warn!(model = model.name(), error, "a model is not taken; what was in force stays");

@@ -63,6 +63,7 @@ impl Bench {
             destinations: Default::default(),
             policies: Vec::new(),
             jwt: Vec::new(),
+            rate_limits: Vec::new(),
             path_normalization: Default::default(),
             telemetry: Default::default(),
         });

@@ -176,6 +176,49 @@ fn tokens_are_checked_and_their_claims_decide() -> Result<()> {
     Ok(())
 }
 
+/// Authorizers by the mesh's own configuration: one over HTTP, which is a backend that says what it was told to, and one over gRPC.
+#[test]
+fn authorizers_of_the_meshs_configuration_are_asked() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-custom", &["v1"])?;
+    let mesh = &reviews.mesh;
+    let guard = mesh.enrolled(mesh.pod("guard").namespace("shop"), "b")?;
+    let _http = apps::backend(&guard, 8080, "guard")?;
+    let _grpc = apps::authorizer(&guard, 9000)?;
+    mesh.until_captured(&guard)?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: guard, namespace: shop}, spec: {clusterIP: 10.96.0.17, clusterIPs: \
+                   [10.96.0.17], selector: {app: guard}, ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc, port: 9000}]}}\n---\n";
+    let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    \
+                  extensionProviders:\n    - name: by-http\n      envoyExtAuthzHttp:\n        service: guard.shop.svc.cluster.local\n        \
+                  port: 80\n        headersToUpstreamOnAllow: [served-by]\n        headersToDownstreamOnDeny: [served-by]\n    - name: by-grpc\n      \
+                  envoyExtAuthzGrpc: {service: shop/guard.shop.svc.cluster.local, port: 9000, statusOnError: '503'}\n---\n";
+    let ask = |provider: &str| {
+        let spec = format!(
+            "{{{AT_SERVICE}, action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: [/guarded*]}}}}]}}]}}"
+        );
+        reviews.apply(&format!("{service}{config}{}", security("AuthorizationPolicy", "shop", "ask", &spec)))
+    };
+    ask("by-http")?;
+    let passed = reviews.ask("/guarded", &[])?;
+    assert_eq!((passed.by(), passed.sent("served-by")?), ("v1", vec!["guard".to_owned()]));
+    let denied = reviews.ask("/guarded?status=402", &[])?;
+    assert_eq!((denied.status, denied.by()), (402, "guard"));
+    assert_eq!(reviews.ask("/open?status=402", &[])?.by(), "v1", "nobody was asked about this");
+
+    ask("by-grpc")?;
+    let passed = reviews.ask("/guarded", &["x-pass: yes"])?;
+    assert_eq!((passed.status, passed.sent("x-let-in-by")?), (200, vec!["authorizer".to_owned()]));
+    let denied = reviews.ask("/guarded", &[])?;
+    assert_eq!((denied.status, denied.body.as_str()), (451, "not without a pass"));
+    let line = reviews.waypoint.accesses().into_iter().rev().find(|line| line["response_code"] == 451).expect("a line");
+    assert_eq!(line["response_flags"], "UAEX");
+
+    ask("nobody")?;
+    assert_eq!(reviews.ask("/guarded", &["x-pass: yes"])?.status, 403, "nobody can be asked");
+    assert_eq!(reviews.ask("/open", &[])?.status, 200);
+    Ok(())
+}
+
 /// A policy that selects the pods, and knows nothing of a waypoint, means the same with one.
 #[test]
 fn policies_of_the_workload_are_about_the_client_also_behind_a_waypoint() -> Result<()> {

@@ -24,3 +24,4 @@ mod resilience;
 mod crowds;
 mod routing;
 mod guarded;
+mod limited;

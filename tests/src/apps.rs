@@ -79,6 +79,14 @@ pub fn grpc(place: &Place, port: u16) -> Result<Program> {
     listening(place.command(&built("grpc")?).args(["serve", "--port", &port.to_string()]), port)
 }
 
+/// An authorizer over gRPC: see its source for whom it lets pass.
+///
+/// # Errors
+/// When it has not been built or does not come up.
+pub fn authorizer(place: &Place, port: u16) -> Result<Program> {
+    listening(place.command(&built("authorizer")?).args(["--port", &port.to_string()]), port)
+}
+
 /// Our own `backend`, which answers HTTP with what it was asked; see its source.
 ///
 /// # Errors

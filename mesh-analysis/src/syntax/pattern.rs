@@ -24,7 +24,7 @@ pub(crate) const LONGEST: usize = 1024;
 ///
 /// # Errors
 /// Why not, as the rest of a sentence that begins with the expression.
-pub(crate) fn check(expression: &str) -> Result<(), String> {
+pub fn check(expression: &str) -> Result<(), String> {
     if expression.is_empty() {
         return Err("is empty".to_owned());
     }

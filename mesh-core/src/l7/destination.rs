@@ -39,6 +39,13 @@ pub struct SubsetPolicy {
 }
 
 impl Destination {
+    /// Everything that may hold for one of its endpoints.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let own = self.subsets.values().filter_map(|subset| subset.policy.as_ref());
+        let own = own.flat_map(|own| std::iter::once(&own.general).chain(own.ports.values()));
+        std::iter::once(&self.general).chain(self.ports.values()).chain(own)
+    }
+
     /// What holds for a port of the service, or of one of its subsets.
     pub fn policy(&self, port: u16, subset: Option<&str>) -> &Policy {
         let own = subset.and_then(|name| self.subsets.get(name)).and_then(|subset| subset.policy.as_ref());
@@ -157,20 +164,45 @@ pub struct Outliers {
 }
 
 /// How the endpoint is spoken to within the connection or tunnel to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tls {
     /// In the mesh the tunnel, else plain.
     #[default]
     None,
     /// `SIMPLE`, or `MUTUAL` with a certificate of the client's own.
-    Originate {
-        sni: Option<Arc<str>>,
-        subject_alt_names: Vec<Arc<str>>,
-        /// PEM; `None`: the system's roots.
-        roots: Option<Arc<str>>,
-        /// PEM, chain and key.
-        client: Option<(Arc<str>, Arc<str>)>,
-        insecure: bool,
-    },
+    Originate(Originate),
+    /// As what was asked for cannot be had, nothing is sent; and why.
+    Refused(Arc<str>),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Originate {
+    /// Asked for, and looked for in the certificate; `None`: the service's hostname.
+    pub sni: Option<Arc<str>>,
+    /// Looked for in place of that name, one of them: DNS names, addresses, `spiffe://..`.
+    pub subject_alt_names: Vec<Arc<str>>,
+    /// `None`: the system's roots.
+    pub roots: Option<Roots>,
+    pub client: Option<ClientCertificate>,
+    /// Whoever answers is the right one.
+    pub insecure: bool,
+}
+
+/// Files of the waypoint, PEM, by their paths. A key is never told: a model is no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    pub chain: Arc<str>,
+    pub key: Arc<str>,
+}
+
+/// Certificates that are trusted, PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Roots {
+    Text(Arc<str>),
+    /// A file of the waypoint, by its path.
+    File(Arc<str>),
 }

@@ -11,7 +11,7 @@ use super::authorization::Rule;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
-    /// `namespace/name` of the resource.
+    /// `namespace/name` of the resource, which may have several.
     pub name: Arc<str>,
     /// Counts and tells, and refuses nothing.
     #[serde(default)]

@@ -12,8 +12,8 @@ use mesh_core::workload::ServiceKey;
 use super::labels::{ByLabel, BySelector, forget, matches};
 use super::{Config, Unit};
 use crate::object::{
-    AuthorizationPolicy, DestinationRule, EndpointSlice, Kind, Labels, Metadata, Namespace, Node, Object, ObjectKey,
-    PeerAuthentication, Pod, Service, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, Kind, Labels, MeshConfig, Metadata, Namespace, Node, Object,
+    ObjectKey, PeerAuthentication, Pod, Secret, Service, ServiceEntry, WorkloadEntry,
 };
 
 pub(super) use layer7::{RouteRef, attached_to};
@@ -91,6 +91,8 @@ pub(super) struct Cluster {
     hosts_in: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// By their host in full, which may begin with a wildcard; oldest first.
     pub(super) rules_for: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
+    pub(super) mesh_config: Option<MeshConfig>,
+    pub(super) secrets: HashMap<Name, Secret>,
     pub(super) layer7: layer7::Objects,
     /// What changed since this was last taken, for the units that read it.
     pub(super) topics: BTreeSet<Topic>,
@@ -127,6 +129,9 @@ impl Cluster {
             Object::TlsRoute(o) => self.set_stream_route((Kind::TlsRoute, name), Some(o), touched),
             Object::RequestAuthentication(o) => self.set_request_authentication(name, Some(o), touched),
             Object::Telemetry(o) => self.set_telemetry(name, Some(o), touched),
+            Object::BackendTrafficPolicy(o) => self.set_backend_traffic_policy(name, Some(o), touched),
+            Object::MeshConfig(o) => self.set_mesh_config(&name, Some(o), touched),
+            Object::Secret(o) => self.set_secret(name, Some(o)),
             Object::ReferenceGrant(o) => self.set_grant(name, Some(o)),
             // A pod says its account and its ReplicaSet; nothing more is asked of these.
             Object::ServiceAccount(_) | Object::Deployment(_) => {}
@@ -154,6 +159,9 @@ impl Cluster {
             Kind::TcpRoute | Kind::TlsRoute => self.set_stream_route((key.kind, name), None, touched),
             Kind::RequestAuthentication => self.set_request_authentication(name, None, touched),
             Kind::Telemetry => self.set_telemetry(name, None, touched),
+            Kind::BackendTrafficPolicy => self.set_backend_traffic_policy(name, None, touched),
+            Kind::ConfigMap => self.set_mesh_config(&name, None, touched),
+            Kind::Secret => self.set_secret(name, None),
             Kind::ReferenceGrant => self.set_grant(name, None),
             Kind::ServiceAccount | Kind::Deployment => {}
         }
@@ -169,6 +177,21 @@ impl Cluster {
             self.touch_namespace(&name, touched);
             self.topics.insert(Topic::Namespace(name));
         }
+    }
+
+    fn set_mesh_config(&mut self, name: &Name, new: Option<MeshConfig>, touched: &mut Touched) {
+        // Somebody else's, of the same name.
+        if name.namespace != self.config.root_namespace || self.mesh_config == new {
+            return;
+        }
+        self.mesh_config = new;
+        self.topics.insert(Topic::MeshConfig);
+        touched.insert(Unit::MeshConfig);
+    }
+
+    fn set_secret(&mut self, name: Name, new: Option<Secret>) {
+        set(&mut self.secrets, name.clone(), new);
+        self.topics.insert(Topic::Secret(name));
     }
 
     fn set_node(&mut self, name: Arc<str>, new: Option<Node>, touched: &mut Touched) {

@@ -14,9 +14,12 @@ mod streams;
 mod filters;
 mod assembly;
 mod destinations;
+mod credentials;
 mod authorization;
+mod authorizers;
 mod authentication;
 mod telemetry;
+mod rate_limits;
 mod backends;
 mod attachment;
 mod members;
@@ -25,7 +28,8 @@ mod protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_core::l7::{Layer7, PathNormalization, PortRules, Protocol, Target, WaypointKey};
+use mesh_core::l7::authorization::Action;
+use mesh_core::l7::{Layer7, PortRules, Protocol, Target, WaypointKey};
 use mesh_core::workload::ServiceKey;
 
 use super::Built;
@@ -84,7 +88,8 @@ impl Cluster {
             destinations: BTreeMap::new(),
             policies: self.policies_at(&whole, built),
             jwt: self.jwt_at(&whole, built),
-            path_normalization: PathNormalization::default(),
+            rate_limits: self.rate_limits_at(&whole, built),
+            path_normalization: self.path_normalization(built),
             telemetry: self.telemetry_at(&whole, built),
         };
         built.layer7(model);
@@ -106,7 +111,13 @@ impl Compiler<'_> {
         let whole = Whole { waypoint: self.waypoint, service: Some(self.service) };
         let policies = self.cluster.policies_at(&whole, self.built);
         let jwt = self.cluster.jwt_at(&whole, self.built);
+        let rate_limits = self.cluster.rate_limits_at(&whole, self.built);
         let telemetry = self.cluster.telemetry_at(&whole, self.built);
+        let asked = policies.iter().filter_map(|policy| match &policy.action {
+            Action::Custom(authorizer) => Some(authorizer.service.clone()),
+            _ => None,
+        });
+        self.used.extend(asked);
         let used = std::mem::take(&mut self.used);
         let destinations = used.into_iter().map(|key| (key.clone(), self.destination(&key))).collect();
         Layer7 {
@@ -116,7 +127,8 @@ impl Compiler<'_> {
             destinations,
             policies,
             jwt,
-            path_normalization: PathNormalization::default(),
+            rate_limits,
+            path_normalization: self.cluster.path_normalization(self.built),
             telemetry,
         }
     }

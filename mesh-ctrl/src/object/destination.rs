@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::l7::destination::{Balance, HashBy, Outliers, Policy, Pool, SlowStart, SubsetPolicy, Tls};
+use mesh_core::l7::destination::{
+    Balance, ClientCertificate, HashBy, Originate, Outliers, Policy, Pool, Roots, SlowStart, SubsetPolicy, Tls,
+};
 use mesh_core::traffic::Keepalive;
 use serde::Deserialize;
 
@@ -190,6 +192,8 @@ struct OutlierDetection {
 struct ClientTls {
     mode: TlsMode,
     client_certificate: Arc<str>,
+    private_key: Arc<str>,
+    ca_crl: Arc<str>,
     ca_certificates: Arc<str>,
     credential_name: Arc<str>,
     subject_alt_names: Vec<Arc<str>>,
@@ -207,25 +211,29 @@ enum TlsMode {
     IstioMutual,
 }
 
+/// Finds a Secret by its name; outer `None`: there is none, inner: it has no roots.
+pub type Find<'a> = &'a mut dyn FnMut(&Arc<str>) -> Option<Option<Arc<str>>>;
+
 /// What holds for a service as a whole, and for its ports.
-pub fn general(policy: Option<&TrafficPolicy>) -> SubsetPolicy {
+pub fn general(policy: Option<&TrafficPolicy>, find: Find<'_>) -> SubsetPolicy {
     let Some(policy) = policy else { return SubsetPolicy::default() };
-    let ports = policy.port_level_settings.iter().map(|port| (port.port.number, port.sections.policy()));
-    SubsetPolicy { general: policy.own.policy(), ports: ports.collect() }
+    let ports = policy.port_level_settings.iter().map(|port| (port.port.number, port.sections.policy(find)));
+    let ports = ports.collect();
+    SubsetPolicy { general: policy.own.policy(find), ports }
 }
 
 /// What holds for a subset. Its own sections come first; a port's settings inherit nothing of the policy that they stand in.
-pub fn of_subset(service: Option<&TrafficPolicy>, subset: &TrafficPolicy) -> SubsetPolicy {
+pub fn of_subset(service: Option<&TrafficPolicy>, subset: &TrafficPolicy, find: Find<'_>) -> SubsetPolicy {
     let nothing = TrafficPolicy::default();
     let service = service.unwrap_or(&nothing);
     let mut ports: BTreeMap<u16, Policy> = BTreeMap::new();
     for port in &service.port_level_settings {
-        ports.insert(port.port.number, subset.own.over(&port.sections).policy());
+        ports.insert(port.port.number, subset.own.over(&port.sections).policy(find));
     }
     for port in &subset.port_level_settings {
-        ports.insert(port.port.number, port.sections.policy());
+        ports.insert(port.port.number, port.sections.policy(find));
     }
-    SubsetPolicy { general: subset.own.over(&service.own).policy(), ports }
+    SubsetPolicy { general: subset.own.over(&service.own).policy(find), ports }
 }
 
 impl Destination {
@@ -250,11 +258,8 @@ impl Destination {
             let ports = ports.map(|(i, port)| (format!("{path}.portLevelSettings[{i}].tls"), &port.sections.tls));
             for (path, tls) in ports.chain([(format!("{path}.tls"), &policy.own.tls)]) {
                 let Some(tls) = tls else { continue };
-                let files = [&tls.client_certificate, &tls.ca_certificates, &tls.credential_name];
-                if files.into_iter().any(|name| !name.is_empty() && &**name != "system") {
-                    let why =
-                        "a waypoint has no files or Secrets: it shows no certificate and trusts the system's roots";
-                    unused.push((path, why));
+                if !tls.ca_crl.is_empty() {
+                    unused.push((format!("{path}.caCrl"), "revoked certificates are not looked for"));
                 }
             }
         }
@@ -272,7 +277,7 @@ impl Sections {
         }
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self, find: Find<'_>) -> Policy {
         let balancer = self.load_balancer.clone().unwrap_or_default();
         let outliers = self.outlier_detection.as_ref().map(OutlierDetection::read);
         // What has no effect is told where agents read the same field.
@@ -282,7 +287,7 @@ impl Sections {
             locality,
             pool: self.connection_pool.as_ref().map(ConnectionPool::read).unwrap_or_default(),
             outliers,
-            tls: self.tls.as_ref().map(ClientTls::read).unwrap_or_default(),
+            tls: self.tls.as_ref().map(|tls| tls.read(find)).unwrap_or_default(),
             slow_start: balancer.slow_start(),
         }
     }
@@ -371,16 +376,32 @@ impl OutlierDetection {
 }
 
 impl ClientTls {
-    fn read(&self) -> Tls {
-        match self.mode {
-            TlsMode::Disable | TlsMode::IstioMutual => Tls::None,
-            TlsMode::Simple | TlsMode::Mutual => Tls::Originate {
-                sni: Some(self.sni.clone()).filter(|sni| !sni.is_empty()),
-                subject_alt_names: self.subject_alt_names.clone(),
-                roots: None,
-                client: None,
-                insecure: self.insecure_skip_verify == Some(true),
+    /// What a Secret was to say and does not say is refused: without it, others would be trusted than was meant.
+    fn read(&self, find: Find<'_>) -> Tls {
+        let is_mutual = match self.mode {
+            TlsMode::Disable | TlsMode::IstioMutual => return Tls::None,
+            TlsMode::Simple => false,
+            TlsMode::Mutual => true,
+        };
+        let secret = &self.credential_name;
+        let refused = |why: &str| Tls::Refused(format!("Secret {secret} {why}").into());
+        let file = |path: &Arc<str>| Some(path).filter(|path| !["", "system"].contains(&&***path)).cloned();
+        let roots = match secret.is_empty() {
+            true => file(&self.ca_certificates).map(Roots::File),
+            false if is_mutual => return refused("is not told to waypoints, which have keys in files"),
+            false => match find(secret) {
+                None => return refused("is not known"),
+                Some(None) => return refused("has no ca.crt"),
+                Some(Some(roots)) => Some(Roots::Text(roots)),
             },
-        }
+        };
+        let client = file(&self.client_certificate).zip(file(&self.private_key)).filter(|_| is_mutual);
+        Tls::Originate(Originate {
+            sni: Some(self.sni.clone()).filter(|sni| !sni.is_empty()),
+            subject_alt_names: self.subject_alt_names.clone(),
+            roots,
+            client: client.map(|(chain, key)| ClientCertificate { chain, key }),
+            insecure: self.insecure_skip_verify == Some(true),
+        })
     }
 }

@@ -6,11 +6,15 @@ use mesh_analysis::Severity;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::backend_traffic_policy::RawBackendTrafficPolicy;
+use super::mesh_config::{self, MeshConfig, RawConfigMap, RawMeshConfig};
 use super::networking::{RawServiceEntry, RawWorkloadEntry};
 use super::reference::GATEWAY_GROUP;
+use super::secret::RawSecret;
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
 use super::traffic::RawDestinationRule;
 use super::{DestinationRule, Kind, Metadata, Object, ObjectKey, destination};
+use crate::yaml;
 
 /// What became of a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,13 +52,13 @@ pub fn read(mut value: Value) -> Read {
         return refused(None, "", "apiVersion and kind are needed".to_owned());
     };
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
-    let Some((kind, versions)) = known(group, &kind_name) else {
+    let name = map.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let known = known(group, &kind_name).filter(|(kind, _)| *kind != Kind::ConfigMap || name == mesh_config::NAME);
+    let Some((kind, versions)) = known else {
         // The whole group is about who may do what: a misspelt kind is no kind to pass over.
         if group == "security.istio.io" {
             return refused(None, "kind", format!("{api_version} has no kind {kind_name}"));
         }
-        let name = map.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str).unwrap_or_default();
-        let name = name.to_owned();
         return Read::Skipped { api_version, kind: kind_name, name };
     };
     let key = match identify(kind, map) {
@@ -86,6 +90,8 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("", "Node") => (Kind::Node, &["v1"]),
         ("", "Pod") => (Kind::Pod, &["v1"]),
         ("", "Service") => (Kind::Service, &["v1"]),
+        ("", "Secret") => (Kind::Secret, &["v1"]),
+        ("", "ConfigMap") => (Kind::ConfigMap, &["v1"]),
         ("", "ServiceAccount") => (Kind::ServiceAccount, &["v1"]),
         ("apps", "ReplicaSet") => (Kind::ReplicaSet, &["v1"]),
         ("apps", "Deployment") => (Kind::Deployment, &["v1"]),
@@ -98,6 +104,7 @@ fn known(group: &str, kind: &str) -> Option<(Kind, &'static [&'static str])> {
         ("networking.istio.io", "VirtualService") => (Kind::VirtualService, &["v1", "v1beta1", "v1alpha3"]),
         ("security.istio.io", "RequestAuthentication") => (Kind::RequestAuthentication, &["v1", "v1beta1"]),
         ("telemetry.istio.io", "Telemetry") => (Kind::Telemetry, &["v1", "v1alpha1"]),
+        ("gateway.envoyproxy.io", "BackendTrafficPolicy") => (Kind::BackendTrafficPolicy, &["v1alpha1"]),
         // Istio's kind of the same name is another.
         (GATEWAY_GROUP, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
         (GATEWAY_GROUP, "HTTPRoute") => (Kind::HttpRoute, &["v1", "v1beta1"]),
@@ -166,13 +173,37 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::VirtualService => Object::VirtualService(parse(value)?),
         Kind::RequestAuthentication => Object::RequestAuthentication(parse(value)?),
         Kind::Telemetry => Object::Telemetry(parse(value)?),
+        Kind::BackendTrafficPolicy => {
+            Object::BackendTrafficPolicy(parse::<RawBackendTrafficPolicy>(value)?.try_into()?)
+        }
         Kind::Gateway => Object::Gateway(parse(value)?),
         Kind::HttpRoute => Object::HttpRoute(parse(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(parse(value)?),
         Kind::TcpRoute => Object::TcpRoute(parse(value)?),
         Kind::TlsRoute => Object::TlsRoute(parse(value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(parse(value)?),
+        Kind::Secret => Object::Secret(parse::<RawSecret>(value)?.try_into()?),
+        Kind::ConfigMap => Object::MeshConfig(mesh_config(value)?),
     })
+}
+
+/// Its text is YAML within YAML: mistakes are named by the field within, or the line.
+fn mesh_config(value: Value) -> Result<MeshConfig, Mistake> {
+    let RawConfigMap { metadata, data } = parse(value)?;
+    let within = format!("data.{}", mesh_config::KEY);
+    let text = data.get(mesh_config::KEY).map(String::as_str).unwrap_or_default();
+    let malformed = |mistake: yaml::Mistake| Mistake {
+        field: within.clone(),
+        message: format!("line {}: {}", mistake.line, mistake.message),
+    };
+    let mut documents = yaml::documents(text, &yaml::Limits::default()).map_err(malformed)?;
+    if let Some(mistake) = documents.iter_mut().find_map(|document| document.mistake.take()) {
+        return Err(malformed(mistake));
+    }
+    let mut mesh = documents.first().map_or_else(|| Value::Object(Map::new()), |document| document.root.value());
+    drop_nulls(&mut mesh);
+    let named = |mistake: Mistake| Mistake { field: format!("{within}.{}", mistake.field), ..mistake };
+    parse::<RawMeshConfig>(mesh).and_then(|raw| raw.read(metadata)).map_err(named)
 }
 
 fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Mistake> {

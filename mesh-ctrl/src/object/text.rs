@@ -1,4 +1,4 @@
-//! The `StringMatch` of Istio's kinds.
+//! The `StringMatch` of Istio's kinds, and texts with a wildcard.
 
 use std::sync::Arc;
 
@@ -23,5 +23,15 @@ impl From<Raw> for Text {
         let exact = raw.exact.map(TextMatch::Exact);
         let found = exact.or(raw.prefix.map(TextMatch::Prefix)).or(raw.regex.map(TextMatch::Regex));
         Self(found.unwrap_or(TextMatch::Present))
+    }
+}
+
+/// What `*` alone, at the end or at the beginning stands for, as policies and lists of headers have it.
+pub fn wildcard(value: &Arc<str>) -> TextMatch {
+    match (value.strip_prefix('*'), value.strip_suffix('*')) {
+        (Some(""), _) => TextMatch::Present,
+        (Some(suffix), _) => TextMatch::Suffix(suffix.into()),
+        (None, Some(prefix)) => TextMatch::Prefix(prefix.into()),
+        (None, None) => TextMatch::Exact(value.clone()),
     }
 }

@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::folder::is_manifest;
-pub use super::yaml::Limits;
 use super::{Event, Severity};
+pub use crate::yaml::Limits;
 use scan::{Scanner, Wanted};
 
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::yaml::{self, Limits, Node};
 use super::{Code, Event, Finding, Severity};
 use crate::object::{Object, ObjectKey, Read, read};
+use crate::yaml::{self, Limits, Node};
 
 /// What was found at a path.
 #[derive(Clone, Debug)]

@@ -30,10 +30,11 @@ struct Limiter {
 }
 
 impl RateLimits {
-    /// A rule that was there before keeps its buckets.
+    /// A rule that was there before keeps its buckets. Of rules that are the same each has its own.
     pub fn compile(rules: &[RateLimit], before: &Self, rng: &mut impl Rng) -> Self {
-        let mut limiter = |rule: &RateLimit| match before.0.iter().find(|old| old.rule == *rule) {
-            Some(old) => old.clone(),
+        let mut before: Vec<_> = before.0.iter().collect();
+        let mut limiter = |rule: &RateLimit| match before.iter().position(|old| old.rule == *rule) {
+            Some(old) => before.remove(old).clone(),
             None => Arc::new(Limiter {
                 rule: rule.clone(),
                 selection: Selection::compile(&rule.rules),

@@ -23,6 +23,7 @@ pub enum Why {
     Denied,
     /// By an external authorizer, or because it could not be asked.
     Authorizer,
+    Limited,
     Preflight,
     Redirect,
     Direct,
@@ -42,6 +43,7 @@ impl Why {
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
             Self::Authorizer => "authorizer",
+            Self::Limited => "rate_limited",
             Self::Preflight => "preflight",
             Self::Redirect => "redirect",
             Self::Direct => "direct_response",
@@ -99,6 +101,11 @@ pub fn bad_request() -> Reply {
 /// By a policy.
 pub fn denied() -> Reply {
     Reply::text(StatusCode::FORBIDDEN, "RBAC: access denied", Why::Denied)
+}
+
+/// By a rate limit.
+pub fn limited() -> Reply {
+    Reply::text(StatusCode::TOO_MANY_REQUESTS, "local_rate_limited", Why::Limited)
 }
 
 /// The rule leads to what is not there.
@@ -204,6 +211,7 @@ mod tests {
         check(not_found(), expect!["404\n\n"]);
         check(bad_request(), expect!["400\ncontent-type: text/plain\n\nBad Request"]);
         check(denied(), expect!["403\ncontent-type: text/plain\n\nRBAC: access denied"]);
+        check(limited(), expect!["429\ncontent-type: text/plain\n\nlocal_rate_limited"]);
         check(no_backend(StatusCode::INTERNAL_SERVER_ERROR), expect!["500\n\n"]);
         check(no_healthy_upstream(), expect!["503\ncontent-type: text/plain\n\nno healthy upstream"]);
         check(
@@ -220,6 +228,10 @@ mod tests {
         check(
             denied().into_grpc(),
             expect!["200\ncontent-type: application/grpc\ngrpc-status: 7\ngrpc-message: RBAC: access denied\n\n"],
+        );
+        check(
+            limited().into_grpc(),
+            expect!["200\ncontent-type: application/grpc\ngrpc-status: 14\ngrpc-message: local_rate_limited\n\n"],
         );
         check(not_found().into_grpc(), expect!["200\ncontent-type: application/grpc\ngrpc-status: 12\n\n"]);
         check(

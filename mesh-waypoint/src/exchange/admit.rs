@@ -1,7 +1,7 @@
-//! Whether a request may pass: its tokens, then policy.
+//! Whether a request may pass: its tokens, then policy, then what it takes of rate limits.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -10,10 +10,11 @@ use tracing::{info, warn};
 
 use super::edit;
 use super::external::{self, Ruling};
+use super::limit;
 use super::read::Incoming;
 use super::story::Story;
 use crate::body::Replay;
-use crate::engine::authorization::{Decision, Peer, Request, Verdict};
+use crate::engine::authorization::{Decision, Request, Verdict};
 use crate::engine::head;
 use crate::engine::jwt;
 use crate::engine::respond::{self, Reply, Why};
@@ -42,20 +43,11 @@ pub(super) async fn admit(
     if let Some(accepted) = &accepted {
         change(incoming, &accepted.changes);
     }
-    let policies = session.policies(
-        compiled,
-        Peer {
-            identity: Some(&session.client.identity),
-            address: session.client.address.ip(),
-            destination: session.asked.address.ip(),
-            port: session.asked.address.port(),
-            sni: None,
-        },
-    );
+    let narrowed = session.narrowed(compiled);
     // Each authorizer is asked once: policy is evaluated anew when it has let the request pass.
     let mut passed = Vec::new();
     loop {
-        let decision = {
+        let (decision, ruling) = {
             let request = Request {
                 method: incoming.method.as_str(),
                 host: &incoming.authority,
@@ -64,11 +56,16 @@ pub(super) async fn admit(
                 fields: &incoming.headers,
                 authenticated: accepted.as_ref().and_then(|accepted| accepted.authenticated.as_ref()),
             };
-            policies.evaluate(&request, &passed)
+            let decision = narrowed.policies.evaluate(&request, &passed);
+            let is_allowed = matches!(decision.verdict, Verdict::Allow(_));
+            (decision, is_allowed.then(|| narrowed.limits.take(&request, Instant::now())))
         };
         record(session, &decision);
         let question = match decision.verdict {
-            Verdict::Allow(_) => return Ok(()),
+            Verdict::Allow(_) => {
+                return limit::apply(session, story, ruling.unwrap_or_default())
+                    .map_err(|reply| reply.for_client(is_grpc));
+            }
             Verdict::Deny(denial) => {
                 let by = denial.policy.as_deref().unwrap_or("none");
                 story.record.details = format!("rbac_access_denied_matched_policy[{by}]").into();

@@ -47,6 +47,7 @@ impl Story {
             Why::NoRoute => ("NR", "route_not_found"),
             Why::Denied => ("-", "rbac_access_denied"),
             Why::Authorizer => ("UAEX", "ext_authz_denied"),
+            Why::Limited => ("RL", "local_rate_limited"),
             Why::Preflight | Why::Redirect | Why::Direct => ("-", "direct_response"),
             Why::Fault => ("FI", "fault_filter_abort"),
             Why::NoBackend => ("NC", "cluster_not_found"),

@@ -8,7 +8,8 @@ use crate::index::Unit;
 use crate::index::labels::forget;
 use crate::object::reference::{ParentRef, Referent};
 use crate::object::{
-    Gateway, GrpcRoute, HttpRoute, Kind, ReferenceGrant, RequestAuthentication, StreamRoute, Telemetry, VirtualService,
+    BackendTrafficPolicy, Gateway, GrpcRoute, HttpRoute, Kind, ReferenceGrant, RequestAuthentication, StreamRoute,
+    Telemetry, VirtualService,
 };
 
 /// A route by its kind; of several the oldest comes first.
@@ -29,6 +30,7 @@ pub(in crate::index) struct Objects {
     pub(in crate::index) stream_routes: HashMap<(Kind, Name), StreamRoute>,
     pub(in crate::index) request_authentications: HashMap<Name, RequestAuthentication>,
     pub(in crate::index) telemetries: HashMap<Name, Telemetry>,
+    pub(in crate::index) backend_traffic_policies: HashMap<Name, BackendTrafficPolicy>,
     grants: HashMap<Name, ReferenceGrant>,
 
     /// VirtualServices by their hosts in full, which may begin with a wildcard; oldest first.
@@ -40,6 +42,7 @@ pub(in crate::index) struct Objects {
     pub(in crate::index) authentications_in: HashMap<Arc<str>, BTreeSet<Name>>,
     /// Oldest first.
     pub(in crate::index) telemetries_in: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
+    pub(in crate::index) backend_traffic_policies_in: HashMap<Arc<str>, BTreeSet<(Age, Name)>>,
     grants_in: HashMap<Arc<str>, BTreeSet<Name>>,
 }
 
@@ -185,6 +188,30 @@ impl Cluster {
         }
         self.topics.insert(Topic::Policies(namespace));
         touched.insert(Unit::Telemetry(name));
+    }
+
+    pub(super) fn set_backend_traffic_policy(
+        &mut self,
+        name: Name,
+        new: Option<BackendTrafficPolicy>,
+        touched: &mut Touched,
+    ) {
+        // Of a status that is written there is nothing to see.
+        if self.layer7.backend_traffic_policies.get(&name) == new.as_ref() {
+            return;
+        }
+        let namespace = name.namespace.clone();
+        if let Some(old) = self.layer7.backend_traffic_policies.remove(&name) {
+            let age = Age::of(&old.metadata);
+            forget(&mut self.layer7.backend_traffic_policies_in, &namespace, &(age, name.clone()));
+        }
+        if let Some(new) = new {
+            let policies = self.layer7.backend_traffic_policies_in.entry(namespace.clone()).or_default();
+            policies.insert((Age::of(&new.metadata), name.clone()));
+            self.layer7.backend_traffic_policies.insert(name.clone(), new);
+        }
+        self.topics.insert(Topic::Policies(namespace));
+        touched.insert(Unit::BackendTrafficPolicy(name));
     }
 
     pub(super) fn set_grant(&mut self, name: Name, new: Option<ReferenceGrant>) {

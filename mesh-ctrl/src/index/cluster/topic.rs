@@ -26,6 +26,9 @@ pub(in crate::index) enum Topic {
     Policies(Arc<str>),
     /// ReferenceGrants of a namespace.
     Grants(Arc<str>),
+    Secret(Name),
+    /// The mesh's configuration.
+    MeshConfig,
     /// Services of a namespace, or everywhere.
     Services(Arc<str>),
 }

@@ -2,7 +2,7 @@
 //! the service's workloads.
 //!
 //! What cannot be asked here fails closed as it does at L4: such a rule of ALLOW is dropped, of DENY the part is, AUDIT records
-//! nothing, and whatever an external authorizer would be asked about is denied.
+//! nothing, and what an authorizer would be asked about whom nobody knows is denied.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use mesh_core::l7::text::TextMatch;
 use super::Whole;
 use crate::index::Built;
 use crate::index::cluster::{Cluster, Topic};
+use crate::object::text::wildcard;
 use crate::object::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, IpBlock, Operation as Operated, PeerSource, PortRef,
     When, WhenKey,
@@ -28,7 +29,8 @@ impl Cluster {
                     false => policy.targets.iter().any(|target| self.is_target(whole, target, &namespace)),
                 };
                 if is_in_force {
-                    let mut converted = convert(policy);
+                    let policy = self.with_aliases(policy, built);
+                    let mut converted = convert(&policy, self.action(&policy, built));
                     if policy.targets.is_empty() {
                         translate(&mut converted, &self.targets_of(whole));
                     }
@@ -39,6 +41,20 @@ impl Cluster {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
+    }
+}
+
+/// An authorizer that cannot be asked lets nothing pass.
+impl Cluster {
+    fn action(&self, policy: &AuthorizationPolicy, built: &mut Built) -> Action {
+        match policy.action {
+            AuthorizationAction::Allow => Action::Allow,
+            AuthorizationAction::Deny => Action::Deny,
+            AuthorizationAction::Audit => Action::Audit,
+            AuthorizationAction::Custom => {
+                self.authorizer(&policy.provider, built).map_or(Action::Deny, Action::Custom)
+            }
+        }
     }
 }
 
@@ -114,14 +130,10 @@ fn translate(policy: &mut Policy, targets: &Targets) {
     }
 }
 
-fn convert(policy: &AuthorizationPolicy) -> Policy {
-    let action = match policy.action {
-        AuthorizationAction::Allow => Action::Allow,
-        AuthorizationAction::Deny | AuthorizationAction::Custom => Action::Deny,
-        AuthorizationAction::Audit => Action::Audit,
-    };
+fn convert(policy: &AuthorizationPolicy, action: Action) -> Policy {
+    let denies = matches!(action, Action::Deny | Action::Custom(_));
     let namespace = &policy.metadata.namespace;
-    let asked = policy.rules.iter().filter(|rule| action == Action::Deny || !rule.when.iter().any(is_unknown));
+    let asked = policy.rules.iter().filter(|rule| denies || !rule.when.iter().any(is_unknown));
     Policy {
         name: format!("{namespace}/{}", policy.metadata.name).into(),
         dry_run: policy.metadata.annotation("istio.io/dry-run") == Some("true"),
@@ -164,7 +176,7 @@ fn convert_source(source: &PeerSource, namespace: &Arc<str>) -> Source {
 }
 
 fn convert_operation(operation: &Operated) -> Operation {
-    let lower = |values: &[Arc<str>]| values.iter().map(|value| text(&value.to_lowercase().into())).collect();
+    let lower = |values: &[Arc<str>]| values.iter().map(|value| wildcard(&value.to_lowercase().into())).collect();
     let paths = |values: &[Arc<str>]| values.iter().map(path).collect();
     Operation {
         hosts: lower(&operation.hosts),
@@ -181,11 +193,11 @@ fn convert_operation(operation: &Operated) -> Operation {
 fn path(value: &Arc<str>) -> PathPattern {
     match value.contains("{*}") || value.contains("{**}") {
         true => PathPattern::Template(value.clone()),
-        false => PathPattern::Text(text(value)),
+        false => PathPattern::Text(wildcard(value)),
     }
 }
 
-/// `None`: nobody here knows it, and only a DENY comes this far, which denies without regard to it.
+/// `None`: nobody here knows it, and only a DENY or CUSTOM comes this far, which denies or asks without regard to it.
 fn convert_when(when: &When, namespace: &Arc<str>) -> Option<Condition> {
     let key = match &when.key {
         WhenKey::SourceIp => Attribute::SourceIp,
@@ -206,7 +218,7 @@ fn convert_when(when: &When, namespace: &Arc<str>) -> Option<Condition> {
             let (namespace, name) = account(value, namespace);
             TextMatch::Exact(format!("{namespace}/{name}").into())
         }
-        _ => text(value),
+        _ => wildcard(value),
     };
     let (values, not_values) = (when.values.iter().map(one).collect(), when.not_values.iter().map(one).collect());
     Some(Condition { values, not_values, key })
@@ -237,14 +249,5 @@ fn account(value: &Arc<str>, own: &Arc<str>) -> (Arc<str>, Arc<str>) {
 }
 
 fn texts(values: &[Arc<str>]) -> Vec<TextMatch> {
-    values.iter().map(text).collect()
-}
-
-fn text(value: &Arc<str>) -> TextMatch {
-    match (value.strip_prefix('*'), value.strip_suffix('*')) {
-        (Some(""), _) => TextMatch::Present,
-        (Some(suffix), _) => TextMatch::Suffix(suffix.into()),
-        (None, Some(prefix)) => TextMatch::Prefix(prefix.into()),
-        (None, None) => TextMatch::Exact(value.clone()),
-    }
+    values.iter().map(wildcard).collect()
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_core::l7::destination::{Destination, Subset};
+use mesh_core::l7::destination::{Destination, Subset, Tls};
 use mesh_core::workload::ServiceKey;
 
 use super::Compiler;
-use crate::index::cluster::{Cluster, Topic};
+use super::backends::object_key;
+use crate::index::cluster::{Cluster, Name, Topic};
 use crate::index::traffic::exports;
-use crate::object::DestinationRule;
 use crate::object::destination::{TrafficPolicy, general, of_subset};
+use crate::object::{DestinationRule, Kind};
+use crate::source::{Code, Severity};
 
 /// The rules of one namespace for one host, oldest first: the first policy, and of each subset the first that has its name.
 struct InForce<'a>(Vec<&'a DestinationRule>);
@@ -37,14 +39,31 @@ impl<'a> Compiler<'a> {
     pub(super) fn destination(&mut self, key: &ServiceKey) -> Destination {
         let in_force = self.in_force(key);
         let policy = in_force.policy();
-        let subsets = in_force.subsets().into_iter().map(|(name, subset)| {
-            let own = subset.policy.as_ref().map(|own| of_subset(policy, own));
-            (name.clone(), Subset { members: self.cluster.members(key, &subset.labels, self.built), policy: own })
-        });
-        let subsets = subsets.collect();
-        let whole = general(policy);
-        let protocols = self.cluster.ports_of(key).into_iter().map(|port| (port.number, port.protocol)).collect();
-        Destination { protocols, general: whole.general, ports: whole.ports, subsets }
+        let cluster = self.cluster;
+        let mut subsets = BTreeMap::new();
+        for (name, subset) in in_force.subsets() {
+            let find = &mut |secret: &Arc<str>| cluster.roots(&self.waypoint.namespace, secret, self.built);
+            let own = subset.policy.as_ref().map(|own| of_subset(policy, own, find));
+            let members = cluster.members(key, &subset.labels, self.built);
+            subsets.insert(name.clone(), Subset { members, policy: own });
+        }
+        let find = &mut |secret: &Arc<str>| cluster.roots(&self.waypoint.namespace, secret, self.built);
+        let whole = general(policy, find);
+        let protocols = cluster.ports_of(key).into_iter().map(|port| (port.number, port.protocol)).collect();
+        let destination = Destination { protocols, general: whole.general, ports: whole.ports, subsets };
+        self.report_refused(&destination, key, &in_force);
+        destination
+    }
+
+    fn report_refused(&mut self, destination: &Destination, key: &ServiceKey, in_force: &InForce<'_>) {
+        let Some(rule) = in_force.0.first() else { return };
+        for policy in destination.policies() {
+            let Tls::Refused(why) = &policy.tls else { continue };
+            let object = object_key(Kind::DestinationRule, &Name::of(&rule.metadata));
+            let message =
+                format!("{why} in {}; requests to {} are answered with 503", self.waypoint.namespace, key.hostname);
+            self.built.finding(Severity::Warning, Code::Unresolved, object, None, message);
+        }
     }
 
     /// The first namespace of the waypoint's, the service's and the root one that has a rule which the waypoint sees; in it

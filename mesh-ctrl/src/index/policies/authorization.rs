@@ -27,15 +27,12 @@ impl Cluster {
         let Some(policy) = self.authorizations.get(name) else { return };
         let object =
             ObjectKey { kind: Kind::AuthorizationPolicy, namespace: name.namespace.clone(), name: name.name.clone() };
-        if policy.action == AuthorizationAction::Custom && !policy.targets.is_empty() {
-            let message = format!("no provider {:?} is known; what it would be asked about is denied", policy.provider);
-            built.finding(
-                Severity::Warning,
-                Code::FailsClosed,
-                object.clone(),
-                Some("spec.provider.name".into()),
-                message,
-            );
+        if policy.action == AuthorizationAction::Custom
+            && let Err(why) = self.authorizer(&policy.provider, built)
+        {
+            let message = format!("{why}; what it would be asked about is denied");
+            let field = Some("spec.provider.name".into());
+            built.finding(Severity::Warning, Code::FailsClosed, object.clone(), field, message);
         }
         if !policy.targets.is_empty() {
             report_unknown(policy, &object, built);
@@ -51,7 +48,8 @@ impl Cluster {
             (true, true) => Scope::Global,
             (true, false) => Scope::Namespace,
         };
-        let (converted, closed) = convert(policy, scope, &carriers);
+        let policy = self.with_aliases(policy, built);
+        let (converted, closed) = convert(&policy, scope, &carriers);
         for (field, message) in closed {
             built.finding(Severity::Warning, Code::FailsClosed, object.clone(), Some(field), message);
         }
@@ -69,8 +67,10 @@ fn convert(policy: &AuthorizationPolicy, scope: Scope, carriers: &[StringMatch])
         AuthorizationAction::Deny => Action::Deny,
         AuthorizationAction::Audit => Action::Audit,
         AuthorizationAction::Custom => {
-            let message = "no external authorizer is asked at L4; what it would be asked about is denied";
-            closed.push(("spec.action".to_owned(), message.to_owned()));
+            if carriers.is_empty() {
+                let message = "no external authorizer is asked at L4; what it would be asked about is denied";
+                closed.push(("spec.action".to_owned(), message.to_owned()));
+            }
             Action::Deny
         }
     };

@@ -2,8 +2,10 @@
 
 mod authorization;
 mod destinations;
+mod mesh_config;
 mod gateway_api;
 mod incremental;
+mod rate_limits;
 mod telemetry;
 mod virtual_services;
 
@@ -67,6 +69,10 @@ pub(super) fn render(out: &mut String, model: &Layer7) {
     }
     model.policies.iter().for_each(|policy| writeln!(out, "  policy {}", brief(policy)).unwrap());
     model.jwt.iter().for_each(|rule| writeln!(out, "  jwt {}", brief(rule)).unwrap());
+    model.rate_limits.iter().for_each(|limit| writeln!(out, "  limit {}", brief(limit)).unwrap());
+    if model.path_normalization != Default::default() {
+        writeln!(out, "  path {}", brief(&model.path_normalization)).unwrap();
+    }
     if model.telemetry != Default::default() {
         writeln!(out, "  telemetry {}", brief(&model.telemetry)).unwrap();
     }
@@ -100,6 +106,8 @@ fn is_default(key: &str, value: &Value) -> bool {
         ("on", _) => same(serde_json::to_value(Retries::default().on).unwrap()),
         ("backoff", _) => same(serde_json::json!({"secs": 0, "nanos": 25_000_000})),
         ("other_host", _) => same(true.into()),
+        ("max_keys", _) => same(10_000.into()),
+        ("headers", _) => same("reference".into()),
         ("timeout_seconds", _) => same(5.into()),
         ("access_log", _) => same(serde_json::json!({"enabled": true, "filter": null})),
         _ => false,

@@ -56,19 +56,21 @@ fn actions_and_empty_rules() {
     rules(
         "action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {ports: ['80']}}]}]",
         expect![[r#"
-        shop/p namespace DENY
-          if {port=80}
-        ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
-    "#]],
+            shop/p namespace DENY
+              if {port=80}
+            ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
+            ! warning fails_closed: AuthorizationPolicy shop/p: spec.provider.name: the mesh's configuration has no provider "x"; what it would be asked about is denied
+        "#]],
     );
     rules(
         "action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/admin]}}]}]",
         expect![[r#"
-        shop/p namespace DENY
-          if anything
-        ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
-        ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule denies without regard to it
-    "#]],
+            shop/p namespace DENY
+              if anything
+            ! warning fails_closed: AuthorizationPolicy shop/p: spec.action: no external authorizer is asked at L4; what it would be asked about is denied
+            ! warning fails_closed: AuthorizationPolicy shop/p: spec.provider.name: the mesh's configuration has no provider "x"; what it would be asked about is denied
+            ! warning fails_closed: AuthorizationPolicy shop/p: spec.rules[0].to[0].operation.paths: not known at L4; the rule denies without regard to it
+        "#]],
     );
     check(
         &policy("shop", "").replace("spec: {}", "status: {}"),

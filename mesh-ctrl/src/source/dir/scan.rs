@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use inotify::{WatchDescriptor, WatchMask, Watches};
 
 use super::super::folder::{Content, Folder, is_manifest};
-use super::super::yaml::Limits;
 use super::super::{Code, Event, Finding, Severity};
 use super::remembered::Remembered;
 use super::{Config, Watched};
+use crate::yaml::Limits;
 
 /// What a scan is to look at.
 #[derive(Debug, Default)]

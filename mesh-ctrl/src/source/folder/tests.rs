@@ -53,7 +53,7 @@ kind: List
 items:
 - {apiVersion: v1, kind: ServiceAccount, metadata: {name: two, namespace: shop}}
 - {apiVersion: v1, kind: Namespace, metadata: {name: shop, namespace: ignored}}
-- {apiVersion: v1, kind: Secret, metadata: {name: s}}
+- {apiVersion: v1, kind: Endpoints, metadata: {name: s}}
 ...
 == b.json
 {
@@ -74,11 +74,11 @@ items: [{metadata: {name: x}}, {metadata: {name: y}}]
             apply Namespace shop
             apply ServiceAccount default/one
             apply ServiceAccount shop/two
-            ! info skipped: a.yaml:13: v1 Secret is not read
+            ! info skipped: a.yaml:13: v1 Endpoints is not read
             == b.json
             apply Pod shop/p
             == c.yaml
-            ! info skipped: a.yaml:13: v1 Secret is not read
+            ! info skipped: a.yaml:13: v1 Endpoints is not read
             ! info skipped: c.yaml:3: 2 of v1 ConfigMap are not read
             == empty.yaml
         "#]],

@@ -176,6 +176,10 @@ impl Follower {
     async fn watch(&mut self, ledger: &mut Ledger, resource: &ApiResource, backoff: &mut Backoff) -> Left {
         let api: Api<Item> = Api::all_with(self.client.clone(), resource);
         let config = watcher::Config::default().page_size(self.pace.page);
+        let config = match self.watched.only {
+            Some(name) => config.fields(&format!("metadata.name={name}")),
+            None => config,
+        };
         let mut stream = Box::pin(watcher(api, config));
         self.hearing.expect(self.watched);
         loop {

@@ -2,7 +2,7 @@
 
 use ::kube::core::{ApiResource, GroupVersionKind};
 
-use crate::object::Kind;
+use crate::object::{Kind, mesh_config};
 
 /// A row of the table.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Watched {
     pub(super) plural: &'static str,
     /// Served only where somebody has installed its CustomResourceDefinition.
     pub(super) custom: bool,
+    /// The one name that is watched; `None`: all.
+    pub(super) only: Option<&'static str>,
 }
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
@@ -25,6 +27,7 @@ pub(super) const WATCHED: &[Watched] = &[
     built_in(Kind::Pod, "", "pods"),
     built_in(Kind::Service, "", "services"),
     built_in(Kind::EndpointSlice, "discovery.k8s.io", "endpointslices"),
+    Watched { only: Some(mesh_config::NAME), ..built_in(Kind::ConfigMap, "", "configmaps") },
     custom(Kind::PeerAuthentication, "security.istio.io", &["v1", "v1beta1"], "peerauthentications"),
     custom(Kind::AuthorizationPolicy, "security.istio.io", &["v1", "v1beta1"], "authorizationpolicies"),
     custom(Kind::ServiceEntry, "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "serviceentries"),
@@ -38,15 +41,16 @@ pub(super) const WATCHED: &[Watched] = &[
     custom(Kind::GrpcRoute, GATEWAY_API, &["v1"], "grpcroutes"),
     custom(Kind::TcpRoute, GATEWAY_API, &["v1", "v1alpha2"], "tcproutes"),
     custom(Kind::TlsRoute, GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
+    custom(Kind::BackendTrafficPolicy, "gateway.envoyproxy.io", &["v1alpha1"], "backendtrafficpolicies"),
     custom(Kind::ReferenceGrant, GATEWAY_API, &["v1beta1", "v1"], "referencegrants"),
 ];
 
 const fn built_in(kind: Kind, group: &'static str, plural: &'static str) -> Watched {
-    Watched { kind, group, versions: &["v1"], plural, custom: false }
+    Watched { kind, group, versions: &["v1"], plural, custom: false, only: None }
 }
 
 const fn custom(kind: Kind, group: &'static str, versions: &'static [&'static str], plural: &'static str) -> Watched {
-    Watched { kind, group, versions, plural, custom: true }
+    Watched { kind, group, versions, plural, custom: true, only: None }
 }
 
 impl Watched {
@@ -87,7 +91,7 @@ mod tests {
                 let api_version = watched.resource(version).api_version;
                 let object = json!({
                     "apiVersion": api_version, "kind": watched.kind.as_str(),
-                    "metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [],
+                    "metadata": {"name": watched.only.unwrap_or("a")}, "addressType": "IPv4", "endpoints": [],
                 });
                 match read(object) {
                     Read::Object(object) => assert_eq!(object.kind(), watched.kind),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mesh_core::l7::text::TextMatch;
 
 use super::Unreadable;
+use crate::engine::pattern::Pattern;
 
 /// Any of these holds; none of them for a value that is missing or empty, as in [`mesh_core::policy`].
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,7 @@ impl Default for Exact {
 enum Other {
     Prefix(Arc<str>),
     Suffix(Arc<str>),
+    Pattern(Pattern),
     Present,
 }
 
@@ -38,7 +40,7 @@ const FEW: usize = 8;
 
 impl Texts {
     /// # Errors
-    /// A regular expression: the resources that policies are made from have none.
+    /// A regular expression that is none.
     pub(super) fn compile(values: &[TextMatch]) -> Result<Self, Unreadable> {
         let (mut exact, mut others) = (Vec::new(), Vec::new());
         for value in values {
@@ -47,7 +49,7 @@ impl Texts {
                 TextMatch::Prefix(text) => others.push(Other::Prefix(text.clone())),
                 TextMatch::Suffix(text) => others.push(Other::Suffix(text.clone())),
                 TextMatch::Present => others.push(Other::Present),
-                TextMatch::Regex(_) => return Err(Unreadable),
+                TextMatch::Regex(_) => others.push(Other::Pattern(Pattern::new(value).map_err(|_| Unreadable)?)),
             }
         }
         let exact = match exact.len() <= FEW {
@@ -84,6 +86,7 @@ impl Texts {
             || self.others.iter().any(|other| match other {
                 Other::Prefix(text) => value.starts_with(text.as_bytes()),
                 Other::Suffix(text) => value.ends_with(text.as_bytes()),
+                Other::Pattern(pattern) => pattern.holds(value),
                 Other::Present => true,
             })
     }

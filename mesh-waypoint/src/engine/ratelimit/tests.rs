@@ -1,4 +1,4 @@
-use mesh_core::l7::authorization::{Operation, PathPattern, Rule};
+use mesh_core::l7::authorization::{Attribute, Condition, Operation, PathPattern, Rule};
 use mesh_core::l7::text::TextMatch;
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -169,4 +169,25 @@ proptest! {
         let brought = (now - start).as_nanos() * u128::from(requests) / u128::from(nanos.max(1));
         prop_assert!(count <= u128::from(burst.unwrap_or(5)) + brought + 1);
     }
+}
+
+#[test]
+fn of_limits_that_are_the_same_each_counts_for_itself() {
+    let (twice, start) = ([rule(&[], 4, 60), rule(&[], 4, 60)], Instant::now());
+    let limits = compile(&twice);
+    assert_eq!(passed(&limits, "web", "/", "", start, 3), 3);
+    let again = RateLimits::compile(&twice, &limits, &mut SmallRng::seed_from_u64(4));
+    assert_eq!(passed(&again, "web", "/", "", start, 3), 1, "one is left in both");
+}
+
+#[test]
+fn expressions_select_requests() {
+    let condition = Condition {
+        key: Attribute::RequestHeader("x".into()),
+        values: vec![TextMatch::Regex("a+".into())],
+        not_values: Vec::new(),
+    };
+    let rules = vec![Rule { when: vec![condition], ..Rule::default() }];
+    let (limits, now) = (compile(&[RateLimit { rules, ..rule(&[], 0, 1) }]), Instant::now());
+    assert_eq!(["", "aa", "ab", "b"].map(|x| passed(&limits, "web", "/", x, now, 1)), [1, 0, 1, 1]);
 }

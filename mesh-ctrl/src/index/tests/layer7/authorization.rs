@@ -90,15 +90,15 @@ fn what_cannot_be_asked_fails_closed() {
     check_models(
         &yaml.concat(),
         expect![[r#"
-        shop/wp/shop/web.shop.svc.cluster.local
-          80 http
-          policy {action: allow, name: shop/allow, rules: []}
-          policy {action: deny, name: shop/custom, rules: [{to: [{paths: [{text: {exact: /x}}]}]}]}
-          policy {action: deny, name: shop/deny, rules: [{to: [{methods: [{exact: PUT}]}]}]}
-        ! warning fails_closed: AuthorizationPolicy shop/allow: spec.rules[0].when[0].key: experimental.envoy.filters.x[z] is not known; ALLOW and AUDIT drop the rule, DENY denies without regard to it
-        ! warning fails_closed: AuthorizationPolicy shop/custom: spec.provider.name: no provider "opa" is known; what it would be asked about is denied
-        ! warning fails_closed: AuthorizationPolicy shop/deny: spec.rules[0].when[0].key: experimental.envoy.filters.x[z] is not known; ALLOW and AUDIT drop the rule, DENY denies without regard to it
-    "#]],
+            shop/wp/shop/web.shop.svc.cluster.local
+              80 http
+              policy {action: allow, name: shop/allow, rules: []}
+              policy {action: deny, name: shop/custom, rules: [{to: [{paths: [{text: {exact: /x}}]}]}]}
+              policy {action: deny, name: shop/deny, rules: [{to: [{methods: [{exact: PUT}]}]}]}
+            ! warning fails_closed: AuthorizationPolicy shop/allow: spec.rules[0].when[0].key: experimental.envoy.filters.x[z] is not known; ALLOW and AUDIT drop the rule, DENY denies without regard to it
+            ! warning fails_closed: AuthorizationPolicy shop/custom: spec.provider.name: the mesh's configuration has no provider "opa"; what it would be asked about is denied
+            ! warning fails_closed: AuthorizationPolicy shop/deny: spec.rules[0].when[0].key: experimental.envoy.filters.x[z] is not known; ALLOW and AUDIT drop the rule, DENY denies without regard to it
+        "#]],
     );
 }
 

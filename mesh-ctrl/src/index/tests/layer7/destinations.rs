@@ -1,6 +1,7 @@
 use expect_test::expect;
 
 use super::check_models;
+use crate::source::Severity;
 
 fn rule(name: &str, rest: &str, spec: &str) -> String {
     format!(
@@ -38,9 +39,8 @@ fn every_setting_of_a_policy_is_taken_and_what_no_waypoint_does_is_told() {
         expect![[r#"
             shop/wp/shop/web.shop.svc.cluster.local
               80 http
-              to shop/web.shop.svc.cluster.local: {general: {balance: {hash: {header: x-user}}, locality: {failover: {regions: {a: b}, scopes: [region, zone, subzone]}}, outliers: {base_ejection: 2s, consecutive_5xx: 5, consecutive_gateway: 3, consecutive_local: 5, interval: 1s, max_ejection_percent: 50, min_health_percent: 10, split_local: true}, pool: {connect_timeout: 1s, keepalive: {probes: 3, time: 60s}, max_concurrent_streams: 3, max_connection_duration: 3600s, max_pending: 1, max_requests_per_connection: 2, upgrade: true}, slow_start: {aggression: 1000, minimum_percent: 20, window: 10s}, tls: {originate: {subject_alt_names: [x]}}}}
+              to shop/web.shop.svc.cluster.local: {general: {balance: {hash: {header: x-user}}, locality: {failover: {regions: {a: b}, scopes: [region, zone, subzone]}}, outliers: {base_ejection: 2s, consecutive_5xx: 5, consecutive_gateway: 3, consecutive_local: 5, interval: 1s, max_ejection_percent: 50, min_health_percent: 10, split_local: true}, pool: {connect_timeout: 1s, keepalive: {probes: 3, time: 60s}, max_concurrent_streams: 3, max_connection_duration: 3600s, max_pending: 1, max_requests_per_connection: 2, upgrade: true}, slow_start: {aggression: 1000, minimum_percent: 20, window: 10s}, tls: {originate: {client: {chain: /c, key: /k}, roots: {file: /r}, subject_alt_names: [x]}}}}
             ! info no_effect: DestinationRule shop/web: spec.trafficPolicy.retryBudget: is carried out nowhere
-            ! info no_effect: DestinationRule shop/web: spec.trafficPolicy.tls: a waypoint has no files or Secrets: it shows no certificate and trusts the system's roots
         "#]],
     );
 }
@@ -101,4 +101,65 @@ fn a_service_that_a_rule_leads_to_brings_its_own() {
             ! info no_effect: DestinationRule shop/api: spec.subsets: needs a waypoint
         "#]],
     );
+}
+
+#[test]
+fn tls_to_endpoints_is_told_with_the_roots_of_secrets_and_no_keys() {
+    let secrets = "---\n{apiVersion: v1, kind: Secret, metadata: {name: roots, namespace: shop}, data: {ca.crt: Uk9PVFM=, tls.key: S0VZ}}\n\
+                   ---\n{apiVersion: v1, kind: Secret, metadata: {name: apart-cacert, namespace: shop}, stringData: {cacert: APART}}\n\
+                   ---\n{apiVersion: v1, kind: Secret, metadata: {name: empty, namespace: shop}, type: Opaque}\n\
+                   ---\n{apiVersion: v1, kind: Secret, metadata: {name: elsewhere, namespace: bank}, stringData: {ca.crt: OTHERS}}\n";
+    let refused = |why: &str| {
+        format!(
+            "{{refused: {why}}}\n! warning unresolved: DestinationRule shop/web: {why} in shop; requests to web.shop.svc.cluster.local are answered with 503\n"
+        )
+    };
+    let told = |what: &str| format!("{{originate: {what}}}\n");
+    // What is told without more is the system's roots and the service's name.
+    let bare = || "{}\n".to_owned();
+    for (tls, expected) in [
+        ("mode: DISABLE", "none\n".to_owned()),
+        ("mode: ISTIO_MUTUAL", "none\n".to_owned()),
+        ("mode: SIMPLE", bare()),
+        ("mode: SIMPLE, caCertificates: system", bare()),
+        (
+            "mode: SIMPLE, sni: s, subjectAltNames: [a, b], caCertificates: /r",
+            told("{roots: {file: /r}, sni: s, subject_alt_names: [a, b]}"),
+        ),
+        ("mode: SIMPLE, insecureSkipVerify: true", told("{insecure: true}")),
+        ("mode: SIMPLE, credentialName: roots", told("{roots: {text: ROOTS}}")),
+        ("mode: SIMPLE, credentialName: apart", told("{roots: {text: APART}}")),
+        ("mode: SIMPLE, credentialName: empty", refused("Secret empty has no ca.crt")),
+        ("mode: SIMPLE, credentialName: gone", refused("Secret gone is not known")),
+        ("mode: SIMPLE, credentialName: elsewhere", refused("Secret elsewhere is not known")),
+        (
+            "mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /r",
+            told("{client: {chain: /c, key: /k}, roots: {file: /r}}"),
+        ),
+        (
+            "mode: MUTUAL, credentialName: roots",
+            refused("Secret roots is not told to waypoints, which have keys in files"),
+        ),
+    ] {
+        let rule = rule("web", "namespace: shop", &format!("host: web, trafficPolicy: {{tls: {{{tls}}}}}"));
+        let (index, published) = super::super::built(&[super::WORLD, secrets, &rule].concat());
+        let model = published.layer7.values().next().expect("a model");
+        let mut said = format!("{}\n", super::brief(&model.destinations.values().next().expect("itself").general.tls));
+        let warnings = index.findings().into_iter().filter(|finding| finding.severity == Severity::Warning);
+        warnings.for_each(|finding| said += &format!("! {finding}\n"));
+        assert_eq!(said, expected, "{tls}");
+        assert!(!format!("{model:?}").contains("KEY"));
+    }
+}
+
+#[test]
+fn a_secret_that_comes_changes_the_model() {
+    let rule = rule("web", "namespace: shop", "host: web, trafficPolicy: {tls: {mode: SIMPLE, credentialName: late}}");
+    let (mut index, mut published) = super::super::built(&[super::WORLD, &rule].concat());
+    let shown = |published: &super::super::Published| format!("{:?}", published.layer7.values().next());
+    assert!(shown(&published).contains("is not known"));
+    let secret = "{apiVersion: v1, kind: Secret, metadata: {name: late, namespace: shop}, stringData: {ca.crt: ROOTS}}";
+    published.take(index.apply(crate::source::manifest("s", secret)));
+    assert!(shown(&published).contains("ROOTS"));
+    assert!(index.findings().is_empty(), "{:?}", index.findings());
 }

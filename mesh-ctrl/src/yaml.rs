@@ -30,8 +30,8 @@ impl Default for Limits {
 
 /// A value and the line (from 1) on which it begins.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) line: u32,
+pub(crate) struct Node {
+    pub(crate) line: u32,
     content: Content,
     /// Nodes in this tree, itself included.
     size: usize,
@@ -47,23 +47,23 @@ enum Content {
 
 /// One document of a file.
 #[derive(Debug)]
-pub(super) struct Document {
-    pub(super) root: Node,
+pub(crate) struct Document {
+    pub(crate) root: Node,
     /// A mistake that is no matter of syntax: the document is refused alone.
-    pub(super) mistake: Option<Mistake>,
+    pub(crate) mistake: Option<Mistake>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
-    pub(super) line: u32,
-    pub(super) message: String,
+pub(crate) struct Mistake {
+    pub(crate) line: u32,
+    pub(crate) message: String,
 }
 
 /// Reads all documents of a file; empty ones are left out.
 ///
 /// # Errors
 /// The text is no YAML, or exceeds a limit.
-pub(super) fn documents(text: &str, limits: &Limits) -> Result<Vec<Document>, Mistake> {
+pub(crate) fn documents(text: &str, limits: &Limits) -> Result<Vec<Document>, Mistake> {
     let mut options = granit_parser::Options::default();
     options.flow_nesting_limit = limits.depth;
     options.block_nesting_limit = limits.depth;
@@ -238,28 +238,28 @@ fn merge(entries: &mut Vec<(String, u32, Node)>, node: Node, mistake: &mut Optio
 }
 
 impl Node {
-    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Node> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|(key, ..)| key == name).map(|(_, _, node)| node),
             _ => None,
         }
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.content {
             Content::Scalar(Value::String(text)) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn items(&self) -> Option<&[Node]> {
+    pub(crate) fn items(&self) -> Option<&[Node]> {
         match &self.content {
             Content::List(items) => Some(items),
             _ => None,
         }
     }
 
-    pub(super) fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
             Content::List(items) => Value::Array(items.iter().map(Node::value).collect()),
@@ -274,7 +274,7 @@ impl Node {
     }
 
     /// Line of the field at `path` (`spec.rules[0].from`), or of the nearest one around it.
-    pub(super) fn line_of(&self, path: &str) -> u32 {
+    pub(crate) fn line_of(&self, path: &str) -> u32 {
         let (mut node, mut line, mut rest) = (self, self.line, path);
         while !rest.is_empty() {
             match &node.content {
