@@ -128,7 +128,7 @@ async fn connected(
 
 /// The service of the mesh that a host names, in full or as pods of the namespace would. `None` also for one whose endpoints
 /// only DNS knows.
-fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
+pub fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let mut labels = host.splitn(3, '.');
     let (name, of, rest) = (labels.next()?, labels.next().unwrap_or(namespace), labels.next());
