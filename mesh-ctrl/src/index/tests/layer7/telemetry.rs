@@ -91,7 +91,7 @@ fn what_is_said_of_all_metrics_later_goes_before_what_was_said_of_one() {
         expect![[r#"
         shop/wp/shop/web.shop.svc.cluster.local
           80 http
-          telemetry {access_log: {enabled: true}, metrics: {overrides: {ALL_METRICS: {disabled: true, labels: {a: c}}, requests_total: {disabled: true, labels: {a: c}}}}}
+          telemetry {metrics: {overrides: {ALL_METRICS: {disabled: true, labels: {a: c}}, requests_total: {disabled: true, labels: {a: c}}}}}
     "#]],
     );
 }
