@@ -15,7 +15,7 @@ use mesh_net::certificates::{self, CertificateStatus, Certificates};
 use mesh_net::control::{self, ControlStatus, ControlView};
 use mesh_net::grpc::{Backoff, Target};
 use mesh_net::logging::Log;
-use mesh_net::pool::{self, Pool};
+use mesh_net::pool::{self, Pool, Transport};
 use mesh_net::tls::TrustDomains;
 use mesh_net::tunnel;
 use prometheus_client::registry::Registry;
@@ -28,11 +28,13 @@ use tracing::{info, warn};
 use crate::dial::{Dialler, Own};
 use crate::engine::experience::Experiences;
 use crate::engine::limits::Breakers;
+use crate::export::Exporter;
 use crate::keys::Keys;
 
 use crate::limits::Limits;
 use crate::session::Shared;
 use crate::settings::Settings;
+use crate::telemetry::trace::{Counts, Origin, Tracer};
 use crate::telemetry::{AccessLog, Form, Telemetry};
 use crate::upstream::Upstreams;
 use crate::worker::{self, Worker};
@@ -72,27 +74,36 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
 
     let (experiences, breakers) = (Arc::new(Experiences::default()), Arc::new(Breakers::default()));
     let keys = Keys::default();
+    let spans = Counts::default();
+    let (tracer, told) = Tracer::new(settings.tracing.clone(), origin(&settings), spans.clone());
+    let exporter = Exporter {
+        world: world.clone(),
+        dialler: Dialler { own: own.clone(), pool: new_pool(settings.transport) },
+        namespace: settings.gateway.namespace.clone(),
+        counts: spans.clone(),
+    };
+    let exporter = exporter.start(told);
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
-        let (config, own, world, telemetry, access_log, draining, experiences, breakers, keys) = (
+        let (config, own, world, telemetry, access_log, tracer, draining, experiences, breakers, keys) = (
             config.clone(),
             own.clone(),
             world.clone(),
             telemetry.clone(),
             access_log.clone(),
+            tracer.clone(),
             draining.clone(),
             experiences.clone(),
             breakers.clone(),
             keys.clone(),
         );
         let make = move || {
-            let pool = Pool::new(pool::Config { transport: config.transport, ..pool::Config::default() });
-            let upstreams = Upstreams::new(Dialler { own: own.clone(), pool });
+            let upstreams = Upstreams::new(Dialler { own: own.clone(), pool: new_pool(config.transport) });
             let shared = Shared {
                 world,
                 upstreams,
-                telemetry: telemetry.worker(Some(access_log.worker())),
+                telemetry: telemetry.worker(Some(access_log.worker()), tracer),
                 limits: Limits::default(),
                 draining,
                 experiences,
@@ -109,6 +120,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         let mut registry = Registry::default();
         telemetry.register(&mut registry);
         access_log.register(&mut registry);
+        spans.register(&mut registry);
         registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
@@ -161,8 +173,26 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         Ok(()) => info!("drained"),
         Err(_) => warn!(requests = telemetry.live(), "deadline passed; what is left is cut"),
     }
+    exporter.finish(Duration::from_secs(1)).await;
     access_log.finish();
     Ok(())
+}
+
+fn new_pool(transport: Transport) -> Pool {
+    Pool::new(pool::Config { transport, ..pool::Config::default() })
+}
+
+/// Who this instance is in the spans that it tells.
+fn origin(settings: &Settings) -> Origin {
+    let WaypointKey { namespace, name } = settings.gateway.clone();
+    Origin {
+        service: format!("{name}.{namespace}"),
+        gateway: name,
+        namespace,
+        cluster: settings.cluster_id.as_str().into(),
+        mesh: settings.trust_domain.as_str().into(),
+        pod: settings.pod_name.as_str().into(),
+    }
 }
 
 /// `/config`

@@ -85,6 +85,7 @@ async fn respond(
     story.record.service = session.asked.service(&world.snapshot);
     story.record.texts.set(Word::Method, arriving.method.as_str());
     story.record.texts.set(Word::Path, &arriving.target);
+    let is_forced = arriving.headers.contains_key(FORCE_TRACE);
     let mut incoming = match Incoming::read(&mut arriving, compiled.model.path_normalization) {
         Ok(incoming) => incoming,
         Err(bad) => {
@@ -94,9 +95,14 @@ async fn respond(
     };
     headers::ensure_request_id(&mut incoming.headers, request_id);
     describe(story, &incoming);
+    let (tracer, tracing) = (session.shared.telemetry.tracer(), &compiled.model.telemetry.tracing);
+    story.record.trace = tracer.begin(tracing, &incoming.headers, is_forced);
 
     if let Err(reply) = admit::admit(session, world, compiled, story, &mut incoming, &body).await {
         return own(story, reply);
+    }
+    if let Some(begun) = &story.record.trace {
+        begun.write(&mut incoming.headers);
     }
 
     let uid = session.client.workload.as_ref().map(|workload| &workload.uid);
@@ -185,6 +191,9 @@ async fn respond(
         }
     }
 }
+
+/// With it a client of the reference's proxy asks for a request's spans.
+const FORCE_TRACE: &str = "x-envoy-force-trace";
 
 fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
     let mut headers = incoming.headers.clone();

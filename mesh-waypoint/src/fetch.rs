@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use crate::body::{Body, BodyError};
 use crate::dial::Unreached;
 use crate::errand::{ErrandError, Way};
-use crate::http1::client::{Connection, Failed, Keeper, Lost};
+use crate::http1::client::{Connection, Failed, Lost, Once};
 use crate::io::ByteStream;
 use crate::keys::Wanted;
 use crate::message::Departing;
@@ -127,7 +127,7 @@ async fn connected(
 
 /// The service of the mesh that a host names, in full or as pods of the namespace would. `None` also for one whose endpoints
 /// only DNS knows.
-fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
+pub fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let mut labels = host.splitn(3, '.');
     let (name, of, rest) = (labels.next()?, labels.next().unwrap_or(namespace), labels.next());
@@ -160,13 +160,6 @@ async fn secured(
         .with_root_certificates(roots)
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(failed)
-}
-
-/// The connection is of no further use.
-struct Once;
-
-impl Keeper for Once {
-    fn keep(&mut self, _: Connection) {}
 }
 
 /// Largest document.

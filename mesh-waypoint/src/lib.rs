@@ -12,6 +12,7 @@ pub mod worker;
 pub mod serve;
 pub mod exchange;
 pub mod relay;
+pub mod export;
 pub mod fetch;
 pub mod errand;
 pub mod aim;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use mesh_core::identity::SpiffeId;
 use mesh_core::l7::WaypointKey;
+use mesh_core::l7::telemetry::{Provider, ProviderProtocol};
 use mesh_net::pool::Transport;
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
@@ -75,6 +76,12 @@ pub struct Flags {
     /// Lifetime asked for certificates, in seconds.
     #[arg(long, env = "SECRET_TTL", default_value = "86400")]
     pub certificate_ttl: String,
+    /// Collector of spans by OTLP over gRPC, host:port, for what no Telemetry says another.
+    #[arg(long, env = "TRACING_OTLP")]
+    pub tracing_otlp: Option<String>,
+    /// Collector of spans by Zipkin's JSON, host:port or host:port/path, for what no Telemetry says another.
+    #[arg(long, env = "TRACING_ZIPKIN")]
+    pub tracing_zipkin: Option<String>,
     /// Log filter, such as info,mesh_waypoint=debug.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
@@ -106,6 +113,8 @@ pub struct Settings {
     pub transport: Transport,
     pub drain: Duration,
     pub certificate_ttl: Duration,
+    /// Who is told of spans, as far as no model says another.
+    pub tracing: Option<Provider>,
     pub log_level: String,
     pub log_json: bool,
 }
@@ -201,6 +210,25 @@ impl Flags {
         };
         let drain = seconds("drain-seconds", &self.drain_seconds, 0);
         let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
+        let [otlp, zipkin] =
+            [&self.tracing_otlp, &self.tracing_zipkin].map(|text| text.as_deref().filter(|t| !t.is_empty()));
+        let tracing = match (otlp, zipkin) {
+            (None, None) => None,
+            (Some(_), Some(_)) => {
+                wrong.push(
+                    "--tracing-otlp (TRACING_OTLP) and --tracing-zipkin (TRACING_ZIPKIN) are both set".to_owned(),
+                );
+                None
+            }
+            (Some(text), None) => provider(text, ProviderProtocol::OtlpGrpc).or_else(|| {
+                wrong.push(format!("--tracing-otlp {text:?} is not host:port"));
+                None
+            }),
+            (None, Some(text)) => provider(text, ProviderProtocol::Zipkin).or_else(|| {
+                wrong.push(format!("--tracing-zipkin {text:?} is not host:port or host:port/path"));
+                None
+            }),
+        };
         let log_json = match &*self.log_format {
             "text" => false,
             "json" => true,
@@ -240,8 +268,46 @@ impl Flags {
             transport,
             drain,
             certificate_ttl,
+            tracing,
             log_level: self.log_level,
             log_json,
         })
+    }
+}
+
+/// `host:port`, for HTTP with a path behind it; IPv6 addresses in brackets.
+fn provider(text: &str, protocol: ProviderProtocol) -> Option<Provider> {
+    let text = text.strip_prefix("http://").unwrap_or(text);
+    let (at, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let (host, port) = at.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_grpc = protocol == ProviderProtocol::OtlpGrpc;
+    if host.is_empty() || is_grpc && !matches!(path, "" | "/") {
+        return None;
+    }
+    let path = if path == "/" { "" } else { path };
+    Some(Provider { protocol, host: host.into(), port: port.parse().ok()?, path: path.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collectors_are_named_by_host_and_port() {
+        let told = |text: &str, protocol| {
+            provider(text, protocol).map(|Provider { host, port, path, .. }| format!("{host} {port} {path}"))
+        };
+        for (text, otlp, zipkin) in [
+            ("otel.obs:4317", Some("otel.obs 4317 "), Some("otel.obs 4317 ")),
+            ("http://zipkin:9411/api/v2/spans", None, Some("zipkin 9411 /api/v2/spans")),
+            ("[::1]:9411/", Some("::1 9411 "), Some("::1 9411 ")),
+            ("zipkin", None, None),
+            (":9411", None, None),
+            ("zipkin:x/api", None, None),
+        ] {
+            assert_eq!(told(text, ProviderProtocol::OtlpGrpc).as_deref(), otlp, "{text}");
+            assert_eq!(told(text, ProviderProtocol::Zipkin).as_deref(), zipkin, "{text}");
+        }
     }
 }

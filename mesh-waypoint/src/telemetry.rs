@@ -1,5 +1,6 @@
 //! What a request leaves behind: its line in the access log and its metrics, under the reference's names.
 
+pub mod trace;
 mod log;
 mod line;
 mod series;
@@ -26,6 +27,7 @@ pub use record::{GrpcStatus, Record, Texts, Word};
 pub use rules::Rules;
 use series::{Families, Series};
 use shards::{Level, Sharded};
+use trace::Tracer;
 
 /// Target of access-log lines, so that a log filter can name them.
 pub const ACCESS: &str = "access";
@@ -38,6 +40,7 @@ pub struct Telemetry(Arc<Worker>);
 struct Worker {
     all: All,
     lines: Option<Lines>,
+    tracer: Tracer,
     live: Arc<Level>,
     /// Only the worker takes it.
     desk: Mutex<Desk>,
@@ -90,20 +93,24 @@ const MOST_TEXT: usize = 8 << 10;
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self::new(All::default(), None)
+        Self::new(All::default(), None, Tracer::default())
     }
 }
 
 impl Telemetry {
-    fn new(all: All, lines: Option<Lines>) -> Self {
+    fn new(all: All, lines: Option<Lines>, tracer: Tracer) -> Self {
         let live = all.live.shard();
-        Self(Arc::new(Worker { all, lines, live, desk: Mutex::default() }))
+        Self(Arc::new(Worker { all, lines, tracer, live, desk: Mutex::default() }))
     }
 
     /// The same metrics as another worker tells them; `None`: it writes no lines.
     #[must_use]
-    pub fn worker(&self, lines: Option<Lines>) -> Self {
-        Self::new(self.0.all.clone(), lines)
+    pub fn worker(&self, lines: Option<Lines>, tracer: Tracer) -> Self {
+        Self::new(self.0.all.clone(), lines, tracer)
+    }
+
+    pub fn tracer(&self) -> &Tracer {
+        &self.0.tracer
     }
 
     pub fn register(&self, registry: &mut Registry) {
@@ -176,10 +183,13 @@ impl Telemetry {
         self.desk().texts.pop().unwrap_or_default()
     }
 
-    /// Counts and writes the line of an exchange.
+    /// Counts an exchange, writes its line and tells its span.
     pub fn exchanged(&self, record: &mut Record, rules: Option<&Arc<Rules>>) {
         record.took = record.began.elapsed();
         self.line(record, rules);
+        if let Some(begun) = record.trace.take() {
+            self.0.tracer.end(begun, record);
+        }
         let mut desk = self.desk();
         desk.series.exchanged(&self.0.all.families, record, rules);
         let mut texts = std::mem::take(&mut record.texts);

@@ -1,5 +1,6 @@
-//! Messages of external authorizers' own protocol, by the names that they have on the wire: `envoy::service::auth::v3`.
+//! Messages of others' protocols, by the names that they have on the wire: external authorizers' `envoy::service::auth::v3`, and
+//! OTLP collectors' `opentelemetry::proto::trace::v1`.
 
 #![allow(clippy::doc_markdown, clippy::large_enum_variant, missing_docs, unreachable_pub)]
 
-include!(concat!(env!("OUT_DIR"), "/authorizer.rs"));
+include!(concat!(env!("OUT_DIR"), "/protocols.rs"));

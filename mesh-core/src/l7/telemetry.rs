@@ -52,6 +52,32 @@ pub struct Tracing {
     pub sampling: Option<Share>,
     pub disabled: bool,
     pub tags: BTreeMap<Arc<str>, Tag>,
+    /// Who is told; `None`: whom the waypoint itself is set to tell.
+    pub provider: Option<Arc<Provider>>,
+}
+
+/// A collector of spans.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    pub protocol: ProviderProtocol,
+    /// A service of the mesh, by its host name, or a name of DNS, or an address.
+    pub host: Arc<str>,
+    pub port: u16,
+    /// Of an HTTP request, with its `/`; empty: the protocol's usual one.
+    #[serde(default)]
+    pub path: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderProtocol {
+    /// OTLP over gRPC.
+    OtlpGrpc,
+    /// OTLP as protobuf in an HTTP request.
+    OtlpHttp,
+    /// Zipkin's JSON, version 2.
+    Zipkin,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,6 +31,13 @@ pub trait Keeper: Send + Unpin + 'static {
     fn keep(&mut self, connection: Connection);
 }
 
+/// For a connection that is of no further use.
+pub struct Once;
+
+impl Keeper for Once {
+    fn keep(&mut self, _: Connection) {}
+}
+
 /// Why no answer came.
 #[derive(Debug, Error)]
 pub enum Failed {
@@ -46,7 +53,8 @@ pub enum Failed {
 }
 
 /// A failure, and whether the endpoint may have got something of the request.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("{failed}")]
 pub struct Lost {
     pub failed: Failed,
     pub sent: bool,

@@ -11,6 +11,7 @@ use mesh_core::service::Service;
 use mesh_core::workload::Workload;
 
 use super::expression::Headers;
+use super::trace::Begun;
 use crate::client::Client;
 use crate::engine::respond::GRPC_STATUS;
 
@@ -29,6 +30,8 @@ pub struct Record {
     pub texts: Texts,
     /// Kept only where somebody asks for them at the end ([`super::Rules::asks_for_headers`]).
     pub headers: Option<Box<Headers>>,
+    /// `None`: it is part of no trace, as far as the waypoint is concerned.
+    pub trace: Option<Begun>,
     pub is_grpc: bool,
     pub status: u16,
     pub grpc_status: Option<GrpcStatus>,
@@ -56,6 +59,7 @@ impl Record {
             protocol,
             texts: Texts::default(),
             headers: None,
+            trace: None,
             is_grpc: false,
             status: 0,
             grpc_status: None,

@@ -172,6 +172,15 @@ fn place<T>(object: &Arc<T>) -> usize {
     Arc::as_ptr(object) as usize
 }
 
+/// What a key names. Nothing else comes to be where these are while the key is in use.
+#[derive(Debug)]
+struct Held {
+    _client: Option<Arc<Workload>>,
+    _service: Option<Arc<Service>>,
+    _destination: Option<Arc<Workload>>,
+    _rules: Option<Arc<Rules>>,
+}
+
 /// This worker's shards of the series of some requests.
 #[derive(Debug)]
 struct Requests {
@@ -179,8 +188,7 @@ struct Requests {
     duration: Option<Arc<Buckets>>,
     request_bytes: Option<Arc<Buckets>>,
     response_bytes: Option<Arc<Buckets>>,
-    /// Nothing else comes to be where these are while the key is in use.
-    _held: (Option<Arc<Workload>>, Option<Arc<Service>>, Option<Arc<Workload>>, Option<Arc<Rules>>),
+    _held: Held,
 }
 
 impl Series {
@@ -191,13 +199,18 @@ impl Series {
             return known.add(record);
         }
         let told = Told { labels: Labels::of(record), rules, values: key.values.clone() };
-        let (client, service, to) = (&record.client.workload, &record.service, &record.destination);
+        let held = Held {
+            _client: record.client.workload.clone(),
+            _service: record.service.clone(),
+            _destination: record.destination.clone(),
+            _rules: rules.cloned(),
+        };
         let new = Requests {
             requests: told.shard(Metric::Requests, &families.requests, &families.given),
             duration: told.shard(Metric::Duration, &families.duration, &families.given),
             request_bytes: told.shard(Metric::RequestBytes, &families.request_bytes, &families.given),
             response_bytes: told.shard(Metric::ResponseBytes, &families.response_bytes, &families.given),
-            _held: (client.clone(), service.clone(), to.clone(), rules.cloned()),
+            _held: held,
         };
         new.add(record);
         if self.known.len() >= self.most {

@@ -23,10 +23,12 @@ use mesh_net::pool::{self, Pool};
 use mesh_waypoint::asked::{Asked, Of};
 use mesh_waypoint::client::Client;
 use mesh_waypoint::dial::{Dialler, Own};
+use mesh_waypoint::export::Exporter;
 use mesh_waypoint::keys::Keys;
 use mesh_waypoint::limits::Limits;
 use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::Telemetry;
+use mesh_waypoint::telemetry::trace::{Counts, Tracer};
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -95,6 +97,17 @@ impl Bench {
             network: "".into(),
         };
         Bench { shared, asked, backend, _drain: drain }
+    }
+
+    /// Requests from here on are told to `tracer` as well.
+    pub(crate) fn trace(&mut self, tracer: Tracer) {
+        self.shared.telemetry = self.shared.telemetry.worker(None, tracer);
+    }
+
+    /// What spans to services of this world go out by.
+    pub(crate) fn exporter(&self, counts: Counts) -> Exporter {
+        let (world, dialler) = (self.shared.world.clone(), self.shared.upstreams.dialler().clone());
+        Exporter { world, dialler, namespace: "shop".into(), counts }
     }
 
     /// What `web`, or its workload where the model is of workloads, answers, over a stream of its own.

@@ -76,6 +76,27 @@ fn telemetry_that_is_nearer_says_more() {
 }
 
 #[test]
+fn what_is_said_of_all_metrics_later_goes_before_what_was_said_of_one() {
+    let one = |name: &str, namespace: &str, overrides: &str| {
+        format!(
+            "---\n{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{metrics: [{{overrides: [{overrides}]}}]}}}}\n"
+        )
+    };
+    let yaml = [
+        one("mesh", "istio-system", "{match: {metric: REQUEST_COUNT}, disabled: false, tagOverrides: {a: {value: b}}}"),
+        one("shop", "shop", "{disabled: true, tagOverrides: {a: {value: c}}}, {match: {metric: REQUEST_SIZE}}"),
+    ];
+    check_models(
+        &yaml.concat(),
+        expect![[r#"
+        shop/wp/shop/web.shop.svc.cluster.local
+          80 http
+          telemetry {metrics: {overrides: {ALL_METRICS: {disabled: true, labels: {a: c}}, requests_total: {disabled: true, labels: {a: c}}}}}
+    "#]],
+    );
+}
+
+#[test]
 fn a_waypoint_for_workloads_has_a_model_without_ports() {
     let gateway = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: all, namespace: shop, labels: {istio.io/waypoint-for: all}}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}\n\
                    ---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}}\n";
