@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use expect_test::{Expect, expect};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
 
 use super::connection::{Connection, Event, Limits, NotOpened, Role};
@@ -74,7 +74,7 @@ fn happened(connection: &mut Connection, bytes: Vec<u8>) -> Vec<String> {
 }
 
 /// Names and values, pseudo-fields first.
-fn told(fields: &Fields) -> Vec<String> {
+pub(super) fn told(fields: &Fields) -> Vec<String> {
     let Pseudo { method, scheme, authority, path, protocol, status } = &fields.pseudo;
     let text = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let pseudo = [
@@ -141,6 +141,67 @@ fn streams_end_on_each_side_for_itself() {
     server.end(1);
     server.consumed(1, 5);
     assert!(said(&mut server).is_empty());
+}
+
+#[test]
+fn what_follows_a_message_ends_it_on_either_side() {
+    let trailers = |block: &[u8], flags| frame(kind::HEADERS, flag::END_HEADERS | flags, 1, block);
+    let good = trailers(b"\x00\x01x\x01y", flag::END_STREAM);
+    check(server(), good.clone(), expect!["head 1 x=y end true"]);
+    check(client(), good, expect!["head 1 x=y end true"]);
+    for bad in
+        [trailers(b"\x00\x01x\x01y", 0), trailers(&[0x88], flag::END_STREAM), trailers(&[0x84], flag::END_STREAM)]
+    {
+        for mut connection in [server(), client()] {
+            assert_eq!(happened(&mut connection, bad.clone()), ["reset 1 PROTOCOL_ERROR"]);
+            assert_eq!(said(&mut connection), ["RST_STREAM 1 PROTOCOL_ERROR"]);
+        }
+    }
+    let mut fields = Fields::default();
+    fields.headers.insert("x", HeaderValue::from_static("y"));
+    for mut connection in [server(), client()] {
+        connection.reply(1, &fields, true);
+        connection.reply(1, &fields, true);
+        assert_eq!((said(&mut connection), connection.credit(1)), (vec!["HEADERS 1 flags 5".to_owned()], 0));
+    }
+}
+
+#[test]
+fn replies_may_be_announced() {
+    let reply = |block: &[u8], flags| frame(kind::HEADERS, flag::END_HEADERS | flags, 1, block);
+    let client = || {
+        let mut client = Connection::new(Role::Client, LIMITS);
+        client.open(&request(), false).unwrap();
+        happened(&mut client, frame(kind::SETTINGS, 0, 0, &[]));
+        said(&mut client);
+        client
+    };
+    let (hints, switching) = (b"\x08\x03103", b"\x08\x03101");
+    check(
+        client(),
+        [reply(hints, 0), reply(hints, 0), reply(&[0x88], flag::END_STREAM)].concat(),
+        expect![[r#"
+            head 1 :status=103 end false
+            head 1 :status=103 end false
+            head 1 :status=200 end true"#]],
+    );
+    // No reply comes behind its end, none says that the protocol is another now, and each has a status and nothing of a request.
+    let malformed = [
+        reply(hints, flag::END_STREAM),
+        reply(switching, 0),
+        reply(b"\x00\x01x\x01y", 0),
+        reply(&[0x88, 0x84], 0),
+        reply(b"\x08\x0299", 0),
+    ];
+    for bytes in malformed {
+        assert_eq!(happened(&mut client(), bytes), ["reset 1 PROTOCOL_ERROR"]);
+    }
+    let data = frame(kind::DATA, 0, 1, b"x");
+    let events = happened(&mut client(), [reply(hints, 0), data].concat());
+    assert_eq!(events[1], "over: data before a reply (PROTOCOL_ERROR)");
+    // And a request has no status.
+    let request = frame(kind::HEADERS, flag::END_HEADERS, 3, &[0x82, 0x88]);
+    assert_eq!(happened(&mut server(), request), ["reset 3 PROTOCOL_ERROR"]);
 }
 
 #[test]

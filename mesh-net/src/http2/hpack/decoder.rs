@@ -32,7 +32,7 @@ impl Decoder {
     /// # Errors
     /// It is no HPACK.
     pub(in crate::http2) fn decode(&mut self, block: &[u8], most: usize) -> Result<Decoded, NotHpack> {
-        let mut section = Section::new(most, block.len());
+        let mut section = Section::new(block, most);
         let mut rest = block;
         let mut begun = false;
         while let Some(first) = rest.first() {
@@ -40,7 +40,7 @@ impl Decoder {
                 0x80.. => {
                     let (field, size) = self.get(integer::read(&mut rest, 7)?)?;
                     if section.takes(*size) {
-                        section.add(field.clone());
+                        section.add_known(field);
                     }
                 }
                 0x40.. => self.entering(&mut rest, &mut section)?,
@@ -61,14 +61,14 @@ impl Decoder {
     }
 
     /// A literal that enters the table (section 6.2.1).
-    fn entering(&mut self, rest: &mut &[u8], section: &mut Section) -> Result<(), NotHpack> {
+    fn entering(&mut self, rest: &mut &[u8], section: &mut Section<'_>) -> Result<(), NotHpack> {
         let name = self.name(rest, 6)?;
         let value = string(rest, &mut self.text)?;
         let size = name.len() + value.len() + OVERHEAD;
         // A copy of its own: what the section's other values lie in would live as long as the table has it.
         let field = Field::new(name, Bytes::copy_from_slice(value));
         if section.takes(size) {
-            section.add(field.clone());
+            section.add_known(&field);
         }
         self.make_room(size);
         // One that is larger than the table only empties it (section 4.4).
@@ -80,12 +80,14 @@ impl Decoder {
     }
 
     /// A literal of which the table learns nothing (sections 6.2.2 and 6.2.3).
-    fn passing(&mut self, rest: &mut &[u8], section: &mut Section) -> Result<(), NotHpack> {
+    fn passing(&mut self, rest: &mut &[u8], section: &mut Section<'_>) -> Result<(), NotHpack> {
         let never = rest.first().is_some_and(|first| first & 0x10 != 0);
         let name = self.name(rest, 4)?;
+        let coded = is_coded(rest);
         let value = string(rest, &mut self.text)?;
         if section.takes(name.len() + value.len() + OVERHEAD) {
-            let mut field = Field::new(name, section.keep(value, rest.len()));
+            let value = if coded { Bytes::copy_from_slice(value) } else { section.slice(value.len(), rest.len()) };
+            let mut field = Field::new(name, value);
             if let Field::Header(_, value) = &mut field {
                 value.set_sensitive(never);
             }
@@ -118,6 +120,19 @@ impl Decoder {
         Ok(())
     }
 
+    /// Bytes in the table.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        assert_eq!(self.size, self.table.iter().map(|(_, size)| *size).sum::<usize>());
+        self.size
+    }
+
+    /// Fields in the table.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     /// Removes the oldest until there is room for `size` bytes, or nothing is left.
     fn make_room(&mut self, size: usize) {
         while self.size + size > self.most
@@ -128,9 +143,9 @@ impl Decoder {
     }
 }
 
-/// Takes a string (section 5.2), which is a part of `rest` or decoded into `text`.
+/// Takes a string (section 5.2), which is a part of `rest` or, if it [`is_coded`], decoded into `text`.
 fn string<'a, 'b: 'a>(rest: &mut &'b [u8], text: &'a mut Vec<u8>) -> Result<&'a [u8], NotHpack> {
-    let coded = rest.first().is_some_and(|first| first & 0x80 != 0);
+    let coded = is_coded(rest);
     let length = integer::read(rest, 7)?;
     let (string, after) = rest.split_at_checked(length).ok_or(NotHpack)?;
     *rest = after;
@@ -140,4 +155,8 @@ fn string<'a, 'b: 'a>(rest: &mut &'b [u8], text: &'a mut Vec<u8>) -> Result<&'a 
     text.clear();
     huffman::decode(string, text)?;
     Ok(text)
+}
+
+fn is_coded(string: &[u8]) -> bool {
+    string.first().is_some_and(|first| first & 0x80 != 0)
 }

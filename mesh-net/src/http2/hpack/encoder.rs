@@ -4,7 +4,6 @@
 //! of requests and traces, dates, lengths) are never in it, so that what does come again stays. What enters is coded to be
 //! short, which costs time once; all else is sent as it is.
 
-use http::StatusCode;
 use http::header::{self, HeaderName};
 
 use super::fixed::{self, FIXED};
@@ -15,8 +14,7 @@ use crate::http2::fields::{Fields, Pseudo};
 /// See the module's description.
 pub(in crate::http2) struct Encoder {
     mirror: Mirror,
-    /// Hashes of fields that were sent as literals of late, each in the one place where it may be.
-    recent: [u64; RECENT],
+    recent: Recent,
     /// The smallest size that the table had since the last section, if the peer is to be told of sizes.
     smallest: Option<usize>,
 }
@@ -33,7 +31,7 @@ enum Way {
 
 impl Encoder {
     pub(in crate::http2) fn new() -> Self {
-        Self { mirror: Mirror::new(TABLE), recent: [0; RECENT], smallest: None }
+        Self { mirror: Mirror::new(TABLE), recent: Recent::default(), smallest: None }
     }
 
     /// The peer's table takes `size` bytes.
@@ -67,17 +65,21 @@ impl Encoder {
 
     fn pseudo(&mut self, pseudo: &Pseudo, to: &mut Vec<u8>) {
         let Pseudo { method, scheme, authority, path, protocol, status } = pseudo;
+        // With the first index of each name.
         let fields = [
-            (":method", method.as_ref().map(|method| method.as_str().as_bytes())),
-            (":scheme", scheme.as_deref()),
-            (":authority", authority.as_deref()),
-            (":path", path.as_deref()),
-            (":protocol", protocol.as_deref()),
-            (":status", status.as_ref().map(|status| StatusCode::as_str(status).as_bytes())),
+            (":method", Some(2), method.as_ref().map(|method| method.as_str().as_bytes())),
+            (":scheme", Some(6), scheme.as_deref()),
+            (":authority", Some(1), authority.as_deref()),
+            (":path", Some(4), path.as_deref()),
+            (":protocol", None, protocol.as_deref()),
+            (":status", Some(8), status.as_ref().map(|status| status.as_str().as_bytes())),
         ];
-        for (name, value) in fields {
-            if let Some(value) = value {
-                self.field(name.as_bytes(), value, Way::Indexed, to);
+        for (name, first, value) in fields {
+            let Some(value) = value else { continue };
+            // What the static table has whole is looked for there first: it is most of what these say.
+            match first.and_then(|first| fixed::with_value(first, name.as_bytes(), value)) {
+                Some(index) => integer::write(index, 7, 0x80, to),
+                None => self.field(name.as_bytes(), value, Way::Indexed, to),
             }
         }
     }
@@ -95,16 +97,41 @@ impl Encoder {
         if let Some(index) = known.and_then(|first| fixed::with_value(first, name, value)) {
             return integer::write(index, 7, 0x80, to);
         }
-        let recent = &mut self.recent[hash as usize % RECENT];
         // What is large would drive much out of the table.
         let small = name.len() + value.len() + OVERHEAD <= self.mirror.most() / 4;
-        if small && *recent == hash {
+        if small && self.recent.saw(hash) {
             literal(known, 6, 0x40, name, |to| short(value, to), to);
             self.mirror.insert(hash, name, value);
         } else {
-            *recent = hash;
             literal(known, 4, 0, name, |to| plain(value, to), to);
         }
+    }
+}
+
+/// Fields that were sent as literals of late, by their hash.
+struct Recent {
+    hashes: [u32; RECENT],
+    /// Where the oldest is.
+    oldest: usize,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { hashes: [0; RECENT], oldest: 0 }
+    }
+}
+
+impl Recent {
+    /// Whether a field is one of them; from now on it is. Two that look the same here do no harm: one enters early.
+    fn saw(&mut self, hash: u64) -> bool {
+        let hash = hash as u32;
+        // Without a way out between, so that many are compared at once.
+        if self.hashes.iter().fold(false, |seen, own| seen | (*own == hash)) {
+            return true;
+        }
+        self.hashes[self.oldest] = hash;
+        self.oldest = (self.oldest + 1) % RECENT;
+        false
     }
 }
 

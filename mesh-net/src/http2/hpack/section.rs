@@ -1,7 +1,7 @@
 //! A section as it is read, field by field, and the rules that speak of more than one (RFC 9113, section 8).
 
-use bytes::{Bytes, BytesMut};
-use http::header::{COOKIE, HeaderValue};
+use bytes::Bytes;
+use http::header::{COOKIE, HeaderName, HeaderValue};
 
 use super::field::Field;
 use crate::http2::fields::Fields;
@@ -14,29 +14,22 @@ pub(in crate::http2) enum Decoded {
     Malformed,
 }
 
-pub(super) struct Section {
+pub(super) struct Section<'a> {
+    /// As it came.
+    block: &'a [u8],
     fields: Box<Fields>,
     /// Bytes that there is still room for.
     room: usize,
     fits: bool,
     cookies: usize,
-    /// Where values lie that are in no table; made when the first comes.
-    values: BytesMut,
-    /// Fields that may come, at a guess.
-    expected: usize,
+    /// A copy of the block, made when the first value comes that is in no table: they are slices of it.
+    values: Bytes,
 }
 
-impl Section {
-    /// One of up to `most` bytes, counted as section 6.5.2 does, that comes in `length` bytes.
-    pub(super) fn new(most: usize, length: usize) -> Self {
-        Self {
-            fields: Box::default(),
-            room: most,
-            fits: true,
-            cookies: 0,
-            values: BytesMut::new(),
-            expected: length.min(USUAL),
-        }
+impl<'a> Section<'a> {
+    /// One of up to `most` bytes, counted as section 6.5.2 does.
+    pub(super) fn new(block: &'a [u8], most: usize) -> Self {
+        Self { block, fields: Box::default(), room: most, fits: true, cookies: 0, values: Bytes::new() }
     }
 
     /// Whether a field of `size` bytes is to be added: false once the section breaks a rule.
@@ -48,39 +41,47 @@ impl Section {
         self.fits
     }
 
-    /// A value for a field of this section alone. `left`: bytes of which the section's others are still to come.
-    pub(super) fn keep(&mut self, value: &[u8], left: usize) -> Bytes {
-        if value.is_empty() {
-            return Bytes::new();
+    /// A value that no table keeps: the `length` bytes of the block before its last `left`.
+    pub(super) fn slice(&mut self, length: usize, left: usize) -> Bytes {
+        if self.values.is_empty() {
+            self.values = Bytes::copy_from_slice(self.block);
         }
-        if self.values.capacity() < value.len() {
-            // Strings of the rest may be coded, and get longer.
-            self.values = BytesMut::with_capacity(value.len() + (left + left / 2).min(self.room));
+        let end = self.block.len() - left;
+        self.values.slice(end - length..end)
+    }
+
+    /// Adds a field that a table keeps.
+    pub(super) fn add_known(&mut self, field: &Field) {
+        match field {
+            Field::Header(name, value) => self.header(name.clone(), value.clone()),
+            other => self.add(other.clone()),
         }
-        self.values.extend_from_slice(value);
-        self.values.split().freeze()
     }
 
     pub(super) fn add(&mut self, field: Field) {
-        let Fields { pseudo, headers } = &mut *self.fields;
-        let first = headers.is_empty();
-        self.fits = match field {
-            Field::Header(name, value) => {
-                if first {
-                    headers.reserve(self.expected);
-                }
-                self.cookies += usize::from(name == COOKIE);
-                // It fails when there are more names than it can hold.
-                headers.try_append(name, value).is_ok()
-            }
-            Field::Method(method) => first && pseudo.method.replace(method).is_none(),
-            Field::Scheme(scheme) => first && pseudo.scheme.replace(scheme).is_none(),
-            Field::Authority(authority) => first && pseudo.authority.replace(authority).is_none(),
-            Field::Path(path) => first && pseudo.path.replace(path).is_none(),
-            Field::Protocol(protocol) => first && pseudo.protocol.replace(protocol).is_none(),
-            Field::Status(status) => first && pseudo.status.replace(status).is_none(),
+        let pseudo = &mut self.fields.pseudo;
+        let is_new = match field {
+            Field::Header(name, value) => return self.header(name, value),
+            Field::Method(method) => pseudo.method.replace(method).is_none(),
+            Field::Scheme(scheme) => pseudo.scheme.replace(scheme).is_none(),
+            Field::Authority(authority) => pseudo.authority.replace(authority).is_none(),
+            Field::Path(path) => pseudo.path.replace(path).is_none(),
+            Field::Protocol(protocol) => pseudo.protocol.replace(protocol).is_none(),
+            Field::Status(status) => pseudo.status.replace(status).is_none(),
             Field::Unfit(_) => false,
         };
+        // Once, and before all others.
+        self.fits = is_new && self.fields.headers.is_empty();
+    }
+
+    fn header(&mut self, name: HeaderName, value: HeaderValue) {
+        let headers = &mut self.fields.headers;
+        if headers.is_empty() {
+            headers.reserve(self.block.len().min(USUAL));
+        }
+        self.cookies += usize::from(name == COOKIE);
+        // It fails when there are more names than it can hold.
+        self.fits = headers.try_append(name, value).is_ok();
     }
 
     pub(super) fn end(mut self) -> Decoded {
