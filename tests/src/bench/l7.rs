@@ -153,7 +153,7 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
 async fn measure(plan: &Plan, ground: &Ground, there: &[Who], figures: &mut Figures) -> Result<()> {
     backend::serve(ground.certificates(), &ground.authority)?;
     let mut proxies = there.iter().map(|who| Proxy::start(ground, *who, Routes::Few)).collect::<Result<Vec<_>>>()?;
-    for proxy in &proxies {
+    for proxy in &mut proxies {
         ready(ground, proxy).await?;
     }
     saturated::measure(plan, ground, &mut proxies, figures).await?;
@@ -172,7 +172,7 @@ async fn measure(plan: &Plan, ground: &Ground, there: &[Who], figures: &mut Figu
 }
 
 /// Waits until a request gets through every door.
-async fn ready(ground: &Ground, proxy: &Proxy) -> Result<()> {
+async fn ready(ground: &Ground, proxy: &mut Proxy) -> Result<()> {
     for door in Door::ALL {
         let link = proxy.who.link(ground, door)?;
         let shape = Shape { kind: door.kind, connections: 1, streams: 1 };
@@ -184,7 +184,10 @@ async fn ready(ground: &Ground, proxy: &Proxy) -> Result<()> {
                 Err(error) if begun.elapsed() > Duration::from_secs(10) => {
                     return Err(error.context(format!("{}, {}", proxy.who.name(), door.name())));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) => {
+                    proxy.is_running()?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
         }
     }

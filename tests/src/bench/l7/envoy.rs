@@ -24,7 +24,8 @@ pub(super) struct Files {
 pub(super) fn bootstrap(ip: IpAddr, files: &Files) -> Value {
     let listeners: Vec<Value> = Door::ALL.iter().map(|door| listener(ip, *door, files)).collect();
     let clusters: Vec<Value> = Door::ALL.iter().map(|door| cluster(*door, &files.certificates)).collect();
-    json!({ "static_resources": { "listeners": listeners, "clusters": clusters } })
+    let node = json!({ "id": "bench", "cluster": "bench" });
+    json!({ "node": node, "static_resources": { "listeners": listeners, "clusters": clusters } })
 }
 
 /// The watched file.
@@ -150,7 +151,8 @@ fn tls(door: Door, role: &str, certificates: &Path, validation: &Value) -> Value
         Kind::Http2 | Kind::Grpc => "h2",
     };
     json!({ "common_tls_context": {
-        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3" },
+        // Towards backends it would not offer 1.3 by itself.
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
         "alpn_protocols": [protocol],
         "tls_certificates": [{
             "certificate_chain": { "filename": certificates.join(format!("{role}.pem")) },

@@ -18,7 +18,7 @@ pub(super) fn file(ip: IpAddr, routes: Routes, certificates: &Path) -> String {
     let (header, value) = HEADER;
     let mut write = |line: std::fmt::Arguments<'_>| text.write_fmt(line).expect("memory takes it");
     write(format_args!(
-        "global\n  nbthread 1\n  maxconn 20000\n  log stdout format raw local0 info\n  tune.h2.max-concurrent-streams 1000\n\
+        "global\n  nbthread 1\n  maxconn 8000\n  log stdout format raw local0 info\n  tune.h2.max-concurrent-streams 1000\n\
          defaults\n  mode http\n  log global\n  option httplog\n  http-reuse always\n  timeout connect 5s\n  \
          timeout client 1h\n  timeout server 1h\n"
     ));

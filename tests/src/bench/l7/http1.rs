@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use memchr::{memchr_iter, memmem};
 
 use super::talk::{self, BODY, CHANGING, HOST, Kind, LARGE, SMALL, STEADY};
@@ -51,7 +51,9 @@ impl Client {
             }
         };
         let line = || String::from_utf8_lossy(&whole[..whole.len().min(300)]).into_owned();
-        ensure!(whole.starts_with(b"HTTP/1.1 200 "), "unexpected reply: {}", line());
+        if !whole.starts_with(b"HTTP/1.1 200 ") {
+            bail!("unexpected reply: {}", String::from_utf8_lossy(&input[..input.len().min(600)]));
+        }
         self.left = length(whole).with_context(line)?;
         ensure!(self.left == self.body, "a body of {} bytes: {}", self.left, line());
         self.head.clear();

@@ -54,11 +54,11 @@ impl Client {
         let digits = talk::digits(number);
         match first {
             true => {
-                known.for_each(|(name, value)| hpack_insert(block, name, value.as_bytes()));
+                known.for_each(|(name, value)| hpack_literal(block, INSERT, name, value.as_bytes()));
                 // The names, for the requests to come.
                 CHANGING.iter().for_each(|(name, before, after)| {
                     let value = [before.as_bytes(), &digits, after.as_bytes()].concat();
-                    hpack_insert(block, name, &value);
+                    hpack_literal(block, INSERT, name, &value);
                 });
             }
             false => {
@@ -129,7 +129,9 @@ impl talk::Client for Client {
                 *open -= 1;
             }
             Ok(())
-        })
+        })?;
+        ensure!(!frames.tableless, "a proxy without a table of headers");
+        Ok(())
     }
 }
 
@@ -152,12 +154,18 @@ impl Server {
         let is_grpc = self.kind == Kind::Grpc;
         let content = if is_grpc { "application/grpc" } else { "application/json" };
         let at = begin(out, HEADERS, END_HEADERS, stream);
+        if self.frames.tableless && !self.replied {
+            // The new size of the table comes first (RFC 7541, section 4.2).
+            hpack_integer(out, 0x20, 5, 0);
+        }
         out.push(0x88);
-        match self.replied {
+        let form = if self.frames.tableless { LITERAL } else { INSERT };
+        match self.replied && !self.frames.tableless {
             false => {
-                hpack_insert(out, "grpc-status", b"0");
-                hpack_insert(out, "content-type", content.as_bytes());
-                hpack_insert(out, "date", b"Thu, 01 Jan 2026 00:00:00 GMT");
+                let status = (!self.frames.tableless).then_some(STATUS);
+                let content = ("content-type", content);
+                let fields = status.into_iter().chain([content, ("date", "Thu, 01 Jan 2026 00:00:00 GMT")]);
+                fields.for_each(|(name, value)| hpack_literal(out, form, name, value.as_bytes()));
             }
             true => [1, 0].iter().for_each(|at| hpack_integer(out, 0x80, 7, 62 + at)),
         }
@@ -170,7 +178,10 @@ impl Server {
         finish(out, at);
         if is_grpc {
             let at = begin(out, HEADERS, END_HEADERS | END_STREAM, stream);
-            hpack_integer(out, 0x80, 7, 62 + 2);
+            match self.frames.tableless {
+                false => hpack_integer(out, 0x80, 7, 62 + 2),
+                true => hpack_literal(out, LITERAL, STATUS.0, STATUS.1.as_bytes()),
+            }
             finish(out, at);
         }
         self.replied = true;
@@ -213,6 +224,8 @@ struct Frames {
     window: i64,
     /// Bytes of the window that the peer has used.
     used: u32,
+    /// The peer keeps no table of headers.
+    tableless: bool,
 }
 
 struct Frame<'a> {
@@ -224,7 +237,7 @@ struct Frame<'a> {
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { partial: Vec::new(), window: 65_535, used: 0 }
+        Self { partial: Vec::new(), window: 65_535, used: 0, tableless: false }
     }
 }
 
@@ -276,7 +289,7 @@ impl Frames {
                 for setting in payload.chunks_exact(6) {
                     let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
                     match u16::from_be_bytes([setting[0], setting[1]]) {
-                        HEADER_TABLE_SIZE => ensure!(value >= 4096, "a header table of {value} bytes"),
+                        HEADER_TABLE_SIZE => self.tableless = value < 4096,
                         INITIAL_WINDOW_SIZE => ensure!(value >= 65_535, "windows of {value} bytes"),
                         MAX_CONCURRENT_STREAMS => ensure!(value >= 100, "only {value} streams"),
                         _ => {}
@@ -332,9 +345,9 @@ fn message(out: &mut Vec<u8>) {
     out.extend_from_slice(&BODY[..length]);
 }
 
-/// A literal that enters the peer's table (RFC 7541, section 6.2.1), without Huffman codes.
-fn hpack_insert(block: &mut Vec<u8>, name: &str, value: &[u8]) {
-    block.push(0x40);
+/// A literal with a name of its own (RFC 7541, section 6.2), without Huffman codes.
+fn hpack_literal(block: &mut Vec<u8>, form: u8, name: &str, value: &[u8]) {
+    block.push(form);
     for text in [name.as_bytes(), value] {
         hpack_integer(block, 0, 7, text.len());
         block.extend_from_slice(text);
@@ -356,6 +369,12 @@ fn hpack_integer(block: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
     }
     block.push(byte(rest));
 }
+
+/// Enters the peer's table; does not.
+const INSERT: u8 = 0x40;
+const LITERAL: u8 = 0;
+/// A reply's trailer.
+const STATUS: (&str, &str) = ("grpc-status", "0");
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const WINDOW: u32 = 1 << 30;

@@ -30,8 +30,8 @@ pub(super) async fn measure(plan: &Plan, ground: &Ground, there: &[Who], figures
 
 /// Bytes by which a client makes the proxy's memory grow.
 async fn grown(clients: usize, ground: &Ground, who: Who, tls: bool) -> Result<f64> {
-    let proxy = Proxy::start(ground, who, Routes::Few)?;
-    super::ready(ground, &proxy).await?;
+    let mut proxy = Proxy::start(ground, who, Routes::Few)?;
+    super::ready(ground, &mut proxy).await?;
     let link = who.link(ground, Door { kind: Kind::Http1, tls })?;
     let shape = |connections| Shape { kind: Kind::Http1, connections, streams: 1 };
     // The first bring the program's own memory.

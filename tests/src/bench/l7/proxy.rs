@@ -72,7 +72,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it and waits until it listens for plain HTTP/1.1.
+    /// Starts it; it may take a while until it answers.
     pub(super) fn start(ground: &Ground, who: Who, routes: Routes) -> Result<Proxy> {
         let (dir, certificates) = (ground.folder(who)?, ground.certificates().to_owned());
         let log = dir.join("access.log");
@@ -83,9 +83,7 @@ impl Proxy {
         let launch = launch.env("ACCESS_LOG", &log).on_core(PROXY_CORE);
         write(who, routes, &dir, &certificates, &log)?;
         let program = arguments(launch, who, routes, &dir, &certificates).start()?;
-        let mut proxy = Proxy { who, program, dir, log, certificates };
-        proxy.program.wait_listens(Door::ALL[0].proxy()).with_context(|| who.name())?;
-        Ok(proxy)
+        Ok(Proxy { who, program, dir, log, certificates })
     }
 
     /// Has it take other routes; when it was told.
