@@ -8,10 +8,12 @@
 //!
 //! Ends are pinned, because two processes that share a core share its cache, which two nodes cannot.
 
+pub mod l7;
 mod stage;
 mod idle;
 mod figures;
 mod machine;
+mod spread;
 pub mod load;
 
 use std::fs;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use super::spread::{median, spread, table};
+
 /// How bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -187,44 +189,7 @@ impl fmt::Display for Figures {
                 ]);
             }
         }
-        let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
-        let widths: [usize; 10] = std::array::from_fn(width);
-        for (number, line) in lines.iter().enumerate() {
-            let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-            writeln!(f, "| {} |", cells.join(" | "))?;
-            if number == 0 {
-                writeln!(f, "|{}|", widths.map(|width| "-".repeat(width + 2)).join("|"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn spread(values: &[f64]) -> String {
-    let Some(median) = median(values) else { return String::new() };
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let digits = if median >= 100.0 {
-        0
-    } else if median >= 10.0 {
-        1
-    } else {
-        2
-    };
-    match values.len() {
-        1 => format!("{median:.digits$}"),
-        _ => format!("{median:.digits$} ({least:.digits$} to {most:.digits$})"),
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+        table(f, &lines)
     }
 }
 
@@ -252,11 +217,5 @@ mod tests {
             | each agent   | memory of an idle connection, server's agent (5) | KiB  |                     |               | 5.50                |              | 6.00  | 3.00    | holds  |\n";
         assert_eq!(figures.to_string(), expected);
         assert_eq!(figures.missed(), ["across nodes, HBONE: throughput, 1 stream: 0.30, floor 0.75"]);
-    }
-
-    #[test]
-    fn a_median_of_an_even_number_lies_between() {
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(&[]), None);
     }
 }

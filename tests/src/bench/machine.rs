@@ -64,6 +64,19 @@ impl Spent {
     }
 }
 
+/// Seconds of processor time that a process, by its number or `self`, has used with all its threads.
+pub(super) fn process_seconds(process: &str) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).context("the process has ended")?;
+    let hertz = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(process_ticks(&stat).context("no utime and stime")? as f64 / hertz as f64)
+}
+
+/// utime and stime: the 12th and 13th field behind the name, which may hold anything.
+fn process_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 /// Ticks of the line `cpu` that were not idle: user, nice, system, irq and softirq, but neither idle, iowait nor stolen.
 fn busy_ticks(stat: &str) -> u64 {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
@@ -82,6 +95,12 @@ pub(super) fn anonymous(pid: u32) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_may_be_called_anything() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 200 0 0 31 11 5 6 20 0 1 0 100 0";
+        assert_eq!(process_ticks(stat), Some(42));
+    }
 
     #[test]
     fn idle_iowait_and_stolen_time_are_no_work() {

@@ -1,10 +1,11 @@
-//! Measures plain TCP beside Weft: `cargo xtask bench`. Inside pods it is the load itself.
+//! Measures plain TCP beside Weft (`cargo xtask bench`), or other proxies beside its waypoint (`cargo xtask bench l7`). Inside
+//! pods it is the load itself.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_tests::bench::{Plan, load, run};
+use weft_tests::bench::{Plan, l7, load, run};
 
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -17,6 +18,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
+    /// The waypoint beside Envoy, nginx and HAProxy
+    L7(l7::Plan),
     /// The load, as it runs in pods
     Load {
         #[command(subcommand)]
@@ -28,6 +31,7 @@ fn main() -> Result<ExitCode> {
     let Arguments { plan, part } = Arguments::parse();
     match part {
         Some(Part::Load { load }) => load::run(load).map(|()| ExitCode::SUCCESS),
+        Some(Part::L7(plan)) => l7::run(&plan),
         None => run(&plan),
     }
 }
