@@ -15,11 +15,12 @@ use crate::asked::Of;
 use crate::dial::Endpoint;
 use crate::engine::balance::stick::{self, Stuck};
 use crate::engine::balance::{self, Asker, Choice};
-use crate::engine::experience::{Experience, InFlight, Target};
-use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
+use crate::engine::experience::{InFlight, Target};
+use crate::engine::limits::{Limited, Overflow, Taken};
 use crate::engine::outliers::Outcome;
 use crate::originate::Secured;
 use crate::session::Session;
+use crate::spots::Spot;
 use crate::upstream::Terms;
 use crate::world::{Compiled, World};
 
@@ -56,16 +57,7 @@ pub struct Aim<'a> {
     pub policy: &'a destination::Policy,
     pub protocol: Protocol,
     pub stuck: Stuck,
-    tls: Option<Secured>,
-    endpoints: Vec<balance::Endpoint>,
-    at: Option<Known>,
-}
-
-/// What is known and counted of a destination.
-struct Known {
-    target: Target,
-    experience: Arc<Experience>,
-    breaker: Arc<Breaker>,
+    at: Option<Arc<Spot>>,
 }
 
 /// Held for as long as a request is under way, its response's body included.
@@ -89,38 +81,39 @@ impl<'a> Aim<'a> {
                 policy: compiled.default_policy(),
                 protocol: Protocol::Detect,
                 stuck: Stuck::default(),
-                tls: None,
-                endpoints: Vec::new(),
                 at: None,
             });
         };
-        let service = world.snapshot.service(key).cloned().ok_or(Unknown)?;
-        if service.port(*port).is_none() {
-            return Err(Unknown);
-        }
         let known = compiled.model.destinations.get(key);
-        let members = match (subset, known) {
-            (None, _) => None,
-            (Some(name), Some(known)) => Some(known.subsets.get(name).ok_or(Unknown)?),
-            (Some(_), None) => return Err(Unknown),
-        };
+        let target = Target { service: key.clone(), port: *port, subset: subset.clone() };
+        let spot = session.shared.spots.of(world, compiled, target, |target| {
+            let service = world.snapshot.service(key).cloned().ok_or(Unknown)?;
+            if service.port(*port).is_none() {
+                return Err(Unknown);
+            }
+            let members = match (subset, known) {
+                (None, _) => None,
+                (Some(name), Some(known)) => Some(known.subsets.get(name).ok_or(Unknown)?),
+                (Some(_), None) => return Err(Unknown),
+            };
+            let policy = known.map_or(compiled.default_policy(), |known| known.policy(*port, subset.as_deref()));
+            let tls = compiled.originations.of(&policy.tls);
+            Ok(Spot {
+                protocol: known.and_then(|known| known.protocols.get(port)).copied().unwrap_or_default(),
+                tls: tls.map(|tls| Secured::new(tls.clone(), key.hostname.clone())),
+                endpoints: balance::endpoints(&world.snapshot, &service, *port, members),
+                experience: session.shared.experiences.of(&target),
+                breaker: session.shared.breakers.of(&target),
+                service,
+                target,
+            })
+        })?;
         let policy = known.map_or(compiled.default_policy(), |known| known.policy(*port, subset.as_deref()));
         let stuck = match &policy.balance {
             Balance::Hash(by) => stick::stick(by, head, &mut rand::rng()),
             _ => Stuck::default(),
         };
-        let target = Target { service: key.clone(), port: *port, subset: subset.clone() };
-        let (experience, breaker) = (session.shared.experiences.of(&target), session.shared.breakers.of(&target));
-        let tls = compiled.originations.of(&policy.tls);
-        Ok(Self {
-            tls: tls.map(|tls| Secured::new(tls.clone(), key.hostname.clone())),
-            endpoints: balance::endpoints(&world.snapshot, &service, *port, members),
-            service: Some(service),
-            policy,
-            protocol: known.and_then(|known| known.protocols.get(port)).copied().unwrap_or_default(),
-            stuck,
-            at: Some(Known { target, experience, breaker }),
-        })
+        Ok(Self { service: Some(spot.service.clone()), policy, protocol: spot.protocol, stuck, at: Some(spot) })
     }
 
     /// The service that the endpoint's agent may take the waypoint's word for: the one that was asked for. Where a rule leads elsewhere,
@@ -132,15 +125,16 @@ impl<'a> Aim<'a> {
 
     /// The endpoint that a client's session is with, if it may be chosen.
     pub fn pinned(&self, session: &Session, uid: &Uid) -> Option<Endpoint> {
-        let pinned = self.endpoints.iter().find(|endpoint| endpoint.workload.uid == *uid)?;
+        let spot = self.at.as_ref()?;
+        let pinned = spot.endpoints.iter().find(|endpoint| endpoint.workload.uid == *uid)?;
         let found = Endpoint::new(&pinned.workload, pinned.port, self.service.as_deref(), session.asked.address.ip())?;
-        Some(found.secured(self.tls.clone()))
+        Some(found.secured(spot.tls.clone()))
     }
 
     /// An endpoint that is not among those `tried`, as far as there is one. `None`: no endpoint is healthy.
     pub fn endpoint(&self, session: &Session, world: &World, tried: &[Uid]) -> Option<Endpoint> {
         let asked = session.asked.address;
-        let (Some(service), Some(Known { experience, .. })) = (&self.service, &self.at) else {
+        let Some(spot) = &self.at else {
             return match &session.asked.of {
                 Of::Workload(uid) => {
                     let workload = world.snapshot.workload(uid)?;
@@ -150,8 +144,9 @@ impl<'a> Aim<'a> {
                 Of::Service(_) => None,
             };
         };
+        let Spot { service, endpoints, experience, tls, .. } = &**spot;
         let asker = Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
-        let found = match balance::choose(&self.endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
+        let found = match balance::choose(endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
             Choice::Endpoint(chosen) => Endpoint::new(&chosen.workload, chosen.port, Some(service), asked.ip()),
             // Whoever of the mesh has the address: a waypoint is no proxy to everywhere.
             Choice::Original => {
@@ -159,7 +154,7 @@ impl<'a> Aim<'a> {
                 Endpoint::new(world.snapshot.workload_at(&address)?, asked.port(), None, asked.ip())
             }
         };
-        Some(found?.secured(self.tls.clone()))
+        Some(found?.secured(tls.clone()))
     }
 
     /// Counts a request at an endpoint for as long as what is returned lives.
@@ -167,21 +162,23 @@ impl<'a> Aim<'a> {
     /// # Errors
     /// There are as many as there may be.
     pub fn begin(&self, endpoint: &Endpoint) -> Result<UnderWay, Overflow> {
-        let Some(Known { experience, breaker, .. }) = &self.at else { return Ok((None, None)) };
+        let Some(spot) = &self.at else { return Ok((None, None)) };
+        let Spot { experience, breaker, .. } = &**spot;
         let taken = breaker.take(Limited::Requests, &self.policy.pool)?;
         Ok((Some(experience.begin(endpoint.uid())), Some(taken)))
     }
 
     /// Room for one more try; `None`: the answer that there is has to do.
     pub fn retry(&self) -> Option<Option<Taken>> {
-        let Some(Known { breaker, .. }) = &self.at else { return Some(None) };
-        breaker.take(Limited::Retries, &self.policy.pool).ok().map(Some)
+        let Some(spot) = &self.at else { return Some(None) };
+        spot.breaker.take(Limited::Retries, &self.policy.pool).ok().map(Some)
     }
 
     /// Counts for or against an endpoint.
     pub fn judge(&self, session: &Session, endpoint: &Endpoint, outcome: Outcome) {
-        let Some(Known { target, experience, .. }) = &self.at else { return };
-        if experience.record(endpoint.uid(), outcome, self.policy, self.endpoints.len(), Instant::now()) {
+        let Some(spot) = &self.at else { return };
+        let Spot { target, experience, endpoints, .. } = &**spot;
+        if experience.record(endpoint.uid(), outcome, self.policy, endpoints.len(), Instant::now()) {
             let (service, port) = (&target.service, target.port);
             info!(%service, port, endpoint = %endpoint.uid(), "endpoint ejected: it failed too often in a row");
             session.shared.telemetry.ejected(&service.hostname);

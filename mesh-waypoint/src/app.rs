@@ -108,6 +108,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 draining,
                 experiences,
                 breakers,
+                spots: Default::default(),
                 keys,
                 network: config.network.clone(),
             };

@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod errand;
 pub mod aim;
 pub mod session;
+pub mod spots;
 pub mod keys;
 pub mod upstream;
 pub mod http1;

@@ -14,6 +14,7 @@ use crate::engine::limits::Breakers;
 use crate::engine::ratelimit::ConnectionLimits;
 use crate::keys::Keys;
 use crate::limits::Limits;
+use crate::spots::Spots;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
 use crate::world::{Compiled, World};
@@ -29,6 +30,7 @@ pub struct Shared {
     pub draining: watch::Receiver<bool>,
     pub experiences: Arc<Experiences>,
     pub breakers: Arc<Breakers>,
+    pub spots: Spots,
     pub keys: Keys,
     pub network: Arc<str>,
 }

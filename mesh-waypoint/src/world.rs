@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_core::l7::destination::{Destination, Policy};
 use mesh_core::l7::{Layer7, Target, route};
@@ -20,6 +21,8 @@ use crate::telemetry::Rules;
 /// One consistent state, published whole.
 #[derive(Clone, Debug, Default)]
 pub struct World {
+    /// No other has it; 0 before there is one.
+    pub id: u64,
     pub snapshot: Arc<Snapshot>,
     /// This instance's own workload, once it is known: where it is decides what is near.
     pub own: Option<Arc<Workload>>,
@@ -114,10 +117,12 @@ impl World {
             compiled.extend(now.map(|now| (model.target.clone(), now)));
         }
         let own = snapshot.workload(own).cloned();
-        Self { snapshot, own, compiled }
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), snapshot, own, compiled }
     }
 
     pub fn compiled(&self, target: &Target) -> Option<&Arc<Compiled>> {
         self.compiled.get(target)
     }
 }
+
+static NEXT: AtomicU64 = AtomicU64::new(1);

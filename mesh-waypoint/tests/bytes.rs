@@ -81,6 +81,7 @@ impl Bench {
             draining,
             experiences: Arc::default(),
             breakers: Arc::default(),
+            spots: Default::default(),
             keys: Default::default(),
             network: "".into(),
         };

@@ -93,6 +93,7 @@ impl Bench {
             draining,
             experiences: Arc::default(),
             breakers: Arc::default(),
+            spots: Default::default(),
             keys,
             network: "".into(),
         };

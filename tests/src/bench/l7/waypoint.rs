@@ -83,6 +83,7 @@ pub async fn run(hop: Hop) -> Result<()> {
             draining: draining.clone(),
             experiences: experiences.clone(),
             breakers: breakers.clone(),
+            spots: Default::default(),
             keys: Keys::default(),
             network: config.network.clone(),
         },
