@@ -191,7 +191,7 @@ fn request(errand: &Errand) -> Departing {
         method: errand.method.clone(),
         authority: errand.authority.clone(),
         target: errand.target.clone(),
-        headers: errand.headers.clone(),
+        headers: Arc::new(errand.headers.clone()),
         upgrade: None,
         body: Body::full(errand.body.clone()),
     }

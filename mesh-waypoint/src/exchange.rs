@@ -130,7 +130,7 @@ async fn respond(
         if incoming.path == "*" {
             return own(story, respond::not_found());
         }
-        let outgoing = outgoing(&incoming, story.record.is_grpc, None);
+        let outgoing = outgoing(incoming, story.record.is_grpc, None);
         let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
         let sent = forward::forward(at, story, &Destination::Itself, &outgoing, &body, patience);
         return match sent.await {
@@ -153,14 +153,15 @@ async fn respond(
         Then::Reply(reply) => return own(story, reply),
         Then::Forward(forward) => forward,
     };
-    let outgoing = outgoing(&incoming, forward.is_grpc(), Some(&forward));
+    let received = asked.received;
+    let pin = forward.rule.session.as_ref().and_then(|session| session.pin(&asked.head, received));
+    let outgoing = outgoing(incoming, forward.is_grpc(), Some(&forward));
     mirror::copies(session, world, compiled, &forward, &outgoing, &body).await;
     let to = Destination::Service {
         service: forward.service.clone(),
         port: forward.port,
         subset: forward.subset.map(Arc::from),
     };
-    let pin = forward.rule.session.as_ref().and_then(|session| session.pin(&asked.head, asked.received));
     let pinned = pin.as_ref().map(|pin| &pin.endpoint);
     let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout, pinned };
     let began = std::time::Instant::now();
@@ -178,7 +179,7 @@ async fn respond(
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
             let begun = forward.rule.session.as_ref();
-            let begun = begun.and_then(|session| session.header(&endpoint, pin.as_ref(), asked.received));
+            let begun = begun.and_then(|session| session.header(&endpoint, pin.as_ref(), received));
             if let Some((name, value)) = begun {
                 response.headers_mut().append(name, value);
             }
@@ -195,9 +196,9 @@ async fn respond(
 /// With it a client of the reference's proxy asks for a request's spans.
 const FORCE_TRACE: &str = "x-envoy-force-trace";
 
-fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
-    let mut headers = incoming.headers.clone();
-    let (mut target, mut authority) = (incoming.canonical(), incoming.authority.clone());
+fn outgoing(incoming: Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
+    let mut target = incoming.canonical();
+    let Incoming { method, mut authority, mut headers, version, upgrade, query, .. } = incoming;
     if let Some(forward) = forward {
         forward.edits.apply(&mut headers);
         if let Some(rewritten) = &forward.target {
@@ -208,16 +209,7 @@ fn outgoing(incoming: &Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -
             host.clone_into(&mut authority);
         }
     }
-    Outgoing {
-        method: incoming.method.clone(),
-        authority,
-        target,
-        headers,
-        version: incoming.version,
-        upgrade: incoming.upgrade.clone(),
-        is_grpc,
-        query: incoming.query.clone(),
-    }
+    Outgoing { method, authority, target, headers: Arc::new(headers), version, upgrade, is_grpc, query }
 }
 
 fn describe(story: &mut Story, incoming: &Incoming) {

@@ -200,7 +200,7 @@ impl Exporter {
             method: Method::POST,
             authority,
             target: if provider.path.is_empty() || is_grpc { path } else { &provider.path }.to_owned(),
-            headers,
+            headers: Arc::new(headers),
             upgrade: None,
             body: Body::full(body),
         };

@@ -85,7 +85,7 @@ async fn fetched(session: &Session, wanted: &Wanted) -> Result<String, FetchErro
         method: Method::GET,
         authority,
         target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
-        headers,
+        headers: Arc::new(headers),
         upgrade: None,
         body: Body::empty(),
     };

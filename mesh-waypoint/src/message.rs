@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tracing::debug;
@@ -30,7 +31,7 @@ pub struct Departing {
     /// Path and query.
     pub target: String,
     /// Without those that say how the message is framed, but for `content-length`; without Host.
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// What the connection is asked to become.
     pub upgrade: Option<http::HeaderValue>,
     pub body: Body,

@@ -12,12 +12,13 @@
 //! streams that nobody reads.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use thiserror::Error;
 
 use self::receive::State;
 use self::sections::Section;
 use self::streams::Streams;
-use super::fields::Fields;
+use super::fields::{Fields, Pseudo};
 use super::frame::{self, Code, Head, kind, setting};
 use super::hpack::decoder::Decoder;
 use super::hpack::encoder::Encoder;
@@ -225,6 +226,14 @@ impl Connection {
     /// # Errors
     /// See [`NotOpened`].
     pub fn open(&mut self, fields: &Fields, end: bool) -> Result<u32, NotOpened> {
+        self.open_with(&fields.pseudo, &fields.headers, end)
+    }
+
+    /// [`Connection::open`] for a caller that shares its headers.
+    ///
+    /// # Errors
+    /// See [`NotOpened`].
+    pub fn open_with(&mut self, pseudo: &Pseudo, headers: &HeaderMap, end: bool) -> Result<u32, NotOpened> {
         if self.is_leaving() {
             return Err(NotOpened::Leaving);
         }
@@ -234,7 +243,7 @@ impl Connection {
         let stream = self.next;
         self.next += 2;
         self.streams.insert(stream, self.stream(end, false));
-        self.section(stream, fields, end);
+        self.section(stream, pseudo, headers, end);
         Ok(stream)
     }
 
@@ -245,7 +254,7 @@ impl Connection {
             Some(own) if !own.local_end => own.local_end = end,
             _ => return,
         }
-        self.section(stream, fields, end);
+        self.section(stream, &fields.pseudo, &fields.headers, end);
         self.retire(stream);
     }
 

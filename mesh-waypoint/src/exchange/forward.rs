@@ -1,5 +1,6 @@
 //! To an endpoint and back, as often as the rule's retries allow.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
@@ -34,7 +35,8 @@ pub(super) struct Outgoing {
     pub(super) authority: String,
     /// Path and query.
     pub(super) target: String,
-    pub(super) headers: HeaderMap,
+    /// Shared by all tries that add nothing.
+    pub(super) headers: Arc<HeaderMap>,
     /// Of the client's request.
     pub(super) version: Version,
     pub(super) upgrade: Option<HeaderValue>,
@@ -177,7 +179,7 @@ pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body
 
 fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>, Unknown> {
     let At { session, world, compiled } = at;
-    let fields = &outgoing.headers;
+    let fields = &*outgoing.headers;
     let head = stick::Head { fields, query: outgoing.query.as_deref(), client: session.client.address.ip() };
     Aim::new(session, world, compiled, to, &head)
 }
@@ -185,10 +187,10 @@ fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>,
 fn request(outgoing: &Outgoing, body: &Replay, patience: Patience<'_>, began: Instant, made: u32) -> Departing {
     let mut headers = outgoing.headers.clone();
     if made > 1 {
-        headers.insert(ATTEMPT_COUNT, HeaderValue::from(made));
+        Arc::make_mut(&mut headers).insert(ATTEMPT_COUNT, HeaderValue::from(made));
     }
     if let Some(time) = patience.retries.expected_timeout_ms(patience.timeout, began.elapsed()) {
-        headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(time));
+        Arc::make_mut(&mut headers).insert(EXPECTED_TIMEOUT, HeaderValue::from(time));
     }
     Departing {
         method: outgoing.method.clone(),

@@ -1,5 +1,6 @@
 //! Copies of a request that go elsewhere, and whose answers nobody waits for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -36,7 +37,7 @@ pub(super) async fn copies(
         let Some(to) = Destination::of(to) else { continue };
         let mut copy = outgoing.clone();
         if let Some(own) = world.own.as_ref().and_then(|own| own.addresses.first()) {
-            split::mark_copy(&mut copy.headers, *own);
+            split::mark_copy(Arc::make_mut(&mut copy.headers), *own);
         }
         let (session, world, compiled, body) = (session.clone(), world.clone(), compiled.clone(), body.copy());
         tokio::spawn(async move {

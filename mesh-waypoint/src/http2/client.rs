@@ -98,9 +98,8 @@ impl Connection {
             path: Some(target.into()),
             ..Pseudo::default()
         };
-        let fields = Fields { pseudo, headers };
-        let Ok(stream) = link.open(&fields, end) else {
-            let Fields { pseudo: Pseudo { method, authority, path, .. }, headers } = fields;
+        let Ok(stream) = link.open(&pseudo, &headers, end) else {
+            let Pseudo { method, authority, path, .. } = pseudo;
             let text = |bytes: Option<Bytes>| String::from_utf8(bytes.unwrap_or_default().into()).unwrap_or_default();
             let (authority, target) = (text(authority), text(path));
             let method = method.unwrap_or_default();

@@ -181,12 +181,12 @@ impl Link {
 
     /// # Errors
     /// None may be opened now, or ever.
-    pub(super) fn open(&self, fields: &Fields, end: bool) -> Result<u32, NotOpened> {
+    pub(super) fn open(&self, pseudo: &Pseudo, headers: &HeaderMap, end: bool) -> Result<u32, NotOpened> {
         let mut state = self.lock();
         if state.over {
             return Err(NotOpened::Leaving);
         }
-        let stream = state.http.open(fields, end)?;
+        let stream = state.http.open_with(pseudo, headers, end)?;
         state.streams.insert(stream, Arrivals::default());
         state.wake_driver();
         Ok(stream)

@@ -4,12 +4,12 @@
 //! of requests and traces, dates, lengths) are never in it, so that what does come again stays. What enters is coded to be
 //! short, which costs time once; all else is sent as it is.
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 
 use super::fixed::{self, FIXED};
 use super::mirror::Mirror;
 use super::{OVERHEAD, TABLE, huffman, integer};
-use crate::http2::fields::{Fields, Pseudo};
+use crate::http2::fields::Pseudo;
 
 /// See the module's description.
 pub(in crate::http2) struct Encoder {
@@ -44,7 +44,7 @@ impl Encoder {
     }
 
     /// Appends a section.
-    pub(in crate::http2) fn encode(&mut self, fields: &Fields, to: &mut Vec<u8>) {
+    pub(in crate::http2) fn encode(&mut self, pseudo: &Pseudo, headers: &HeaderMap, to: &mut Vec<u8>) {
         if let Some(smallest) = self.smallest.take() {
             integer::write(smallest, 5, 0x20, to);
             // It may have grown again meanwhile (section 4.2).
@@ -52,8 +52,8 @@ impl Encoder {
                 integer::write(self.mirror.most(), 5, 0x20, to);
             }
         }
-        self.pseudo(&fields.pseudo, to);
-        for (name, value) in &fields.headers {
+        self.pseudo(pseudo, to);
+        for (name, value) in headers {
             let way = match () {
                 () if value.is_sensitive() => Way::Never,
                 () if is_somebodys(name) => Way::Plain,

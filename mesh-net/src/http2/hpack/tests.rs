@@ -26,7 +26,7 @@ fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Option<Fields>, NotHpack>
 
 fn write(encoder: &mut Encoder, fields: &Fields) -> Vec<u8> {
     let mut block = Vec::new();
-    encoder.encode(fields, &mut block);
+    encoder.encode(&fields.pseudo, &fields.headers, &mut block);
     block
 }
 

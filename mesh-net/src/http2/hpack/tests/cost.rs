@@ -52,7 +52,7 @@ fn of_a_request() {
     let decoding = best(&blocks, |block| decoder.decode(block, MOST));
     let encoding = best(&requests, |fields| {
         out.clear();
-        encoder.encode(fields, &mut out);
+        encoder.encode(&fields.pseudo, &fields.headers, &mut out);
     });
     let copying = best(&requests, |fields| fields.headers.clone());
     println!(
