@@ -62,7 +62,7 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Measure plain TCP beside Weft
+    /// Measure plain TCP beside Weft; `bench l7`: Envoy, nginx and HAProxy beside the waypoint
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,

@@ -28,6 +28,8 @@ pub mod authority;
 pub mod address;
 mod http1;
 mod http2;
+mod frames;
+mod hpack;
 pub mod talk;
 mod histogram;
 
@@ -55,7 +57,7 @@ use crate::run::take_down_on_signals;
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Plan {
-    /// A first impression in two minutes
+    /// A first impression in three minutes
     #[arg(long)]
     quick: bool,
     /// Write every figure of every repetition there, too
@@ -130,8 +132,12 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     let others = (spent(&ground)? - before) / begun.elapsed().as_secs_f64();
 
     println!("\nload average after it: {}", machine::load()?);
-    if others > BUSY {
-        println!("WARNING: other processes had {:.0} % of a core: figures drift with what they do", others * 100.0);
+    figures.busy = others > BUSY;
+    if figures.busy {
+        println!(
+            "WARNING: other processes had {:.0} % of a core: figures drift, and times are not judged",
+            others * 100.0
+        );
     }
     println!("\n{figures}{DIFFERENCES}");
     figures.unlogged().iter().for_each(|short| println!("WARNING: {short}"));

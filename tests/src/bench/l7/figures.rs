@@ -11,6 +11,8 @@ use crate::bench::spread::{median, spread, table};
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     rows: Vec<Row>,
+    /// Others have used the processors, too: times say more of them than of proxies, and are not judged.
+    pub(super) busy: bool,
     /// What could not be measured.
     pub(super) failed: Vec<String>,
     /// Log lines and requests, of those whose log had fewer lines.
@@ -95,11 +97,15 @@ impl Figures {
     /// Floors that do not hold, each with what was found, and what could not be measured.
     pub(super) fn missed(&self) -> Vec<String> {
         let judged = self.rows.iter().filter_map(|row| {
-            let (found, target) = row.judged()?;
+            let (found, target) = row.judged().filter(|_| self.judges(row))?;
             (!target.is_met(found, target.floor))
                 .then(|| format!("{}: {found:.2}, floor {:.2}", row.what, target.floor))
         });
         judged.chain(self.failed.iter().cloned()).collect()
+    }
+
+    fn judges(&self, row: &Row) -> bool {
+        !(self.busy && row.unit == "us")
     }
 
     pub(super) fn json(&self) -> Value {
@@ -144,6 +150,7 @@ impl fmt::Display for Figures {
         for row in &self.rows {
             let judged = row.judged();
             let verdict = judged.as_ref().map_or("", |(found, target)| match () {
+                () if !self.judges(row) => "busy",
                 () if target.is_met(*found, target.stretch) => "better",
                 () if target.is_met(*found, target.floor) => "holds",
                 () => "MISSED",
@@ -192,5 +199,8 @@ mod tests {
             | a change among 10,000 routes in force   | s      |                     | 0.05                |              | 0.15  | 0.03    | holds  |               |                 |\n";
         assert_eq!(figures.to_string(), expected);
         assert_eq!(figures.missed(), ["gRPC, 64 B, 16 x 1 stream: 2.50, floor 3.00"]);
+        figures.busy = true;
+        assert_eq!(figures.to_string(), expected.replace("better", "busy  "));
+        assert_eq!(figures.missed().len(), 1);
     }
 }

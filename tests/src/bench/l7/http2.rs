@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
+use super::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, begin, finish};
+use super::hpack::{INSERT, LITERAL, integer, literal};
 use super::talk::{self, BODY, CHANGING, GRPC, HOST, Kind, SMALL, STEADY};
 
 /// See [`talk::Client`].
@@ -54,22 +56,22 @@ impl Client {
         let digits = talk::digits(number);
         match first {
             true => {
-                known.for_each(|(name, value)| hpack_literal(block, INSERT, name, value.as_bytes()));
+                known.for_each(|(name, value)| literal(block, INSERT, name, value.as_bytes()));
                 // The names, for the requests to come.
                 CHANGING.iter().for_each(|(name, before, after)| {
                     let value = [before.as_bytes(), &digits, after.as_bytes()].concat();
-                    hpack_literal(block, INSERT, name, &value);
+                    literal(block, INSERT, name, &value);
                 });
             }
             false => {
                 // The entry inserted last has index 62.
                 let entries = steady.len() + own.len() + STEADY.len() + CHANGING.len();
                 for at in 0..entries - CHANGING.len() {
-                    hpack_integer(block, 0x80, 7, 62 + entries - 1 - at);
+                    integer(block, 0x80, 7, 62 + entries - 1 - at);
                 }
                 for (at, (_, before, after)) in CHANGING.iter().enumerate() {
-                    hpack_integer(block, 0, 4, 62 + CHANGING.len() - 1 - at);
-                    hpack_integer(block, 0, 7, before.len() + digits.len() + after.len());
+                    integer(block, 0, 4, 62 + CHANGING.len() - 1 - at);
+                    integer(block, 0, 7, before.len() + digits.len() + after.len());
                     [before.as_bytes(), &digits, after.as_bytes()]
                         .iter()
                         .for_each(|part| block.extend_from_slice(part));
@@ -156,7 +158,7 @@ impl Server {
         let at = begin(out, HEADERS, END_HEADERS, stream);
         if self.frames.tableless && !self.replied {
             // The new size of the table comes first (RFC 7541, section 4.2).
-            hpack_integer(out, 0x20, 5, 0);
+            integer(out, 0x20, 5, 0);
         }
         out.push(0x88);
         let form = if self.frames.tableless { LITERAL } else { INSERT };
@@ -165,9 +167,9 @@ impl Server {
                 let status = (!self.frames.tableless).then_some(STATUS);
                 let content = ("content-type", content);
                 let fields = status.into_iter().chain([content, ("date", "Thu, 01 Jan 2026 00:00:00 GMT")]);
-                fields.for_each(|(name, value)| hpack_literal(out, form, name, value.as_bytes()));
+                fields.for_each(|(name, value)| literal(out, form, name, value.as_bytes()));
             }
-            true => [1, 0].iter().for_each(|at| hpack_integer(out, 0x80, 7, 62 + at)),
+            true => [1, 0].iter().for_each(|at| integer(out, 0x80, 7, 62 + at)),
         }
         finish(out, at);
         let at = begin(out, DATA, if is_grpc { 0 } else { END_STREAM }, stream);
@@ -179,8 +181,8 @@ impl Server {
         if is_grpc {
             let at = begin(out, HEADERS, END_HEADERS | END_STREAM, stream);
             match self.frames.tableless {
-                false => hpack_integer(out, 0x80, 7, 62 + 2),
-                true => hpack_literal(out, LITERAL, STATUS.0, STATUS.1.as_bytes()),
+                false => integer(out, 0x80, 7, 62 + 2),
+                true => literal(out, LITERAL, STATUS.0, STATUS.1.as_bytes()),
             }
             finish(out, at);
         }
@@ -216,126 +218,8 @@ impl talk::Server for Server {
     }
 }
 
-/// What both ends do alike: cutting frames, settings, pings and the connection's windows. Streams' own windows are never short:
-/// the least that a peer may begin with without having been asked is 65,535 bytes.
-struct Frames {
-    partial: Vec<u8>,
-    /// Bytes that the peer still takes on the connection.
-    window: i64,
-    /// Bytes of the window that the peer has used.
-    used: u32,
-    /// The peer keeps no table of headers.
-    tableless: bool,
-}
-
-struct Frame<'a> {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: &'a [u8],
-}
-
-impl Default for Frames {
-    fn default() -> Self {
-        Self { partial: Vec::new(), window: 65_535, used: 0, tableless: false }
-    }
-}
-
-impl Frames {
-    fn greet(out: &mut Vec<u8>) {
-        let at = begin(out, SETTINGS, 0, 0);
-        for (setting, value) in [(MAX_CONCURRENT_STREAMS, 1000), (INITIAL_WINDOW_SIZE, WINDOW)] {
-            out.extend_from_slice(&setting.to_be_bytes());
-            out.extend_from_slice(&u32::to_be_bytes(value));
-        }
-        finish(out, at);
-        update(out, WINDOW);
-    }
-
-    fn take(&mut self, input: &[u8], out: &mut Vec<u8>, mut each: impl FnMut(Frame<'_>) -> Result<()>) -> Result<()> {
-        let partial = std::mem::take(&mut self.partial);
-        let joined;
-        let mut rest = match partial.is_empty() {
-            true => input,
-            false => {
-                joined = [&partial, input].concat();
-                &joined
-            }
-        };
-        while let Some((head, behind)) = rest.split_first_chunk::<9>() {
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let Some((payload, behind)) = behind.split_at_checked(length) else { break };
-            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & 0x7fff_ffff;
-            let frame = Frame { kind: head[3], flags: head[4], stream, payload };
-            self.account(&frame, out)?;
-            each(frame)?;
-            rest = behind;
-        }
-        self.partial = rest.to_vec();
-        Ok(())
-    }
-
-    fn account(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Result<()> {
-        let payload = frame.payload;
-        match frame.kind {
-            DATA => {
-                ensure!(frame.flags & PADDED == 0, "padding");
-                self.used += u32::try_from(payload.len())?;
-                if self.used > WINDOW / 2 {
-                    update(out, std::mem::take(&mut self.used));
-                }
-            }
-            SETTINGS if frame.flags & ACK == 0 => {
-                for setting in payload.chunks_exact(6) {
-                    let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
-                    match u16::from_be_bytes([setting[0], setting[1]]) {
-                        HEADER_TABLE_SIZE => self.tableless = value < 4096,
-                        INITIAL_WINDOW_SIZE => ensure!(value >= 65_535, "windows of {value} bytes"),
-                        MAX_CONCURRENT_STREAMS => ensure!(value >= 100, "only {value} streams"),
-                        _ => {}
-                    }
-                }
-                let at = begin(out, SETTINGS, ACK, 0);
-                finish(out, at);
-            }
-            PING if frame.flags & ACK == 0 => {
-                let at = begin(out, PING, ACK, 0);
-                out.extend_from_slice(payload);
-                finish(out, at);
-            }
-            WINDOW_UPDATE if frame.stream == 0 => {
-                let Some(more) = payload.first_chunk() else { bail!("a window update of {} bytes", payload.len()) };
-                self.window += i64::from(u32::from_be_bytes(*more));
-            }
-            RST_STREAM => bail!("stream {} was reset: {payload:?}", frame.stream),
-            GOAWAY => bail!("sent away: {}", String::from_utf8_lossy(payload)),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 fn stream(number: u64) -> u32 {
     u32::try_from(2 * number + 1).expect("a connection of the load has fewer than 2^30 requests")
-}
-
-/// Writes a frame's head; [`finish`] fills in the length.
-fn begin(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32) -> usize {
-    let at = out.len();
-    out.extend_from_slice(&[0, 0, 0, kind, flags]);
-    out.extend_from_slice(&stream.to_be_bytes());
-    at
-}
-
-fn finish(out: &mut [u8], at: usize) {
-    let [high @ .., low] = u32::try_from(out.len() - at - 9).expect("frames are short").to_be_bytes();
-    out[at..at + 3].copy_from_slice(&[high[1], high[2], low]);
-}
-
-fn update(out: &mut Vec<u8>, more: u32) {
-    let at = begin(out, WINDOW_UPDATE, 0, 0);
-    out.extend_from_slice(&more.to_be_bytes());
-    finish(out, at);
 }
 
 /// A gRPC message.
@@ -345,56 +229,9 @@ fn message(out: &mut Vec<u8>) {
     out.extend_from_slice(&BODY[..length]);
 }
 
-/// A literal with a name of its own (RFC 7541, section 6.2), without Huffman codes.
-fn hpack_literal(block: &mut Vec<u8>, form: u8, name: &str, value: &[u8]) {
-    block.push(form);
-    for text in [name.as_bytes(), value] {
-        hpack_integer(block, 0, 7, text.len());
-        block.extend_from_slice(text);
-    }
-}
-
-/// RFC 7541, section 5.1, with a prefix of `bits`, above which are the bits of `first`.
-fn hpack_integer(block: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
-    let most = (1usize << bits) - 1;
-    let byte = |value: usize| u8::try_from(value).expect("of a byte");
-    if value < most {
-        return block.push(first | byte(value));
-    }
-    block.push(first | byte(most));
-    let mut rest = value - most;
-    while rest >= 128 {
-        block.push(byte(rest % 128) | 128);
-        rest /= 128;
-    }
-    block.push(byte(rest));
-}
-
-/// Enters the peer's table; does not.
-const INSERT: u8 = 0x40;
-const LITERAL: u8 = 0;
 /// A reply's trailer.
 const STATUS: (&str, &str) = ("grpc-status", "0");
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const WINDOW: u32 = 1 << 30;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
-const HEADER_TABLE_SIZE: u16 = 1;
-const MAX_CONCURRENT_STREAMS: u16 = 3;
-const INITIAL_WINDOW_SIZE: u16 = 4;
-
 #[cfg(test)]
 mod tests;

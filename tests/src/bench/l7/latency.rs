@@ -1,4 +1,4 @@
-//! What a proxy adds to the time of a request when it is not busy: an open loop at half of the rate that Envoy can carry.
+//! What a proxy adds to the time of a request when it is not busy: an open loop at half of the rate that Envoy has just carried.
 
 use anyhow::{Context, Result};
 

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -139,13 +139,7 @@ impl Proxy {
 }
 
 /// Writes what it is told.
-fn write(
-    who: Who,
-    routes: Routes,
-    dir: &std::path::Path,
-    certificates: &std::path::Path,
-    log: &std::path::Path,
-) -> Result<()> {
+fn write(who: Who, routes: Routes, dir: &Path, certificates: &Path, log: &Path) -> Result<()> {
     let ip = who.ip();
     match who {
         Who::Envoy => {
@@ -164,13 +158,7 @@ fn write(
     Ok(())
 }
 
-fn arguments(
-    launch: Launch,
-    who: Who,
-    routes: Routes,
-    dir: &std::path::Path,
-    certificates: &std::path::Path,
-) -> Launch {
+fn arguments(launch: Launch, who: Who, routes: Routes, dir: &Path, certificates: &Path) -> Launch {
     let config = dir.join(CONFIG);
     match who {
         Who::Envoy => {

@@ -2,18 +2,9 @@
 
 use std::time::Instant;
 
+use super::super::frames::RST_STREAM;
 use super::super::talk::{Client as _, Kind, Server as _};
 use super::*;
-
-#[test]
-fn integers_are_those_of_the_rfc() {
-    // RFC 7541, appendix C.1.
-    for (bits, value, bytes) in [(5, 10, &[0x0a][..]), (5, 1337, &[0x1f, 0x9a, 0x0a]), (8, 42, &[0x2a])] {
-        let mut block = Vec::new();
-        hpack_integer(&mut block, 0, bits, value);
-        assert_eq!(block, bytes, "{value}");
-    }
-}
 
 #[test]
 fn both_ends_understand_each_other_in_pieces_of_any_size() {
