@@ -156,7 +156,9 @@ async fn respond(
     let received = asked.received;
     let pin = forward.rule.session.as_ref().and_then(|session| session.pin(&asked.head, received));
     let outgoing = outgoing(incoming, forward.is_grpc(), Some(&forward));
-    mirror::copies(session, world, compiled, &forward, &outgoing, &body).await;
+    if !forward.mirrors.is_empty() {
+        Box::pin(mirror::copies(session, world, compiled, &forward, &outgoing, &body)).await;
+    }
     let to = Destination::Service {
         service: forward.service.clone(),
         port: forward.port,

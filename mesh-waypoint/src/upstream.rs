@@ -173,7 +173,9 @@ impl Upstreams {
                 slot.wait(terms.connect_timeout).await?;
                 continue;
             };
-            let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
+            // Rare, and large.
+            let opening = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout);
+            let io = Box::pin(opening).await?;
             break (Connection::new(io), Life { made: Instant::now(), served: 0, _taken: taken });
         };
         life.served += 1;
@@ -209,24 +211,38 @@ impl Upstreams {
                 };
                 continue;
             }
-            // One dials, the others wait for it.
-            let _turn = slot.turn.lock().await;
-            if slot.has_usable(terms) {
-                continue;
-            }
-            let _pending = terms.take(Limited::Pending)?;
-            let taken = match terms.take(Limited::Connections) {
-                Ok(taken) => taken,
-                Err(overflow) => {
-                    let Some(busy) = slot.busy() else { return Err(overflow.into()) };
-                    tokio::time::timeout(terms.connect_timeout, busy.freed()).await.map_err(|_| overflow)?;
-                    continue;
-                }
-            };
-            let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
-            let connection = second::Connection::start(io, MOST_HEAD as u32);
-            slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _taken: taken } });
+            // Rare, and large.
+            Box::pin(self.share_another(slot, endpoint, terms, client, service)).await?;
         }
+    }
+
+    /// Dials for a connection that many share, or waits until one has room.
+    async fn share_another(
+        &self,
+        slot: &Arc<Slot>,
+        endpoint: &Endpoint,
+        terms: &Terms,
+        client: SocketAddr,
+        service: Option<&Service>,
+    ) -> Result<(), SendError> {
+        // One dials, the others wait for it.
+        let _turn = slot.turn.lock().await;
+        if slot.has_usable(terms) {
+            return Ok(());
+        }
+        let _pending = terms.take(Limited::Pending)?;
+        let taken = match terms.take(Limited::Connections) {
+            Ok(taken) => taken,
+            Err(overflow) => {
+                let Some(busy) = slot.busy() else { return Err(overflow.into()) };
+                tokio::time::timeout(terms.connect_timeout, busy.freed()).await.map_err(|_| overflow)?;
+                return Ok(());
+            }
+        };
+        let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
+        let connection = second::Connection::start(io, MOST_HEAD as u32);
+        slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _taken: taken } });
+        Ok(())
     }
 
     /// Forgets connections that have been idle for too long. To be called now and then.

@@ -1,5 +1,6 @@
 //! To an endpoint and back, as often as the rule's retries allow.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,10 +105,12 @@ pub(super) async fn forward(
             (left, one) => left.or(one),
         };
         let upstreams = &session.shared.upstreams;
-        let sending = upstreams.send(&endpoint, version, &terms, session.client.address, aim.vouched(session), request);
+        let client = session.client.address;
+        // In one place: a future that is moved is copied.
+        let mut sending = pin!(upstreams.send(&endpoint, version, &terms, client, aim.vouched(session), request));
         let sent = match limit {
-            Some(limit) => tokio::time::timeout(limit, sending).await.map_err(|_| ()),
-            None => Ok(sending.await),
+            Some(limit) => tokio::time::timeout(limit, sending.as_mut()).await.map_err(|_| ()),
+            None => Ok(sending.as_mut().await),
         };
         let (outcome, error) = match sent {
             Ok(Ok(message::Answer { response, joined })) => {
@@ -125,7 +128,7 @@ pub(super) async fn forward(
                     }
                     None => {
                         let response = response.map(|body| body.watched(Held(Some(under_way))));
-                        let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie);
+                        let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie.clone());
                         return Ok(Answer { response, joined, endpoint, set_cookie });
                     }
                 }
