@@ -5,3 +5,4 @@ pub mod client;
 pub mod server;
 mod arriving;
 mod link;
+mod patience;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use http::HeaderMap;
 use mesh_net::http2::connection::{Connection, Event, Limits, NotOpened, Role, Violation};
@@ -14,6 +14,7 @@ use mesh_net::http2::fields::{Fields, Pseudo};
 use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
 use thiserror::Error;
 
+use super::patience::Waits;
 use crate::inlet;
 use crate::io::ByteStream;
 use crate::outbox::Outbox;
@@ -37,6 +38,10 @@ struct State {
     over: bool,
     /// Nobody will open a stream any more.
     unused: bool,
+    /// The peer was told to open none.
+    draining: bool,
+    /// Reads so far.
+    reads: u64,
 }
 
 /// A request's head, and whether that is all of it.
@@ -50,12 +55,18 @@ pub(super) struct Asked {
 #[derive(Default)]
 struct Arrivals {
     head: Option<Box<Fields>>,
+    /// Slices of what one read brought, that of number `read`.
     data: VecDeque<Bytes>,
+    read: u64,
+    /// What came behind those and was not taken: a copy, so that a few bytes do not hold all with which they came.
+    more: BytesMut,
     trailers: Option<HeaderMap>,
     ended: bool,
     over: Option<Over>,
     reader: Option<Waker>,
     sender: Option<Waker>,
+    /// It is among those that wait for the socket.
+    waits: bool,
 }
 
 /// How a stream came to an early end.
@@ -93,7 +104,26 @@ const STUCK: usize = 1 << 20;
 /// Streams that go on when the socket takes something again.
 const AT_ONCE: usize = 16;
 
+/// Bytes below which a slice costs more than a copy.
+const SMALL: usize = 1 << 10;
+
 impl Arrivals {
+    fn put(&mut self, bytes: Bytes, read: u64) {
+        if self.data.is_empty() && self.more.is_empty() {
+            self.read = read;
+            self.data.push_back(bytes);
+        } else if self.more.is_empty() && self.read == read && bytes.len() >= SMALL {
+            self.data.push_back(bytes);
+        } else {
+            self.more.extend_from_slice(&bytes);
+        }
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let copied = || (!self.more.is_empty()).then(|| std::mem::take(&mut self.more).freeze());
+        self.data.pop_front().or_else(copied)
+    }
+
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.sender.take()].into_iter().flatten() {
             waker.wake();
@@ -113,6 +143,8 @@ impl Link {
             driver: None,
             over: false,
             unused: false,
+            draining: false,
+            reads: 0,
         })))
     }
 
@@ -147,6 +179,7 @@ impl Link {
     /// Tells the peer that no stream will be taken, once it has had time to hear that it should open none.
     pub(super) fn drain(&self) {
         let mut state = self.lock();
+        state.draining = true;
         state.http.announce_leaving();
         state.wake_driver();
     }
@@ -156,6 +189,15 @@ impl Link {
         let mut state = self.lock();
         state.unused = true;
         state.wake_driver();
+    }
+
+    pub(super) fn waits(&self) -> Waits {
+        let state = self.lock();
+        match state.http.begun_head() {
+            Some(behind) => Waits::Head(behind),
+            None if state.streams.is_empty() => Waits::Request,
+            None => Waits::No,
+        }
     }
 
     /// Streams that may be opened now.
@@ -210,16 +252,17 @@ impl Link {
     pub(super) fn whole(&self, stream: u32) -> Option<Bytes> {
         let mut state = self.lock();
         let arrivals = state.streams.get_mut(&stream)?;
-        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.len() > 1 {
+        let pieces = arrivals.data.len() + usize::from(!arrivals.more.is_empty());
+        if !arrivals.ended || arrivals.trailers.is_some() || pieces > 1 {
             return None;
         }
-        Some(arrivals.data.pop_front().unwrap_or_default())
+        Some(arrivals.take().unwrap_or_default())
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Next, Over>> {
         let mut state = self.lock();
         let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-        if let Some(data) = arrivals.data.pop_front() {
+        if let Some(data) = arrivals.take() {
             state.http.consumed(stream, data.len());
             if state.http.has_output() {
                 state.wake_driver();
@@ -243,7 +286,7 @@ impl Link {
     pub(super) fn is_ended(&self, stream: u32) -> bool {
         let state = self.lock();
         let arrivals = state.streams.get(&stream);
-        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.trailers.is_none())
+        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.more.is_empty() && own.trailers.is_none())
     }
 
     /// Ready when the peer has given the stream up.
@@ -296,7 +339,7 @@ impl Link {
             let some = state.http.credit(stream).min(data.len()).min(DEFAULT_MAX_FRAME as usize);
             if some == 0 || state.out.len() > AHEAD {
                 set(&mut arrivals.sender, cx);
-                if some > 0 {
+                if some > 0 && !std::mem::replace(&mut arrivals.waits, true) {
                     state.waiting.push_back(stream);
                 }
                 return Poll::Pending;
@@ -347,8 +390,13 @@ fn set(place: &mut Option<Waker>, cx: &Context<'_>) {
 impl State {
     fn drive<S: ByteStream>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<Result<(), Broken>> {
         self.settle();
-        if !self.out.is_empty() && self.out.poll_write(cx, io)?.is_ready() {
+        if !self.out.is_empty() {
+            let _ = self.out.poll_write(cx, io)?;
+        }
+        if self.out.is_empty() && !self.waiting.is_empty() {
             self.wake_senders();
+            // If none of them has anything to say after all, it is the turn of the others.
+            cx.waker().wake_by_ref();
         }
         let _ = Pin::new(&mut *io).poll_flush(cx)?;
         if (self.unused || self.http.is_leaving()) && self.http.streams() == 0 && self.streams.is_empty() {
@@ -365,6 +413,7 @@ impl State {
                 false => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             },
             Poll::Ready(Ok(bytes)) => {
+                self.reads += 1;
                 let mut events = Vec::new();
                 let received = self.http.receive(bytes, |event| events.push(event));
                 for event in events {
@@ -413,7 +462,7 @@ impl State {
             },
             Event::Data { stream, bytes } => {
                 if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.data.push_back(bytes);
+                    arrivals.put(bytes, self.reads);
                     if let Some(reader) = arrivals.reader.take() {
                         reader.wake();
                     }
@@ -446,7 +495,8 @@ impl State {
             }
             Event::GoAway { .. } => self.wake_openers(),
             // It has heard that we leave: what it opened before is here.
-            Event::Pong(_) => self.http.go_away(Code::NO_ERROR),
+            Event::Pong(_) if self.draining => self.http.go_away(Code::NO_ERROR),
+            Event::Pong(_) => {}
         }
     }
 
@@ -465,9 +515,17 @@ impl State {
     }
 
     fn wake_senders(&mut self) {
-        for stream in self.waiting.drain(..self.waiting.len().min(AT_ONCE)) {
-            let sender = self.streams.get_mut(&stream).and_then(|arrivals| arrivals.sender.take());
-            sender.into_iter().for_each(Waker::wake);
+        let mut woken = 0;
+        while woken < AT_ONCE
+            && let Some(stream) = self.waiting.pop_front()
+        {
+            // Those that are gone leave their turn to others.
+            let Some(arrivals) = self.streams.get_mut(&stream) else { continue };
+            arrivals.waits = false;
+            if let Some(sender) = arrivals.sender.take() {
+                sender.wake();
+                woken += 1;
+            }
         }
     }
 
