@@ -294,9 +294,8 @@ impl Link {
         let mut state = self.lock();
         let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Over::Lost) };
         match arrivals.over {
-            // Having answered in full, the peer needs no more of the request.
-            Some(over) if !arrivals.ended => Poll::Ready(over),
-            _ => {
+            Some(over) => Poll::Ready(over),
+            None => {
                 set(&mut arrivals.sender, cx);
                 Poll::Pending
             }
@@ -371,7 +370,10 @@ impl Link {
     /// Whoever had the stream is done with it.
     pub(super) fn leave(&self, stream: u32, code: Code) {
         let mut state = self.lock();
-        state.streams.remove(&stream);
+        if let Some(mut arrivals) = state.streams.remove(&stream) {
+            // Who still reads or sends beside it learns that nobody needs that any more.
+            arrivals.wake();
+        }
         state.http.reset(stream, code);
         state.wake_openers();
         if state.http.has_output() || state.unused || state.http.is_leaving() {

@@ -48,7 +48,7 @@ pub(crate) async fn raw(said: Vec<u8>, closes: bool) -> SocketAddr {
                         Ok(some) if some > 0 => {}
                         _ => return,
                     }
-                    if heard.ends_with(b"\r\n\r\n") {
+                    if heard.windows(4).any(|end| end == b"\r\n\r\n") {
                         heard.clear();
                         if stream.write_all(&said).await.is_err() || closes {
                             return;
