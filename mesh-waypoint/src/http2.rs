@@ -6,3 +6,4 @@ pub mod server;
 mod arriving;
 mod link;
 mod patience;
+mod inbox;

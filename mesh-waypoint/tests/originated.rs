@@ -123,7 +123,7 @@ fn led(model: &mut Layer7, tls: Tls, protocol: Protocol) {
         session: None,
     };
     let entries = vec![Entry { matches: Match::default(), rule: 0 }];
-    model.ports.get_mut(&80).unwrap().http = Some(HttpRoutes { entries, rules: vec![rule], ..HttpRoutes::default() });
+    model.ports.get_mut(&80).unwrap().http = Some(HttpRoutes { entries, rules: vec![rule] });
     let general = Policy { tls, pool: Pool::default(), ..Policy::default() };
     let known = Destination { protocols: [(80, protocol)].into(), general, ..Destination::default() };
     model.destinations.insert(key("api"), known);

@@ -63,8 +63,10 @@ pub(super) async fn admit(
         record(session, &decision);
         let question = match decision.verdict {
             Verdict::Allow(_) => {
-                return limit::apply(session, story, ruling.unwrap_or_default())
-                    .map_err(|reply| reply.for_client(is_grpc));
+                return match limit::apply(session, story, ruling.unwrap_or_default()) {
+                    Some(reply) => Err(reply.for_client(is_grpc)),
+                    None => Ok(()),
+                };
             }
             Verdict::Deny(denial) => {
                 let by = denial.policy.as_deref().unwrap_or("none");

@@ -8,9 +8,8 @@ use crate::engine::ratelimit::Ruling;
 use crate::engine::respond::{self, Reply};
 use crate::session::Session;
 
-/// # Errors
 /// The answer to a request that is over a limit.
-pub(super) fn apply(session: &Session, story: &mut Story, ruling: Ruling) -> Result<(), Reply> {
+pub(super) fn apply(session: &Session, story: &mut Story, ruling: Ruling) -> Option<Reply> {
     let telemetry = &session.shared.telemetry;
     let mut tell =
         |name: &str, value: String| story.edits.extend(Edit::new(How::Set, name.as_bytes(), value.as_bytes()));
@@ -20,8 +19,8 @@ pub(super) fn apply(session: &Session, story: &mut Story, ruling: Ruling) -> Res
     for policy in &ruling.recorded {
         telemetry.limited(policy, false);
     }
-    let Some(refused) = ruling.refused else { return Ok(()) };
+    let refused = ruling.refused?;
     tell(header::RETRY_AFTER.as_str(), refused.retry_after.to_string());
     telemetry.limited(&refused.rule, true);
-    Err(respond::limited())
+    Some(respond::limited())
 }

@@ -300,10 +300,10 @@ impl<S: ByteStream> Line<S> {
         let mut lines = self.input.len() + 1;
         loop {
             // A head ends with a line: of anything less it needs no second look.
-            if self.input.len() > most || lines > 0 {
-                if let Some(head) = head::request(&mut self.input, most)? {
-                    return Poll::Ready(Ok(Some(head)));
-                }
+            if (self.input.len() > most || lines > 0)
+                && let Some(head) = head::request(&mut self.input, most)?
+            {
+                return Poll::Ready(Ok(Some(head)));
             }
             let before = self.input.len();
             match ready!(inlet::poll_fill(&mut self.io, &mut self.input, cx)) {

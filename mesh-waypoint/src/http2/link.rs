@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::HeaderMap;
 use mesh_net::http2::connection::{Connection, Event, Limits, NotOpened, Role, Violation};
@@ -14,6 +14,7 @@ use mesh_net::http2::fields::{Fields, Pseudo};
 use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
 use thiserror::Error;
 
+use super::inbox::Inbox;
 use super::patience::Waits;
 use crate::inlet;
 use crate::io::ByteStream;
@@ -55,11 +56,7 @@ pub(super) struct Asked {
 #[derive(Default)]
 struct Arrivals {
     head: Option<Box<Fields>>,
-    /// Slices of what one read brought, that of number `read`.
-    data: VecDeque<Bytes>,
-    read: u64,
-    /// What came behind those and was not taken: a copy, so that a few bytes do not hold all with which they came.
-    more: BytesMut,
+    data: Inbox,
     trailers: Option<HeaderMap>,
     ended: bool,
     over: Option<Over>,
@@ -104,26 +101,7 @@ const STUCK: usize = 1 << 20;
 /// Streams that go on when the socket takes something again.
 const AT_ONCE: usize = 16;
 
-/// Bytes below which a slice costs more than a copy.
-const SMALL: usize = 1 << 10;
-
 impl Arrivals {
-    fn put(&mut self, bytes: Bytes, read: u64) {
-        if self.data.is_empty() && self.more.is_empty() {
-            self.read = read;
-            self.data.push_back(bytes);
-        } else if self.more.is_empty() && self.read == read && bytes.len() >= SMALL {
-            self.data.push_back(bytes);
-        } else {
-            self.more.extend_from_slice(&bytes);
-        }
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        let copied = || (!self.more.is_empty()).then(|| std::mem::take(&mut self.more).freeze());
-        self.data.pop_front().or_else(copied)
-    }
-
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.sender.take()].into_iter().flatten() {
             waker.wake();
@@ -252,17 +230,16 @@ impl Link {
     pub(super) fn whole(&self, stream: u32) -> Option<Bytes> {
         let mut state = self.lock();
         let arrivals = state.streams.get_mut(&stream)?;
-        let pieces = arrivals.data.len() + usize::from(!arrivals.more.is_empty());
-        if !arrivals.ended || arrivals.trailers.is_some() || pieces > 1 {
+        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.pieces() > 1 {
             return None;
         }
-        Some(arrivals.take().unwrap_or_default())
+        Some(arrivals.data.take().unwrap_or_default())
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Next, Over>> {
         let mut state = self.lock();
         let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-        if let Some(data) = arrivals.take() {
+        if let Some(data) = arrivals.data.take() {
             state.http.consumed(stream, data.len());
             if state.http.has_output() {
                 state.wake_driver();
@@ -286,7 +263,7 @@ impl Link {
     pub(super) fn is_ended(&self, stream: u32) -> bool {
         let state = self.lock();
         let arrivals = state.streams.get(&stream);
-        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.more.is_empty() && own.trailers.is_none())
+        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.trailers.is_none())
     }
 
     /// Ready when the peer has given the stream up.
@@ -464,7 +441,7 @@ impl State {
             },
             Event::Data { stream, bytes } => {
                 if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.put(bytes, self.reads);
+                    arrivals.data.put(bytes, self.reads);
                     if let Some(reader) = arrivals.reader.take() {
                         reader.wake();
                     }
