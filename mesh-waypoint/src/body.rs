@@ -262,7 +262,7 @@ impl HttpBody for Reader {
             kept.frames.clear();
             self.next = 0;
         } else if !kept.spent {
-            kept.frames.push(again(&frame));
+            kept.frames.push(apart(&frame));
             self.next += 1;
         }
         Poll::Ready(Some(Ok(frame)))
@@ -286,6 +286,14 @@ impl HttpBody for Reader {
             hint.set_upper(ahead as u64 + upper);
         }
         hint
+    }
+}
+
+/// Memory of its own: a few bytes that are kept must not hold all with which they came.
+fn apart(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match frame.data_ref() {
+        Some(data) => Frame::data(Bytes::copy_from_slice(data)),
+        None => again(frame),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod message;
 pub mod outbox;
 pub mod inlet;
 pub mod body;
+pub mod length;
 pub mod limits;
 pub mod dial;
 pub mod io;

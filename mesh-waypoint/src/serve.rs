@@ -7,6 +7,7 @@ use mesh_core::l7::Protocol;
 use tokio::io::AsyncReadExt;
 
 use crate::io::{ByteStream, Rewound};
+use crate::limits::Limits;
 use crate::session::Session;
 use crate::sniff::{self, Spoken};
 use crate::{http1, http2, relay};
@@ -47,19 +48,7 @@ impl Session {
 
     /// `None`: the client went without a word.
     async fn sniff(&self, io: &mut impl ByteStream, first: &mut BytesMut, patient: bool) -> Option<Spoken> {
-        let told = async {
-            loop {
-                if let Some(spoken) = sniff::spoken(first) {
-                    return Some(spoken);
-                }
-                match io.read_buf(first).await {
-                    Ok(0) if first.is_empty() => return Some(Spoken::Other),
-                    Ok(0) => return Some(Spoken::Other),
-                    Ok(_) => {}
-                    Err(_) => return None,
-                }
-            }
-        };
+        let told = self.told(io, first, sniff::spoken, Some(Spoken::Other));
         if patient {
             return told.await;
         }
@@ -68,14 +57,45 @@ impl Session {
 
     /// Which HTTP. `None`: the client went without a word.
     async fn preface(&self, io: &mut impl ByteStream, first: &mut BytesMut) -> Option<Spoken> {
-        loop {
-            if let Some(is_second) = sniff::is_second(first) {
-                return Some(if is_second { Spoken::Http2 } else { Spoken::Http1 });
-            }
-            if io.read_buf(first).await.ok()? == 0 {
-                return None;
-            }
+        let tell = |first: &[u8]| Some(if sniff::is_second(first)? { Spoken::Http2 } else { Spoken::Http1 });
+        self.told(io, first, tell, None).await
+    }
+
+    /// Reads into `first` until `tell` knows what it is; `end` if no more comes. `None` as well: it took too long.
+    async fn told(
+        &self,
+        io: &mut impl ByteStream,
+        first: &mut BytesMut,
+        tell: impl Fn(&[u8]) -> Option<Spoken>,
+        end: Option<Spoken>,
+    ) -> Option<Spoken> {
+        let Limits { idle_timeout, head_timeout, sniff_timeout, .. } = self.shared.limits;
+        let mut draining = self.shared.draining.clone();
+        let drained = async {
+            let _ = draining.wait_for(|d| *d).await;
+            // What was sent before is on its way.
+            tokio::time::sleep(sniff_timeout).await;
+        };
+        let begun = tokio::select! {
+            biased;
+            read = io.read_buf(first) => read.ok()?,
+            () = tokio::time::sleep(idle_timeout) => return None,
+            () = drained => return None,
+        };
+        if begun == 0 {
+            return end;
         }
+        let told = async {
+            loop {
+                if let Some(spoken) = tell(first) {
+                    return Some(spoken);
+                }
+                if io.read_buf(first).await.ok()? == 0 {
+                    return end;
+                }
+            }
+        };
+        tokio::time::timeout(head_timeout, told).await.ok().flatten()
     }
 
     async fn requests(self, is_second: bool, io: impl ByteStream + 'static, first: BytesMut) {

@@ -207,6 +207,7 @@ impl Upstreams {
                         return Err(SendError::RefusedStream);
                     }
                     Err(second::Failed::Over(over @ Over::Body)) => return Err(SendError::Request(over.into())),
+                    Err(second::Failed::Length(wrong)) => return Err(SendError::Protocol(wrong.into())),
                     Err(second::Failed::Over(over)) => return Err(SendError::Lost(over.into())),
                 };
                 continue;

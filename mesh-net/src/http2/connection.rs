@@ -121,7 +121,7 @@ pub struct Connection {
     greeted: bool,
     /// What was of no use, one after the other: see [`USELESS`].
     useless: u32,
-    /// Streams that the peer reset, less those that ended well: see [`RESETS`].
+    /// Streams that the peer reset or spoiled, less those that ended well: see [`RESETS`].
     resets: u32,
 }
 
@@ -200,6 +200,13 @@ impl Connection {
     /// Whether the peer's SETTINGS have come.
     pub fn is_greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Whether the peer has begun what it has to end before anything else, its first words or a field section; behind which of
+    /// its streams.
+    pub fn begun_head(&self) -> Option<u32> {
+        let is_head = matches!(&self.state, State::Payload { head, .. } if head.kind == kind::HEADERS);
+        (is_head || self.section.is_some() || !self.greeted).then_some(self.last)
     }
 
     /// Streams that are open.

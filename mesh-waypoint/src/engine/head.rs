@@ -154,6 +154,12 @@ pub fn is_method(method: &str) -> bool {
     METHODS.contains(&method)
 }
 
+/// Whether all of it may stand in a host with its port (RFC 3986, section 3.2), without a user: what a line of HTTP/1.1 would
+/// be cut at, or somebody reads as another host, is not there. Of none there is nothing to say.
+pub fn is_authority(authority: &str) -> bool {
+    authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte))
+}
+
 /// Those of the IANA registry that proxies carry, most used first.
 #[rustfmt::skip]
 const METHODS: &[&str] = &[

@@ -28,7 +28,7 @@ pub(super) struct Incoming {
 /// What cannot be read in one way only is not carried on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadRequest {
-    #[error("no host, or more than one")]
+    #[error("no host, more than one, or one that is none")]
     Host,
     #[error("path_normalization_failed")]
     Path,
@@ -66,6 +66,9 @@ impl Incoming {
             (None, None, None) if version == Version::HTTP_10 => (String::new(), Cow::Borrowed(&*arriving.target)),
             (None, None, None) => return Err(BadRequest::Host),
         };
+        if !head::is_authority(&authority) {
+            return Err(BadRequest::Host);
+        }
         let target = path::target(method.as_str(), &raw, how).map_err(|_| BadRequest::Path)?;
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
         let names_upgrade = |value: &http::HeaderValue| {

@@ -1,7 +1,9 @@
 //! Bodies in chunks (RFC 9112, section 7.1), as they arrive in pieces of any size.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::framing;
 
 /// Where in the body the next byte lies.
 #[derive(Debug)]
@@ -14,7 +16,11 @@ enum State {
     Data(u64),
     /// In the line end behind a chunk.
     Behind,
-    Trailers(HeaderMap),
+    Trailers {
+        kept: HeaderMap,
+        /// Bytes of all that came.
+        bytes: usize,
+    },
     Over,
 }
 
@@ -49,7 +55,7 @@ impl Chunks {
                 State::Size => {
                     let Some(line) = line(input)? else { return Ok(Piece::More) };
                     self.0 = match size(&line)? {
-                        0 => State::Trailers(HeaderMap::new()),
+                        0 => State::Trailers { kept: HeaderMap::new(), bytes: 0 },
                         size => State::Data(size),
                     };
                 }
@@ -72,20 +78,20 @@ impl Chunks {
                     }
                     self.0 = State::Size;
                 }
-                State::Trailers(trailers) => {
+                State::Trailers { kept, bytes } => {
                     let Some(line) = line(input)? else { return Ok(Piece::More) };
                     if line.is_empty() {
-                        let trailers = std::mem::take(trailers);
+                        let trailers = std::mem::take(kept);
                         self.0 = State::Over;
                         return Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) });
                     }
-                    if trailers.len() >= MOST_TRAILERS {
+                    *bytes += line.len();
+                    if kept.len() >= MOST_TRAILERS || *bytes > MOST_BEHIND {
                         return Err(NoChunks);
                     }
                     let (name, value) = field(&line)?;
-                    // How a message is framed, and whom it is for, is not said behind it (RFC 9110, section 6.5.1).
-                    if !APART.contains(&name) {
-                        trailers.append(name, value);
+                    if !framing::is_apart(&name) {
+                        kept.append(name, value);
                     }
                 }
                 State::Over => return Ok(Piece::End),
@@ -126,19 +132,11 @@ fn field(line: &[u8]) -> Result<(HeaderName, HeaderValue), NoChunks> {
     Ok((name, value))
 }
 
-const APART: [HeaderName; 8] = [
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::HOST,
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::AUTHORIZATION,
-];
 /// Longest line of a size with its extensions, or of a trailer.
 const MOST_LINE: usize = 8 << 10;
 const MOST_TRAILERS: usize = 100;
+/// Bytes of all of them, and of those that are passed over: as many as a head may have.
+const MOST_BEHIND: usize = 60 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -207,6 +205,8 @@ mod tests {
             assert_eq!(read(body.as_bytes(), 100), Err(NoChunks), "{body:?}");
         }
         assert_eq!(read(format!("5;{}", "x".repeat(9000)).as_bytes(), 1000), Err(NoChunks));
+        let passed_over = "host: x\r\n".repeat(10_000);
+        assert_eq!(read(format!("0\r\n{passed_over}").as_bytes(), 1000), Err(NoChunks));
         let many = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
         assert_eq!(read(format!("0\r\n{many}\r\n").as_bytes(), 1000), Err(NoChunks));
     }

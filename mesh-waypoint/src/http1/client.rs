@@ -88,14 +88,20 @@ impl Connection {
         out.put_with(|out| head::write_request(out, &method, &target, &authority, &headers, framing, upgrade.as_ref()));
         drop((headers, target, authority));
         let written = Written(framing.unwrap_or(Framing::Length(0)));
-        let mut upload = Upload { unsent: out.len(), out, body: Some(body), written };
+        let mut upload = Upload { begun: false, out, body: Some(body), written };
         let Self { mut io, mut input } = self;
+        let mut words = 0;
         let answer = loop {
             let head = poll_fn(|cx| poll_head(cx, &mut io, &mut input, &mut upload, &method, most_head)).await;
-            let head = head.map_err(|failed| Lost { failed, sent: upload.out.len() != upload.unsent })?;
+            let head = head.map_err(|failed| Lost { failed, sent: upload.begun })?;
             // A word before the answer (RFC 9110, section 15.2).
-            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+            if !head.status.is_informational() || switches && upgrade.is_some() {
                 break head;
+            }
+            words += 1;
+            if switches || words > MOST_WORDS {
+                return Err(Lost { failed: BadHead::Unasked.into(), sent: true });
             }
         };
         let ResponseHead { status, headers, body, keep_alive } = answer;
@@ -132,12 +138,15 @@ fn poll_head(
 ) -> Poll<Result<ResponseHead, Failed>> {
     // An endpoint that has heard enough answers, and may close: what it said counts.
     let sent = upload.poll(cx, io);
+    let mut looked = 0;
     loop {
-        if !input.is_empty()
+        // A head ends with a line: of anything less it needs no second look.
+        if (input.len() > most || input[looked..].contains(&b'\n'))
             && let Some(head) = head::response(input, method, most)?
         {
             return Poll::Ready(Ok(head));
         }
+        looked = input.len();
         match inlet::poll_fill(&mut **io, input, cx) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failed::Closed)),
             Poll::Ready(Ok(_)) => {}
@@ -154,8 +163,8 @@ fn poll_head(
 
 /// The request on its way out.
 struct Upload {
-    /// As much as waits before anything of it was written.
-    unsent: usize,
+    /// The endpoint may have got something of it.
+    begun: bool,
     out: Outbox,
     body: Option<Body>,
     written: Written,
@@ -183,7 +192,10 @@ impl Upload {
                     }
                 }
             }
-            ready!(self.out.poll_write(cx, &mut **io))?;
+            let before = self.out.len();
+            let written = self.out.poll_write(cx, &mut **io);
+            self.begun |= self.out.len() < before;
+            ready!(written)?;
             if self.body.is_none() {
                 ready!(Pin::new(&mut **io).poll_flush(cx))?;
                 return Poll::Ready(Ok(()));
@@ -217,6 +229,8 @@ impl Upload {
     }
 }
 
+/// Words before an answer (RFC 9110, section 15.2) that an endpoint may say.
+const MOST_WORDS: u32 = 100;
 /// Bytes that wait for the socket before more of a body is asked for.
 const AHEAD: usize = 256 << 10;
 

@@ -1,8 +1,9 @@
 //! How long a message's body is (RFC 9112, section 6.3), and how one is framed.
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 
 use super::head::BadHead;
+use crate::length;
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) enum Framing {
 /// # Errors
 /// It could be read in two ways, or is not known: whoever guessed would let requests be hidden in requests.
 pub(super) fn of_request(version: Version, headers: &mut HeaderMap) -> Result<Framing, BadHead> {
-    let length = length(headers)?;
+    let length = length::said(headers)?;
     match chunked(headers)? {
         false => Ok(Framing::Length(length.unwrap_or(0))),
         true if version != Version::HTTP_11 || length.is_some() => Err(BadHead::Framing),
@@ -33,6 +34,10 @@ pub(super) fn of_request(version: Version, headers: &mut HeaderMap) -> Result<Fr
 /// As [`of_request`].
 pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut HeaderMap) -> Result<Framing, BadHead> {
     let is_chunked = chunked(headers)?;
+    if status == StatusCode::NO_CONTENT {
+        // It has none to be as long (RFC 9110, section 8.6).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(Framing::Length(0));
     }
@@ -41,27 +46,7 @@ pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut Hea
         headers.remove(header::CONTENT_LENGTH);
         return Ok(Framing::Chunked);
     }
-    Ok(length(headers)?.map_or(Framing::Close, Framing::Length))
-}
-
-/// Several that say the same are made one.
-fn length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
-    let mut found = None;
-    let mut count = 0;
-    for line in headers.get_all(header::CONTENT_LENGTH) {
-        let digits = line.as_bytes();
-        let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
-        let length: u64 = length.and_then(|text| text.parse().ok()).ok_or(BadHead::Framing)?;
-        if found.is_some_and(|found| found != length) {
-            return Err(BadHead::Framing);
-        }
-        found = Some(length);
-        count += 1;
-    }
-    if let (Some(length), 2..) = (found, count) {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(found)
+    Ok(length::said(headers)?.map_or(Framing::Close, Framing::Length))
 }
 
 fn chunked(headers: &mut HeaderMap) -> Result<bool, BadHead> {
@@ -73,6 +58,21 @@ fn chunked(headers: &mut HeaderMap) -> Result<bool, BadHead> {
     };
     headers.remove(header::TRANSFER_ENCODING);
     if is_chunked { Ok(true) } else { Err(BadHead::Framing) }
+}
+
+/// How a message is framed, and whom it is for, is not said behind it (RFC 9110, section 6.5.1).
+pub(super) fn is_apart(trailer: &HeaderName) -> bool {
+    const APART: [HeaderName; 8] = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::HOST,
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::AUTHORIZATION,
+    ];
+    APART.contains(trailer)
 }
 
 /// Counts what is written of a body, and frames it.
@@ -106,7 +106,7 @@ impl Written {
             Framing::Length(_) => Err(WrongLength),
             Framing::Chunked => {
                 let mut end = b"0\r\n".to_vec();
-                for (name, value) in trailers.into_iter().flatten() {
+                for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| !is_apart(name)) {
                     end.extend_from_slice(name.as_str().as_bytes());
                     end.extend_from_slice(b": ");
                     end.extend_from_slice(value.as_bytes());
@@ -189,6 +189,7 @@ mod tests {
         assert_eq!(body.piece(26), Ok((Some("1a\r\n".into()), &b"\r\n"[..])));
         assert_eq!(body.piece(0), Ok((None, &b""[..])));
         assert_eq!(body.end(None).unwrap(), b"0\r\n\r\n");
-        assert_eq!(body.end(Some(&headers("x-sum: 7"))).unwrap(), b"0\r\nx-sum: 7\r\n\r\n");
+        let trailers = headers("x-sum: 7 | content-length: 5 | host: other");
+        assert_eq!(body.end(Some(&trailers)).unwrap(), b"0\r\nx-sum: 7\r\n\r\n");
     }
 }

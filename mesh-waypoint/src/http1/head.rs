@@ -1,10 +1,11 @@
 //! Heads of messages: read from the bytes that came, and written.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use thiserror::Error;
 
 use super::framing::{self, Framing};
+use crate::length::TwoWays;
 
 /// A request's head.
 #[derive(Debug)]
@@ -36,8 +37,17 @@ pub enum BadHead {
     Syntax(#[from] httparse::Error),
     #[error("the body's length can be read in two ways")]
     Framing,
+    /// Nobody asked the connection to become something else, or many words came before the answer.
+    #[error("an answer that nobody asked for")]
+    Unasked,
     #[error("the head is longer than {0} bytes, or has more than {MOST_FIELDS} fields")]
     TooLong(usize),
+}
+
+impl From<TwoWays> for BadHead {
+    fn from(_: TwoWays) -> Self {
+        Self::Framing
+    }
 }
 
 /// Most fields of a head: the reference's.
@@ -48,6 +58,9 @@ const MOST_FIELDS: usize = 100;
 /// # Errors
 /// See [`BadHead`].
 pub(super) fn request(input: &mut BytesMut, most: usize) -> Result<Option<RequestHead>, BadHead> {
+    // Empty lines before a request are none of it (RFC 9112, section 2.2), and not to be looked at again.
+    let empty = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    input.advance(if input[..empty].ends_with(b"\r") { empty - 1 } else { empty });
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     let length = match parsed.parse(input) {

@@ -210,47 +210,35 @@ async fn answer<S: ByteStream + 'static>(
             (true, Version::HTTP_10) => Some("keep-alive"),
             _ => None,
         };
+        // Nothing is said between an answer's head and its end.
+        own.waits = false;
         own.out.put_with(|out| {
             head::write_response(out, asked.version, parts.status, &parts.headers, framing, connection);
         });
         keeps
     };
     let mut written = Written(framing.unwrap_or(Framing::Close));
-    let mut over = false;
+    let mut over = None;
     poll_fn(|cx| {
         loop {
             let mut waits = false;
-            while !over && lock(line).out.len() < AHEAD {
+            while over.is_none() && lock(line).out.len() < AHEAD {
                 let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
                     waits = true;
                     break;
                 };
-                let frame = frame.transpose().map_err(io::Error::other)?;
-                let mut own = lock(line);
-                match frame.map(Frame::into_data) {
-                    Some(Ok(data)) if !is_bodiless => {
-                        let (before, after) = written.piece(data.len()).map_err(io::Error::other)?;
-                        own.out.put(before.unwrap_or_default().as_bytes());
-                        own.out.put_bytes(data);
-                        own.out.put(after);
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(frame)) if !is_bodiless => {
-                        over = true;
-                        let trailers = frame.trailers_ref().filter(|_| asked.trailers);
-                        own.out.put(&written.end(trailers).map_err(io::Error::other)?);
-                    }
-                    None if !is_bodiless => {
-                        over = true;
-                        own.out.put(&written.end(None).map_err(io::Error::other)?);
-                    }
-                    Some(Err(_)) | None => over = true,
-                }
+                let put = match is_bodiless {
+                    true => Ok(true),
+                    false => put(&mut lock(line).out, &mut written, frame, asked.trailers),
+                };
+                over = put.map(|over| over.then_some(Ok(()))).unwrap_or_else(|error| Some(Err(error)));
             }
             let mut own = lock(line);
             let flushed = own.poll_out(cx)?;
-            if over {
-                return flushed.map(io::Result::Ok);
+            if over.is_some() {
+                // What came before a body broke off is the client's.
+                ready!(flushed);
+                return Poll::Ready(over.take().unwrap_or(Ok(())));
             }
             if waits || flushed.is_pending() {
                 return own.poll_gone(cx).map(|()| Err(io::ErrorKind::ConnectionReset.into()));
@@ -262,13 +250,37 @@ async fn answer<S: ByteStream + 'static>(
     Ok(keeps)
 }
 
+/// Takes the next piece of an answer's body; whether it was the last.
+fn put(
+    out: &mut Outbox,
+    written: &mut Written,
+    frame: Option<Result<Frame<Bytes>, BodyError>>,
+    trailers: bool,
+) -> io::Result<bool> {
+    match frame.transpose().map_err(io::Error::other)?.map(Frame::into_data) {
+        Some(Ok(data)) => {
+            let (before, after) = written.piece(data.len()).map_err(io::Error::other)?;
+            out.put(before.unwrap_or_default().as_bytes());
+            out.put_bytes(data);
+            out.put(after);
+            return Ok(false);
+        }
+        Some(Err(frame)) => {
+            let trailers = frame.trailers_ref().filter(|_| trailers);
+            out.put(&written.end(trailers).map_err(io::Error::other)?);
+        }
+        None => out.put(&written.end(None).map_err(io::Error::other)?),
+    }
+    Ok(true)
+}
+
 /// Ends a connection so that the client reads what it was told.
 async fn linger<S: ByteStream>(line: &Mutex<Line<S>>) {
     let (most, time) = LINGER;
+    let mut heard = 0;
     let ending = poll_fn(|cx| {
         let mut own = lock(line);
         ready!(Pin::new(&mut own.io).poll_shutdown(cx))?;
-        let mut heard = 0;
         while heard < most && !own.ended {
             let Line { io, input, .. } = &mut *own;
             input.clear();
@@ -288,10 +300,10 @@ impl<S: ByteStream> Line<S> {
         let mut lines = self.input.len() + 1;
         loop {
             // A head ends with a line: of anything less it needs no second look.
-            if self.input.len() > most || lines > 0 {
-                if let Some(head) = head::request(&mut self.input, most)? {
-                    return Poll::Ready(Ok(Some(head)));
-                }
+            if (self.input.len() > most || lines > 0)
+                && let Some(head) = head::request(&mut self.input, most)?
+            {
+                return Poll::Ready(Ok(Some(head)));
             }
             let before = self.input.len();
             match ready!(inlet::poll_fill(&mut self.io, &mut self.input, cx)) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_net::http2::frame::Code;
 
@@ -37,10 +36,8 @@ pub(super) struct Arriving<K> {
 }
 
 impl<K: Send + Unpin + 'static> Arriving<K> {
-    /// The body that goes with `headers`. `length`: whether it is as long as they say, and not an answer to HEAD.
-    pub(super) fn body(link: &Arc<Link>, stream: u32, headers: &HeaderMap, length: bool, held: K) -> Body {
-        let said = headers.get(header::CONTENT_LENGTH).filter(|_| length);
-        let left: Option<u64> = said.and_then(|value| value.to_str().ok()?.parse().ok());
+    /// The body of `left` bytes, if that is known.
+    pub(super) fn body(link: &Arc<Link>, stream: u32, left: Option<u64>, held: K) -> Body {
         if let Some(whole) = link.whole(stream)
             && left.is_none_or(|left| left == whole.len() as u64)
         {

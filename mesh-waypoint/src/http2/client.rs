@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use mesh_net::http2::connection::{Limits, Role};
 use mesh_net::http2::fields::{Fields, Pseudo};
@@ -20,6 +20,7 @@ pub use super::link::Over;
 use super::server::send_body;
 use crate::body::Body;
 use crate::io::ByteStream;
+use crate::length::{self, TwoWays};
 use crate::message::{Answer, Departing};
 
 /// A connection. When the last of its clones is gone, it ends with its last stream.
@@ -42,6 +43,8 @@ pub enum Failed {
     Unopened(Box<Departing>),
     #[error("{0}")]
     Over(Over),
+    #[error(transparent)]
+    Length(#[from] TwoWays),
 }
 
 impl Connection {
@@ -111,10 +114,17 @@ impl Connection {
             upload(link.clone(), stream, body).await;
         }
         let head = poll_fn(|cx| link.poll_head(cx, stream)).await.map_err(Failed::Over)?;
-        let Fields { pseudo, headers } = *head;
-        let body = Arriving::body(link, stream, &headers, !is_head, own);
+        let Fields { pseudo, mut headers } = *head;
+        let status = pseudo.status.unwrap_or(StatusCode::OK);
+        let said = length::said(&mut headers)?;
+        if status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        // These say how long another answer would be (RFC 9110, section 8.6).
+        let is_bodiless = is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let body = Arriving::body(link, stream, said.filter(|_| !is_bodiless), own);
         let mut response = Response::new(body);
-        *response.status_mut() = pseudo.status.unwrap_or(StatusCode::OK);
+        *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response.into())
     }

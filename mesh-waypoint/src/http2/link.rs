@@ -14,6 +14,8 @@ use mesh_net::http2::fields::{Fields, Pseudo};
 use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
 use thiserror::Error;
 
+use super::inbox::Inbox;
+use super::patience::Waits;
 use crate::inlet;
 use crate::io::ByteStream;
 use crate::outbox::Outbox;
@@ -37,6 +39,10 @@ struct State {
     over: bool,
     /// Nobody will open a stream any more.
     unused: bool,
+    /// The peer was told to open none.
+    draining: bool,
+    /// Reads so far.
+    reads: u64,
 }
 
 /// A request's head, and whether that is all of it.
@@ -50,12 +56,14 @@ pub(super) struct Asked {
 #[derive(Default)]
 struct Arrivals {
     head: Option<Box<Fields>>,
-    data: VecDeque<Bytes>,
+    data: Inbox,
     trailers: Option<HeaderMap>,
     ended: bool,
     over: Option<Over>,
     reader: Option<Waker>,
     sender: Option<Waker>,
+    /// It is among those that wait for the socket.
+    waits: bool,
 }
 
 /// How a stream came to an early end.
@@ -113,6 +121,8 @@ impl Link {
             driver: None,
             over: false,
             unused: false,
+            draining: false,
+            reads: 0,
         })))
     }
 
@@ -147,6 +157,7 @@ impl Link {
     /// Tells the peer that no stream will be taken, once it has had time to hear that it should open none.
     pub(super) fn drain(&self) {
         let mut state = self.lock();
+        state.draining = true;
         state.http.announce_leaving();
         state.wake_driver();
     }
@@ -156,6 +167,15 @@ impl Link {
         let mut state = self.lock();
         state.unused = true;
         state.wake_driver();
+    }
+
+    pub(super) fn waits(&self) -> Waits {
+        let state = self.lock();
+        match state.http.begun_head() {
+            Some(behind) => Waits::Head(behind),
+            None if state.streams.is_empty() => Waits::Request,
+            None => Waits::No,
+        }
     }
 
     /// Streams that may be opened now.
@@ -210,16 +230,16 @@ impl Link {
     pub(super) fn whole(&self, stream: u32) -> Option<Bytes> {
         let mut state = self.lock();
         let arrivals = state.streams.get_mut(&stream)?;
-        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.len() > 1 {
+        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.pieces() > 1 {
             return None;
         }
-        Some(arrivals.data.pop_front().unwrap_or_default())
+        Some(arrivals.data.take().unwrap_or_default())
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Next, Over>> {
         let mut state = self.lock();
         let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-        if let Some(data) = arrivals.data.pop_front() {
+        if let Some(data) = arrivals.data.take() {
             state.http.consumed(stream, data.len());
             if state.http.has_output() {
                 state.wake_driver();
@@ -251,9 +271,8 @@ impl Link {
         let mut state = self.lock();
         let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Over::Lost) };
         match arrivals.over {
-            // Having answered in full, the peer needs no more of the request.
-            Some(over) if !arrivals.ended => Poll::Ready(over),
-            _ => {
+            Some(over) => Poll::Ready(over),
+            None => {
                 set(&mut arrivals.sender, cx);
                 Poll::Pending
             }
@@ -296,7 +315,7 @@ impl Link {
             let some = state.http.credit(stream).min(data.len()).min(DEFAULT_MAX_FRAME as usize);
             if some == 0 || state.out.len() > AHEAD {
                 set(&mut arrivals.sender, cx);
-                if some > 0 {
+                if some > 0 && !std::mem::replace(&mut arrivals.waits, true) {
                     state.waiting.push_back(stream);
                 }
                 return Poll::Pending;
@@ -328,7 +347,10 @@ impl Link {
     /// Whoever had the stream is done with it.
     pub(super) fn leave(&self, stream: u32, code: Code) {
         let mut state = self.lock();
-        state.streams.remove(&stream);
+        if let Some(mut arrivals) = state.streams.remove(&stream) {
+            // Who still reads or sends beside it learns that nobody needs that any more.
+            arrivals.wake();
+        }
         state.http.reset(stream, code);
         state.wake_openers();
         if state.http.has_output() || state.unused || state.http.is_leaving() {
@@ -347,8 +369,13 @@ fn set(place: &mut Option<Waker>, cx: &Context<'_>) {
 impl State {
     fn drive<S: ByteStream>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<Result<(), Broken>> {
         self.settle();
-        if !self.out.is_empty() && self.out.poll_write(cx, io)?.is_ready() {
+        if !self.out.is_empty() {
+            let _ = self.out.poll_write(cx, io)?;
+        }
+        if self.out.is_empty() && !self.waiting.is_empty() {
             self.wake_senders();
+            // If none of them has anything to say after all, it is the turn of the others.
+            cx.waker().wake_by_ref();
         }
         let _ = Pin::new(&mut *io).poll_flush(cx)?;
         if (self.unused || self.http.is_leaving()) && self.http.streams() == 0 && self.streams.is_empty() {
@@ -365,6 +392,7 @@ impl State {
                 false => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             },
             Poll::Ready(Ok(bytes)) => {
+                self.reads += 1;
                 let mut events = Vec::new();
                 let received = self.http.receive(bytes, |event| events.push(event));
                 for event in events {
@@ -413,7 +441,7 @@ impl State {
             },
             Event::Data { stream, bytes } => {
                 if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.data.push_back(bytes);
+                    arrivals.data.put(bytes, self.reads);
                     if let Some(reader) = arrivals.reader.take() {
                         reader.wake();
                     }
@@ -446,7 +474,8 @@ impl State {
             }
             Event::GoAway { .. } => self.wake_openers(),
             // It has heard that we leave: what it opened before is here.
-            Event::Pong(_) => self.http.go_away(Code::NO_ERROR),
+            Event::Pong(_) if self.draining => self.http.go_away(Code::NO_ERROR),
+            Event::Pong(_) => {}
         }
     }
 
@@ -465,9 +494,17 @@ impl State {
     }
 
     fn wake_senders(&mut self) {
-        for stream in self.waiting.drain(..self.waiting.len().min(AT_ONCE)) {
-            let sender = self.streams.get_mut(&stream).and_then(|arrivals| arrivals.sender.take());
-            sender.into_iter().for_each(Waker::wake);
+        let mut woken = 0;
+        while woken < AT_ONCE
+            && let Some(stream) = self.waiting.pop_front()
+        {
+            // Those that are gone leave their turn to others.
+            let Some(arrivals) = self.streams.get_mut(&stream) else { continue };
+            arrivals.waits = false;
+            if let Some(sender) = arrivals.sender.take() {
+                sender.wake();
+                woken += 1;
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{HeaderName, Version, header};
+use http::{HeaderName, Method, StatusCode, Version, header};
 use http_body::Body as HttpBody;
 use mesh_net::http2::connection::{self, Role};
 use mesh_net::http2::fields::{Fields, Pseudo};
@@ -16,8 +16,10 @@ use tracing::debug;
 
 use super::arriving::{self, Own};
 use super::link::{Asked, Link, Over};
+use super::patience::{Patience, Waits};
 use crate::body::Body;
 use crate::io::ByteStream;
+use crate::length;
 use crate::limits::Limits;
 use crate::message::{Answer, Arriving, Service};
 
@@ -45,14 +47,30 @@ pub async fn serve(
         let _ = draining.wait_for(|d| *d).await;
     });
     let mut is_told = false;
+    let mut patience = Patience::new(limits);
+    let mut is_over = false;
     let ended = poll_fn(|cx| {
         if !is_told && told.as_mut().poll(cx).is_ready() {
             is_told = true;
             link.drain();
         }
-        link.poll_drive(cx, &mut io, |asked| {
-            tokio::spawn(one(service.clone(), link.clone(), asked));
-        })
+        let driven = link.poll_drive(cx, &mut io, |asked| {
+            // Boxed, because a task is moved several times before it runs, and this one is large.
+            tokio::spawn(Box::pin(one(service.clone(), link.clone(), asked)));
+        });
+        if driven.is_ready() {
+            return driven;
+        }
+        match patience.poll(cx, link.waits()) {
+            Poll::Ready(Waits::Request) if !is_over => {
+                is_over = true;
+                link.unused();
+            }
+            // Who does not end what it began is told nothing, and neither is who does not listen.
+            Poll::Ready(Waits::Request | Waits::Head(_)) => return Poll::Ready(Ok(())),
+            Poll::Ready(Waits::No) | Poll::Pending => {}
+        }
+        Poll::Pending
     });
     if let Err(error) = ended.await {
         debug!(%error, "a connection broke off");
@@ -76,6 +94,7 @@ async fn one(service: Arc<impl Service + 'static>, link: Arc<Link>, asked: Asked
         own.code = Code::PROTOCOL_ERROR;
         return;
     };
+    let is_head = arriving.method == Method::HEAD;
     let mut answering = pin!(service.answer(arriving));
     let answer = poll_fn(|cx| {
         if let Poll::Ready(answer) = answering.as_mut().poll(cx) {
@@ -84,7 +103,7 @@ async fn one(service: Arc<impl Service + 'static>, link: Arc<Link>, asked: Asked
         link.poll_over(cx, stream).map(|_| None)
     });
     let Some(answer) = answer.await else { return };
-    match send(&link, stream, answer).await {
+    match send(&link, stream, answer, is_head).await {
         // The rest of a request that has its answer is of no use.
         Ok(()) => own.code = Code::NO_ERROR,
         Err(over) => debug!(%over, "an answer was not sent whole"),
@@ -93,13 +112,17 @@ async fn one(service: Arc<impl Service + 'static>, link: Arc<Link>, asked: Asked
 
 /// `None`: it does not say what it asks for.
 fn request(link: &Arc<Link>, stream: u32, fields: Fields, end: bool) -> Option<Arriving> {
-    let Fields { pseudo, headers } = fields;
-    let Pseudo { method, authority, path, .. } = pseudo;
+    let Fields { pseudo, mut headers } = fields;
+    let Pseudo { method, scheme, authority, path, .. } = pseudo;
     let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
-    let body = match end {
-        true if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0") => return None,
-        true => Body::empty(),
-        false => arriving::Arriving::body(link, stream, &headers, true, ()),
+    let said = length::said(&mut headers).ok()?;
+    scheme?;
+    // A line of HTTP/1.1 ends at blanks, and only there has a target other forms (RFC 9113, section 8.3.1).
+    let path = path.filter(|path| path.starts_with(b"/") || path == "*").filter(|path| !path.contains(&b' '))?;
+    let body = match (end, said) {
+        (true, None | Some(0)) => Body::empty(),
+        (true, Some(_)) => return None,
+        (false, said) => arriving::Arriving::body(link, stream, said, ()),
     };
     Some(Arriving {
         method: method?,
@@ -107,21 +130,22 @@ fn request(link: &Arc<Link>, stream: u32, fields: Fields, end: bool) -> Option<A
             Some(authority) => Some(text(authority)?),
             None => None,
         },
-        target: text(path?)?,
+        target: text(path)?,
         version: Version::HTTP_2,
         headers,
         body,
     })
 }
 
-async fn send(link: &Link, stream: u32, answer: Answer) -> Result<(), Over> {
+async fn send(link: &Link, stream: u32, answer: Answer, is_head: bool) -> Result<(), Over> {
     let (parts, body) = answer.response.into_parts();
     let mut headers = parts.headers;
     for name in APART {
         headers.remove(name);
     }
     let mut body = pin!(body);
-    let is_empty = body.is_end_stream();
+    let is_bodiless = is_head || parts.status == StatusCode::NO_CONTENT || parts.status == StatusCode::NOT_MODIFIED;
+    let is_empty = is_bodiless || body.is_end_stream();
     link.send_head(stream, &Fields { pseudo: Pseudo::reply(parts.status), headers }, is_empty);
     if is_empty {
         // Whoever follows it learns that it is over.

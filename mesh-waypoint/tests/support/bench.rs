@@ -31,9 +31,10 @@ use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::telemetry::trace::{Counts, Tracer};
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Nobody here speaks for an identity.
 struct Nobody;
@@ -49,7 +50,7 @@ pub(crate) struct Bench {
     asked: Asked,
     /// What the service's own endpoint was sent.
     pub(crate) backend: Server,
-    _drain: watch::Sender<bool>,
+    drain: watch::Sender<bool>,
 }
 
 impl Bench {
@@ -97,7 +98,7 @@ impl Bench {
             keys,
             network: "".into(),
         };
-        Bench { shared, asked, backend, _drain: drain }
+        Bench { shared, asked, backend, drain }
     }
 
     /// Requests from here on are told to `tracer` as well.
@@ -111,15 +112,30 @@ impl Bench {
         Exporter { world, dialler, namespace: "shop".into(), counts }
     }
 
-    /// What `web`, or its workload where the model is of workloads, answers, over a stream of its own.
-    pub(crate) async fn ask(&self, request: Request<&str>) -> Response<String> {
+    /// Streams from here on are held to other limits.
+    pub(crate) fn limit(&mut self, change: impl FnOnce(&mut Limits)) {
+        change(&mut self.shared.limits);
+    }
+
+    /// Tells all streams that this instance is to stop.
+    pub(crate) fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// A client's end of a stream, and the waypoint's work on it.
+    pub(crate) fn stream(&self) -> (DuplexStream, JoinHandle<()>) {
         let client = Client {
             identity: SpiffeId::new("td", "shop", "client").unwrap(),
             address: "10.0.0.9:4000".parse().unwrap(),
             workload: None,
         };
         let (near, far) = tokio::io::duplex(64 << 10);
-        tokio::spawn(Session::new(self.shared.clone(), client, self.asked.clone()).serve(far));
+        (near, tokio::spawn(Session::new(self.shared.clone(), client, self.asked.clone()).serve(far)))
+    }
+
+    /// What `web`, or its workload where the model is of workloads, answers, over a stream of its own.
+    pub(crate) async fn ask(&self, request: Request<&str>) -> Response<String> {
+        let (near, _) = self.stream();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
         let (mut parts, body) = request.into_parts();

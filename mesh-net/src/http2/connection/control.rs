@@ -107,7 +107,12 @@ impl Connection {
             return self.was_useless();
         }
         each(Event::Reset { stream, code: Code(u32::from_be_bytes([a, b, c, d])) });
-        // Opened and given up, again and again, costs us more than the peer (CVE-2023-44487).
+        self.came_to_nothing()
+    }
+
+    /// Counts a stream that the peer gave up, or made us give up: opened for nothing, again and again, it costs us more than the
+    /// peer (CVE-2023-44487, CVE-2025-8671).
+    pub(super) fn came_to_nothing(&mut self) -> Result<(), Violation> {
         self.resets += 1;
         match self.role == Role::Server && self.resets > RESETS {
             true => Err(violation(Code::ENHANCE_YOUR_CALM, "too many streams were given up")),

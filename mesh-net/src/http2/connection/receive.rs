@@ -90,6 +90,10 @@ impl Connection {
                         if *pad > *left {
                             return Err(violation(Code::PROTOCOL_ERROR, "more padding than frame"));
                         }
+                        // It counts (section 6.9.1), and no reader takes it.
+                        let (stream, padding) = (*stream, *pad + 1);
+                        self.consumed(stream, padding);
+                        continue;
                     }
                     let data = bytes.split_to(bytes.len().min(*left - *pad));
                     *left -= data.len();

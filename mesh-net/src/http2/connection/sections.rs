@@ -102,9 +102,9 @@ impl Connection {
         };
         match decoded {
             Decoded::Fields(fields) if fits(&fields.pseudo, self.role, begun, end) => {
-                if !is_before_the_answer(&fields.pseudo)
-                    && let Some(own) = self.streams.get_mut(&stream)
-                {
+                if is_before_the_answer(&fields.pseudo) {
+                    self.was_useless()?;
+                } else if let Some(own) = self.streams.get_mut(&stream) {
                     own.begun = true;
                 }
                 each(Event::Head { stream, fields, end });
@@ -112,10 +112,7 @@ impl Connection {
                     self.remote_end(stream);
                 }
             }
-            _ => {
-                self.was_useless()?;
-                self.break_off(stream, each);
-            }
+            _ => self.break_off(stream, each)?,
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::{Connection, Event, Role};
+use super::{Connection, Event, Role, Violation};
 use crate::http2::frame::Code;
 
 pub(super) type Streams = HashMap<u32, Stream, RandomState>;
@@ -28,9 +28,11 @@ pub(super) struct Stream {
 
 impl Connection {
     /// Gives up a stream on which the peer broke the rules.
-    pub(super) fn break_off(&mut self, stream: u32, each: &mut impl FnMut(Event)) {
+    pub(super) fn break_off(&mut self, stream: u32, each: &mut impl FnMut(Event)) -> Result<(), Violation> {
         self.reset(stream, Code::PROTOCOL_ERROR);
         each(Event::Reset { stream, code: Code::PROTOCOL_ERROR });
+        self.was_useless()?;
+        self.came_to_nothing()
     }
 
     pub(super) fn stream(&self, local_end: bool, begun: bool) -> Stream {

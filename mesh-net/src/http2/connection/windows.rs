@@ -118,7 +118,8 @@ impl Connection {
                     let code = if more == 0 { Code::PROTOCOL_ERROR } else { Code::FLOW_CONTROL_ERROR };
                     self.reset(stream, code);
                     each(Event::Reset { stream, code });
-                    return self.was_useless();
+                    self.was_useless()?;
+                    return self.came_to_nothing();
                 }
                 each(Event::Credit { stream });
                 Ok(())

@@ -1,0 +1,31 @@
+//! How long a message says its body is (RFC 9110, section 8.6).
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// Whoever guessed would let one message be hidden in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body's length can be read in two ways")]
+pub struct TwoWays;
+
+/// Bytes that `content-length` promises. Several lines that say the same are made one.
+///
+/// # Errors
+/// They differ, or one is no number.
+pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
+    let mut found = None;
+    let mut count = 0;
+    for line in headers.get_all(header::CONTENT_LENGTH) {
+        let digits = line.as_bytes();
+        let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
+        let length: u64 = length.and_then(|text| text.parse().ok()).ok_or(TwoWays)?;
+        if found.is_some_and(|found| found != length) {
+            return Err(TwoWays);
+        }
+        found = Some(length);
+        count += 1;
+    }
+    if let (Some(length), 2..) = (found, count) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(found)
+}
