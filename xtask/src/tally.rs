@@ -16,6 +16,10 @@ pub(crate) struct Tally {
     pub(crate) reasons: Vec<String>,
     /// What failed tests printed, each under its name: the first [`TOLD`] lines of it.
     pub(crate) failures: Vec<String>,
+    /// Scenarios that failed and were not run again: they depend on what else the machine does.
+    pub(crate) scenarios: Vec<String>,
+    /// Tests that failed, and passed when they were run again alone.
+    pub(crate) unsteady: Vec<String>,
     open: Option<Binary>,
 }
 
@@ -26,6 +30,9 @@ struct Binary {
     skipped: BTreeSet<String>,
     /// Within the outputs of those that failed.
     failures: bool,
+    /// Within the list of their names.
+    names: bool,
+    scenarios: bool,
 }
 
 /// Lines of failed tests' output that are kept.
@@ -37,7 +44,10 @@ impl Tally {
         if let Some(binary) = &mut self.open {
             // The heading comes twice: before the outputs, and before a mere list of names.
             if line == "failures:" {
+                binary.names = binary.failures;
                 binary.failures = !binary.failures;
+            } else if binary.names && binary.scenarios && line.starts_with("    ") {
+                self.scenarios.push(line.trim().to_owned());
             } else if binary.failures && self.failures.len() < TOLD {
                 self.failures.push(line.to_owned());
             }
@@ -45,7 +55,8 @@ impl Tally {
         let line = line.trim();
         if line.starts_with("Running ") || line.starts_with("Doc-tests ") {
             self.close_without_result();
-            self.open = Some(Binary::default());
+            let scenarios = line.contains("deps/scenarios-");
+            self.open = Some(Binary { scenarios, ..Binary::default() });
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             let binary = self.open.take().unwrap_or_default();
             let [passed, failed, ignored] = counts_of(counts);
@@ -67,6 +78,13 @@ impl Tally {
         if !succeeded && self.failed == failed_before {
             self.failed += 1;
         }
+    }
+
+    /// Takes back that a test failed, since it has passed alone.
+    pub(crate) fn forgive(&mut self, name: String) {
+        self.failed -= 1;
+        self.passed += 1;
+        self.unsteady.push(name);
     }
 
     /// Makes every skipped test a failed one: on a machine that is there to run them all, lacking something is a fault.
@@ -162,6 +180,22 @@ mod tests {
                       Error: gone\n\nfailures:\n    x\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\nerror: test failed\n";
         output.lines().for_each(|line| tally.line(line));
         assert_eq!(tally.failures, ["", "---- x stdout ----", "Error: gone", ""]);
+    }
+
+    #[test]
+    fn failed_scenarios_are_known_by_name_and_other_tests_are_not() {
+        let mut tally = Tally::default();
+        let output = |path: &str| {
+            format!(
+                "     Running {path}\ntest a::x ... FAILED\n\nfailures:\n\n---- a::x stdout ----\n    indented\n\nfailures:\n    a::x\n    b::y\n\n\
+                 test result: FAILED. 1 passed; 2 failed; 0 ignored\n"
+            )
+        };
+        output("scenarios/main.rs (target/debug/deps/scenarios-12)").lines().for_each(|line| tally.line(line));
+        output("src/lib.rs (target/debug/deps/mesh_core-12)").lines().for_each(|line| tally.line(line));
+        assert_eq!(tally.scenarios, ["a::x", "b::y"]);
+        tally.forgive("a::x".into());
+        expect!["3 passed, 3 failed, 0 skipped"].assert_eq(&tally.to_string());
     }
 
     #[test]
