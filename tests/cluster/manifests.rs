@@ -40,6 +40,7 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
         ("networking.istio.io", "VirtualService", "virtualservices"),
         ("security.istio.io", "RequestAuthentication", "requestauthentications"),
         ("telemetry.istio.io", "Telemetry", "telemetries"),
+        ("gateway.envoyproxy.io", "BackendTrafficPolicy", "backendtrafficpolicies"),
         ("gateway.networking.k8s.io", "Gateway", "gateways"),
         ("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
         ("gateway.networking.k8s.io", "GRPCRoute", "grpcroutes"),

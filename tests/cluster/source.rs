@@ -256,12 +256,13 @@ pub(crate) fn definition(group: &str, kind: &str, plural: &str) -> Value {
     // The API server asks for this of groups below k8s.io.
     let annotations = json!({"api-approved.kubernetes.io": "unapproved, for a test"});
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let version = if group == "gateway.envoyproxy.io" { "v1alpha1" } else { "v1" };
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.{group}"), "annotations": annotations},
         "spec": {
             "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+            "versions": [{"name": version, "served": true, "storage": true, "schema": schema}],
         },
     })
 }
