@@ -5,5 +5,6 @@ pub mod client;
 pub mod server;
 mod rest;
 mod chunks;
+mod written;
 mod framing;
 mod head;

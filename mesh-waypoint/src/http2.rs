@@ -6,4 +6,5 @@ pub mod server;
 mod arriving;
 mod link;
 mod patience;
+mod stream;
 mod inbox;

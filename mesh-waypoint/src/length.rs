@@ -12,8 +12,21 @@ pub struct TwoWays;
 /// # Errors
 /// They differ, or one is no number.
 pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
+    let found = promised(headers)?;
+    if let Some(length) = found
+        && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+    {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(found)
+}
+
+/// As [`said`], for what is only looked at.
+///
+/// # Errors
+/// As [`said`].
+pub fn promised(headers: &HeaderMap) -> Result<Option<u64>, TwoWays> {
     let mut found = None;
-    let mut count = 0;
     for line in headers.get_all(header::CONTENT_LENGTH) {
         let digits = line.as_bytes();
         let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
@@ -22,10 +35,6 @@ pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
             return Err(TwoWays);
         }
         found = Some(length);
-        count += 1;
-    }
-    if let (Some(length), 2..) = (found, count) {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(found)
 }

@@ -26,6 +26,11 @@ impl Outbox {
         self.length == 0
     }
 
+    /// Whether so much waits that no more of a body should be asked for.
+    pub fn is_full(&self) -> bool {
+        self.length >= AHEAD
+    }
+
     pub fn put(&mut self, bytes: &[u8]) {
         self.open.extend_from_slice(bytes);
         self.length += bytes.len();
@@ -79,6 +84,12 @@ impl Outbox {
         Poll::Ready(Ok(()))
     }
 
+    #[cfg(test)]
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let pieces: Vec<&[u8]> = self.sealed.iter().map(|piece| &piece[..]).chain([&self.open[..]]).collect();
+        pieces.concat()
+    }
+
     fn written(&mut self, mut count: usize) {
         self.length -= count;
         while let Some(first) = self.sealed.front_mut() {
@@ -93,6 +104,8 @@ impl Outbox {
     }
 }
 
+/// Bytes that wait for the socket before bodies may add to them.
+const AHEAD: usize = 256 << 10;
 /// Bytes up to which copying is cheaper than one piece more.
 const SMALL: usize = 4096;
 /// Pieces of one call.

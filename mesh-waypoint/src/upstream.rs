@@ -303,8 +303,7 @@ impl Slot {
             let mut idle = self.idle().pop()?;
             let now = Instant::now();
             let over = terms.idle_timeout.is_some_and(|most| now.duration_since(idle.since) >= most)
-                || terms.max_age.is_some_and(|most| now.duration_since(idle.life.made) >= most)
-                || terms.max_requests.is_some_and(|most| idle.life.served >= most);
+                || idle.life.is_over(terms, now);
             if !over && idle.connection.is_alive() {
                 return Some(idle);
             }
@@ -312,18 +311,21 @@ impl Slot {
     }
 }
 
+impl Life {
+    fn is_over(&self, terms: &Terms, now: Instant) -> bool {
+        terms.max_age.is_some_and(|most| now.duration_since(self.made) >= most)
+            || terms.max_requests.is_some_and(|most| self.served >= most)
+    }
+}
+
 impl Shared {
     fn may_serve(&self, terms: &Terms) -> bool {
-        self.connection.is_free()
-            && terms.max_age.is_none_or(|most| self.life.made.elapsed() < most)
-            && terms.max_requests.is_none_or(|most| self.life.served < most)
+        self.connection.is_free() && !self.life.is_over(terms, Instant::now())
     }
 
     /// Whether it will never serve again.
     fn is_spent(&self, terms: &Terms) -> bool {
-        self.connection.is_closed()
-            || terms.max_age.is_some_and(|most| self.life.made.elapsed() >= most)
-            || terms.max_requests.is_some_and(|most| self.life.served >= most)
+        self.connection.is_closed() || self.life.is_over(terms, Instant::now())
     }
 }
 

@@ -1,103 +1,39 @@
 //! Requests byte for byte: what a client sends, what the backend is sent, what comes back. No tunnel, no root: a stream of the
 //! tunnel is a pipe here, and the backend a workload outside the mesh on loopback.
 
-use std::net::SocketAddr;
+#[path = "support/bench.rs"]
+#[allow(dead_code)]
+mod bench;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bench::Server;
 use expect_test::{Expect, expect};
-use mesh_core::addr::NetworkAddress;
-use mesh_core::identity::SpiffeId;
-use mesh_core::l7::route::HttpRoutes;
-use mesh_core::l7::{Layer7, PortRules, Protocol, Target, WaypointKey};
-use mesh_core::service::{IpFamilies, LoadBalancing, Service};
-use mesh_core::snapshot::Snapshot;
-use mesh_core::workload::{Health, Locality, PlaintextPorts, Port, ServiceKey, Tunnel, Uid, Workload, WorkloadKind};
-use mesh_net::ca::CaError;
-use mesh_net::certificates::{self, Certificates, Signer};
-use mesh_net::pool::{self, Pool};
-use mesh_waypoint::asked::{Asked, Of};
-use mesh_waypoint::client::Client;
-use mesh_waypoint::dial::{Dialler, Own};
-use mesh_waypoint::limits::Limits;
-use mesh_waypoint::session::{Session, Shared};
-use mesh_waypoint::telemetry::Telemetry;
-use mesh_waypoint::upstream::Upstreams;
-use mesh_waypoint::world::World;
+use mesh_core::l7::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-
-/// Nobody here speaks for an identity.
-struct Nobody;
-
-impl Signer for Nobody {
-    async fn sign(&self, _: String, _: &SpiffeId, _: Duration) -> Result<Vec<String>, CaError> {
-        std::future::pending().await
-    }
-}
 
 /// A backend that answers with the bytes it was sent, and the waypoint's side of streams to it.
 struct Bench {
-    shared: Shared,
+    waypoint: bench::Bench,
     seen: Arc<Mutex<Vec<String>>>,
-    key: ServiceKey,
-    _drain: watch::Sender<bool>,
 }
 
 impl Bench {
-    async fn new(routes: Option<HttpRoutes>, protocol: Protocol) -> Bench {
+    async fn new(protocol: Protocol) -> Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = listener.local_addr().unwrap();
+        let server = Server::at(listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<String>>> = Arc::default();
         tokio::spawn(backend(listener, seen.clone()));
-        let key = ServiceKey { namespace: "shop".into(), hostname: "web.shop.svc".into() };
-        let mut snapshot = Snapshot::default();
-        snapshot.upsert_service(service(&key));
-        snapshot.upsert_workload(workload(&key, to));
-        let rules = PortRules { protocol, http: routes, ..PortRules::default() };
-        snapshot.upsert_layer7(Layer7 {
-            waypoint: WaypointKey { namespace: "shop".into(), name: "gate".into() },
-            target: Target::Service(key.clone()),
-            ports: [(80, rules)].into(),
-            destinations: Default::default(),
-            policies: Vec::new(),
-            jwt: Vec::new(),
-            rate_limits: Vec::new(),
-            path_normalization: Default::default(),
-            telemetry: Default::default(),
+        let waypoint = bench::Bench::before(server, &[], Default::default(), |model| {
+            model.ports.values_mut().for_each(|rules| rules.protocol = protocol);
         });
-        let world = World::default().next(Arc::new(snapshot), &Uid("".into()));
-        let identity = SpiffeId::new("td", "shop", "gate").unwrap();
-        let certificates = Certificates::start(certificates::Config::default(), Nobody);
-        let own = Own { certificate: certificates.lease(&identity), identity };
-        let dialler = Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) };
-        let (drain, draining) = watch::channel(false);
-        let shared = Shared {
-            world: watch::channel(Some(Arc::new(world))).1,
-            upstreams: Upstreams::new(dialler),
-            telemetry: Telemetry::default(),
-            limits: Limits::default(),
-            draining,
-            experiences: Arc::default(),
-            breakers: Arc::default(),
-            spots: Default::default(),
-            keys: Default::default(),
-            network: "".into(),
-        };
-        Bench { shared, seen, key, _drain: drain }
+        Bench { waypoint, seen }
     }
 
     fn stream(&self) -> DuplexStream {
-        let client = Client {
-            identity: SpiffeId::new("td", "shop", "client").unwrap(),
-            address: "10.0.0.9:4000".parse().unwrap(),
-            workload: None,
-        };
-        let asked = Asked { address: "10.96.0.7:80".parse().unwrap(), of: Of::Service(self.key.clone()) };
-        let (near, far) = tokio::io::duplex(64 << 10);
-        tokio::spawn(Session::new(self.shared.clone(), client, asked).serve(far));
-        near
+        self.waypoint.stream().0
     }
 
     /// All that comes back for `sent`, until nothing has come for a while.
@@ -119,53 +55,6 @@ async fn quiet(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
         }
     }
     String::from_utf8_lossy(&all).into_owned()
-}
-
-fn service(key: &ServiceKey) -> Service {
-    Service {
-        key: key.clone(),
-        name: "web".into(),
-        addresses: vec![NetworkAddress::new("", "10.96.0.7".parse().unwrap())],
-        ports: vec![Port { service_port: 80, target_port: 1, app_protocol: 0 }],
-        subject_alt_names: Vec::new(),
-        waypoint: None,
-        load_balancing: LoadBalancing::default(),
-        ip_families: IpFamilies::Automatic,
-        canonical: true,
-        ingress_use_waypoint: false,
-        traffic: Default::default(),
-    }
-}
-
-fn workload(key: &ServiceKey, at: SocketAddr) -> Workload {
-    Workload {
-        uid: Uid::pod("c", "shop", "web"),
-        name: "web".into(),
-        namespace: "shop".into(),
-        addresses: vec![at.ip()],
-        hostname: "".into(),
-        network: "".into(),
-        tunnel: Tunnel::None,
-        identity: SpiffeId::new("td", "shop", "web").unwrap(),
-        waypoint: None,
-        network_gateway: None,
-        node: "n1".into(),
-        canonical_name: "web".into(),
-        canonical_revision: "latest".into(),
-        kind: WorkloadKind::Pod,
-        workload_name: "web".into(),
-        native_tunnel: false,
-        policies: Vec::new(),
-        health: Health::Healthy,
-        cluster: "c".into(),
-        services: [(key.clone(), vec![Port { service_port: 80, target_port: at.port(), app_protocol: 0 }])].into(),
-        locality: Locality::default(),
-        host_network: false,
-        capacity: 1,
-        plaintext: PlaintextPorts::default(),
-        encrypt_always: false,
-        pod_uid: "".into(),
-    }
 }
 
 /// Answers `ok`, keeps what it was sent, and echoes after an upgrade.
@@ -241,7 +130,7 @@ fn masked(text: &str) -> String {
 fn check(sent: &str, upstream: Expect, back: Expect) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (said, seen) = runtime.block_on(async {
-        let bench = Bench::new(None, Protocol::Http).await;
+        let bench = Bench::new(Protocol::Http).await;
         let said = bench.say(sent).await;
         let seen = bench.seen.lock().unwrap().join("----\n");
         (said, seen)
@@ -393,7 +282,7 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_100_is_told_to_go_on() {
-    let bench = Bench::new(None, Protocol::Http).await;
+    let bench = Bench::new(Protocol::Http).await;
     let mut stream = bench.stream();
     let head = "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -487,7 +376,7 @@ fn what_can_be_read_in_two_ways_is_not_carried_on() {
     ] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (said, seen) = runtime.block_on(async {
-            let bench = Bench::new(None, Protocol::Http).await;
+            let bench = Bench::new(Protocol::Http).await;
             let said = bench.say(sent).await;
             let seen = bench.seen.lock().unwrap().clone();
             (said, seen)
@@ -502,7 +391,7 @@ fn what_can_be_read_in_two_ways_is_not_carried_on() {
 
 #[tokio::test]
 async fn a_connection_becomes_a_web_socket() {
-    let bench = Bench::new(None, Protocol::Http).await;
+    let bench = Bench::new(Protocol::Http).await;
     let mut stream = bench.stream();
     let asked =
         "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
@@ -517,13 +406,13 @@ async fn a_connection_becomes_a_web_socket() {
 
 #[tokio::test]
 async fn bytes_that_are_no_http_pass_where_nobody_says_what_is_spoken() {
-    let bench = Bench::new(None, Protocol::Detect).await;
+    let bench = Bench::new(Protocol::Detect).await;
     let mut stream = bench.stream();
     // The backend takes them for a request, which is its own affair.
     stream.write_all(b"\x01\x02 anything\r\n\r\n").await.unwrap();
     assert!(quiet(&mut stream).await.starts_with("HTTP/1.1 200"));
     assert_eq!(bench.seen.lock().unwrap()[0], "\x01\x02 anything\r\n\r\n");
-    let bench = Bench::new(None, Protocol::Detect).await;
+    let bench = Bench::new(Protocol::Detect).await;
     let said = bench.say("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
     assert!(said.contains("server: istio-envoy"), "{said}");
 }

@@ -203,14 +203,17 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
-    if let Some(te) = headers.get(header::TE) {
-        let is_trailers = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"trailers");
-        if te.as_bytes().split(|byte| *byte == b',').any(is_trailers) {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        } else {
-            headers.remove(header::TE);
-        }
+    if takes_trailers(headers) {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(header::TE);
     }
+}
+
+/// Whether who sent them takes fields behind a body (RFC 9110, section 10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let is_trailers = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"trailers");
+    headers.get(header::TE).is_some_and(|te| te.as_bytes().split(|byte| *byte == b',').any(is_trailers))
 }
 
 /// Gives a request an id if it has none.

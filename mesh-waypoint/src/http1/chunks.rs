@@ -140,9 +140,13 @@ const MOST_BEHIND: usize = 60 << 10;
 
 #[cfg(test)]
 mod tests {
+    use http_body::Frame;
     use proptest::prelude::*;
 
+    use super::super::framing::Framing;
+    use super::super::written::Written;
     use super::*;
+    use crate::outbox::Outbox;
 
     /// Data and trailers of what comes in pieces of `most` bytes, and what is left behind it; `Ok(None)`: more has to come.
     #[allow(clippy::type_complexity)]
@@ -219,16 +223,12 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..6), most in 1..500_usize) {
-            use super::super::framing::{Framing, Written};
-            let (mut written, mut wire, mut whole) = (Written(Framing::Chunked), Vec::new(), Vec::new());
+            let (mut written, mut out) = (Written(Framing::Chunked), Outbox::default());
             for piece in &pieces {
-                let (before, after) = written.piece(piece.len()).unwrap();
-                wire.extend_from_slice(before.unwrap_or_default().as_bytes());
-                wire.extend_from_slice(piece);
-                wire.extend_from_slice(after);
-                whole.extend_from_slice(piece);
+                written.put(Some(Frame::data(piece.clone().into())), true, &mut out).unwrap();
             }
-            wire.extend(written.end(None).unwrap());
+            prop_assert_eq!(written.put(None, true, &mut out), Ok(true));
+            let (wire, whole) = (out.to_vec(), pieces.concat());
             prop_assert_eq!(read(&wire, most), Ok(Some((whole, vec![], 0))));
         }
     }

@@ -11,9 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
 use tokio::io::AsyncRead;
 
-use super::framing::{Framing, Written, WrongLength};
+use super::framing::{self, Framing};
 use super::head::{self, BadHead, ResponseHead};
 use super::rest::{Arrived, Rest};
+use super::written::Written;
 use crate::body::{Body, BodyError};
 use crate::inlet;
 use crate::io::{ByteStream, Rewound};
@@ -80,7 +81,7 @@ impl Connection {
     pub async fn send(self, request: Departing, mut keeper: impl Keeper, most_head: usize) -> Result<Answer, Lost> {
         let Departing { method, authority, target, headers, upgrade, body } = request;
         let length = HttpBody::size_hint(&body).exact();
-        let mut framing = Some(head::framing(&headers, length, true));
+        let mut framing = Some(framing::to_write(&headers, length, true));
         if framing == Some(Framing::Length(0)) && !(method == Method::POST || method == Method::PUT) {
             framing = None;
         }
@@ -180,16 +181,16 @@ impl Upload {
         loop {
             let mut waits = false;
             while let Some(body) = &mut self.body
-                && self.out.len() < AHEAD
+                && !self.out.is_full()
             {
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => self.put(frame).map_err(|error| Failed::Body(error.into()))?,
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Body(error))),
-                    Poll::Ready(None) => self.end(None).map_err(|error| Failed::Body(error.into()))?,
-                    Poll::Pending => {
-                        waits = true;
-                        break;
-                    }
+                let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                    waits = true;
+                    break;
+                };
+                let frame = frame.transpose().map_err(Failed::Body)?;
+                let is_last = self.written.put(frame, true, &mut self.out);
+                if is_last.map_err(|error| Failed::Body(error.into()))? {
+                    self.body = None;
                 }
             }
             let before = self.out.len();
@@ -206,33 +207,10 @@ impl Upload {
             }
         }
     }
-
-    fn put(&mut self, frame: Frame<Bytes>) -> Result<(), WrongLength> {
-        match frame.into_data() {
-            Ok(data) => {
-                let (before, after) = self.written.piece(data.len())?;
-                if let Some(before) = before {
-                    self.out.put(before.as_bytes());
-                }
-                self.out.put_bytes(data);
-                self.out.put(after);
-                Ok(())
-            }
-            Err(frame) => self.end(frame.trailers_ref()),
-        }
-    }
-
-    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), WrongLength> {
-        self.body = None;
-        self.out.put(&self.written.end(trailers)?);
-        Ok(())
-    }
 }
 
 /// Words before an answer (RFC 9110, section 15.2) that an endpoint may say.
 const MOST_WORDS: u32 = 100;
-/// Bytes that wait for the socket before more of a body is asked for.
-const AHEAD: usize = 256 << 10;
 
 /// An answer's body.
 struct Arriving<K> {

@@ -1,4 +1,4 @@
-//! How long a message's body is (RFC 9112, section 6.3), and how one is framed.
+//! How long a message's body is (RFC 9112, section 6.3), and what is said of one.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 
@@ -49,6 +49,15 @@ pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut Hea
     Ok(length::said(headers)?.map_or(Framing::Close, Framing::Length))
 }
 
+/// How a body is said to end under these headers, of which `length` bytes are known to come.
+pub(super) fn to_write(headers: &HeaderMap, length: Option<u64>, may_chunk: bool) -> Framing {
+    match length::promised(headers).ok().flatten().or(length) {
+        Some(length) => Framing::Length(length),
+        None if may_chunk => Framing::Chunked,
+        None => Framing::Close,
+    }
+}
+
 fn chunked(headers: &mut HeaderMap) -> Result<bool, BadHead> {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_chunked = match (lines.next(), lines.next()) {
@@ -73,50 +82,6 @@ pub(super) fn is_apart(trailer: &HeaderName) -> bool {
         header::AUTHORIZATION,
     ];
     APART.contains(trailer)
-}
-
-/// Counts what is written of a body, and frames it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Written(pub(super) Framing);
-
-/// A body that is longer or shorter than what was said of it: what would follow is no message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not as long as content-length says")]
-pub(super) struct WrongLength;
-
-impl Written {
-    /// For `bytes` more: what goes before and after them.
-    pub(super) fn piece(&mut self, bytes: usize) -> Result<(Option<String>, &'static [u8]), WrongLength> {
-        match &mut self.0 {
-            Framing::Length(left) => {
-                *left = left.checked_sub(bytes as u64).ok_or(WrongLength)?;
-                Ok((None, b""))
-            }
-            // None would be the end.
-            Framing::Chunked if bytes == 0 => Ok((None, b"")),
-            Framing::Chunked => Ok((Some(format!("{bytes:x}\r\n")), b"\r\n")),
-            Framing::Close => Ok((None, b"")),
-        }
-    }
-
-    /// The end. Trailers go only behind chunks.
-    pub(super) fn end(self, trailers: Option<&HeaderMap>) -> Result<Vec<u8>, WrongLength> {
-        match self.0 {
-            Framing::Length(0) | Framing::Close => Ok(Vec::new()),
-            Framing::Length(_) => Err(WrongLength),
-            Framing::Chunked => {
-                let mut end = b"0\r\n".to_vec();
-                for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| !is_apart(name)) {
-                    end.extend_from_slice(name.as_str().as_bytes());
-                    end.extend_from_slice(b": ");
-                    end.extend_from_slice(value.as_bytes());
-                    end.extend_from_slice(b"\r\n");
-                }
-                end.extend_from_slice(b"\r\n");
-                Ok(end)
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -175,21 +140,5 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(of_response(&method, status, &mut headers(lines)), expected, "{method} {status} {lines}");
         }
-    }
-
-    #[test]
-    fn bodies_are_as_long_as_was_said() {
-        let mut body = Written(Framing::Length(3));
-        assert_eq!(body.piece(2), Ok((None, &b""[..])));
-        assert_eq!(body.end(None), Err(WrongLength));
-        assert_eq!(body.piece(2), Err(WrongLength));
-        assert_eq!(body.piece(1), Ok((None, &b""[..])));
-        assert_eq!(body.end(None), Ok(Vec::new()));
-        let mut body = Written(Framing::Chunked);
-        assert_eq!(body.piece(26), Ok((Some("1a\r\n".into()), &b"\r\n"[..])));
-        assert_eq!(body.piece(0), Ok((None, &b""[..])));
-        assert_eq!(body.end(None).unwrap(), b"0\r\n\r\n");
-        let trailers = headers("x-sum: 7 | content-length: 5 | host: other");
-        assert_eq!(body.end(Some(&trailers)).unwrap(), b"0\r\nx-sum: 7\r\n\r\n");
     }
 }

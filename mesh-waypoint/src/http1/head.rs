@@ -63,12 +63,7 @@ pub(super) fn request(input: &mut BytesMut, most: usize) -> Result<Option<Reques
     input.advance(if input[..empty].ends_with(b"\r") { empty - 1 } else { empty });
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
-    let length = match parsed.parse(input) {
-        Ok(httparse::Status::Complete(length)) if length <= most => length,
-        Ok(httparse::Status::Partial) if input.len() <= most => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLong(most)),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(length) = whole(parsed.parse(input), input.len(), most)? else { return Ok(None) };
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(httparse::Error::Token.into());
     };
@@ -92,12 +87,7 @@ pub(super) fn request(input: &mut BytesMut, most: usize) -> Result<Option<Reques
 pub(super) fn response(input: &mut BytesMut, method: &Method, most: usize) -> Result<Option<ResponseHead>, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut fields);
-    let length = match parsed.parse(input) {
-        Ok(httparse::Status::Complete(length)) if length <= most => length,
-        Ok(httparse::Status::Partial) if input.len() <= most => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLong(most)),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(length) = whole(parsed.parse(input), input.len(), most)? else { return Ok(None) };
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(httparse::Error::Status.into());
     };
@@ -111,6 +101,16 @@ pub(super) fn response(input: &mut BytesMut, method: &Method, most: usize) -> Re
         false => framing::of_response(method, status, &mut headers)?,
     };
     Ok(Some(ResponseHead { status, headers, body, keep_alive: keep_alive && body != Framing::Close }))
+}
+
+/// Bytes of a head of which `came` are there; `None`: more has to come.
+fn whole(parsed: httparse::Result<usize>, came: usize, most: usize) -> Result<Option<usize>, BadHead> {
+    match parsed {
+        Ok(httparse::Status::Complete(length)) if length <= most => Ok(Some(length)),
+        Ok(httparse::Status::Partial) if came <= most => Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(BadHead::TooLong(most)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The fields as a map, whose values lie in one copy of them all.
@@ -147,16 +147,6 @@ fn keeps(version: Version, headers: &HeaderMap) -> bool {
     match version {
         Version::HTTP_10 => says(b"keep-alive") && !says(b"close"),
         _ => !says(b"close"),
-    }
-}
-
-/// How a body is said to end, of which `length` bytes are known to come.
-pub(super) fn framing(headers: &HeaderMap, length: Option<u64>, may_chunk: bool) -> Framing {
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    match said.or(length) {
-        Some(length) => Framing::Length(length),
-        None if may_chunk => Framing::Chunked,
-        None => Framing::Close,
     }
 }
 

@@ -13,10 +13,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::framing::{Framing, Written};
+use super::framing::{self, Framing};
 use super::head::{self, BadHead, RequestHead};
 use super::rest::{Arrived, Rest};
+use super::written::Written;
 use crate::body::{Body, BodyError};
+use crate::engine::headers::takes_trailers;
 use crate::inlet;
 use crate::io::{ByteStream, Rewound};
 use crate::limits::Limits;
@@ -38,8 +40,6 @@ struct Line<S> {
 
 /// What waits for its turn while a request is answered.
 const PIPELINED: usize = 64 << 10;
-/// Bytes that wait for the socket before more of a body is asked for.
-const AHEAD: usize = 256 << 10;
 /// What a client that is answered before it has said all may go on to say, so that it reads the answer before a reset.
 const LINGER: (usize, Duration) = (1 << 20, Duration::from_secs(1));
 
@@ -138,9 +138,7 @@ fn begin<S: ByteStream + 'static>(line: &Arc<Mutex<Line<S>>>, head: RequestHead)
         // It is this end that tells it to go on.
         headers.remove(header::EXPECT);
     }
-    let is_trailers = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"trailers");
-    let te = headers.get(header::TE);
-    let trailers = te.is_some_and(|te| te.as_bytes().split(|byte| *byte == b',').any(is_trailers));
+    let trailers = takes_trailers(&headers);
     let asked = Asked { method: method.clone(), version, keep_alive, trailers };
     let mut rest = Rest::from(body);
     let mut own = lock(line);
@@ -200,7 +198,7 @@ async fn answer<S: ByteStream + 'static>(
         || parts.status == StatusCode::NOT_MODIFIED;
     let framing = match is_bodiless {
         true => None,
-        false => Some(head::framing(&parts.headers, body.size_hint().exact(), asked.version == Version::HTTP_11)),
+        false => Some(framing::to_write(&parts.headers, body.size_hint().exact(), asked.version == Version::HTTP_11)),
     };
     let keeps = {
         let mut own = lock(line);
@@ -222,14 +220,17 @@ async fn answer<S: ByteStream + 'static>(
     poll_fn(|cx| {
         loop {
             let mut waits = false;
-            while over.is_none() && lock(line).out.len() < AHEAD {
+            while over.is_none() && !lock(line).out.is_full() {
                 let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
                     waits = true;
                     break;
                 };
-                let put = match is_bodiless {
-                    true => Ok(true),
-                    false => put(&mut lock(line).out, &mut written, frame, asked.trailers),
+                let put = match (is_bodiless, frame.transpose()) {
+                    (true, _) => Ok(true),
+                    (false, Ok(frame)) => {
+                        written.put(frame, asked.trailers, &mut lock(line).out).map_err(io::Error::other)
+                    }
+                    (false, Err(error)) => Err(io::Error::other(error)),
                 };
                 over = put.map(|over| over.then_some(Ok(()))).unwrap_or_else(|error| Some(Err(error)));
             }
@@ -248,30 +249,6 @@ async fn answer<S: ByteStream + 'static>(
     .await?;
     // The answer may have come before the request's end, of which the rest is of no use to anybody.
     Ok(keeps)
-}
-
-/// Takes the next piece of an answer's body; whether it was the last.
-fn put(
-    out: &mut Outbox,
-    written: &mut Written,
-    frame: Option<Result<Frame<Bytes>, BodyError>>,
-    trailers: bool,
-) -> io::Result<bool> {
-    match frame.transpose().map_err(io::Error::other)?.map(Frame::into_data) {
-        Some(Ok(data)) => {
-            let (before, after) = written.piece(data.len()).map_err(io::Error::other)?;
-            out.put(before.unwrap_or_default().as_bytes());
-            out.put_bytes(data);
-            out.put(after);
-            return Ok(false);
-        }
-        Some(Err(frame)) => {
-            let trailers = frame.trailers_ref().filter(|_| trailers);
-            out.put(&written.end(trailers).map_err(io::Error::other)?);
-        }
-        None => out.put(&written.end(None).map_err(io::Error::other)?),
-    }
-    Ok(true)
 }
 
 /// Ends a connection so that the client reads what it was told.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use mesh_net::http2::frame::Code;
 
-use super::link::{Link, Next};
+use super::link::Link;
+use super::stream::Next;
 use crate::body::{Body, BodyError};
 
 /// One end of a stream. Dropped, it gives up what is left of it.

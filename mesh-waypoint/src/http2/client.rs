@@ -16,8 +16,8 @@ use tracing::debug;
 
 use super::arriving::{Arriving, Own};
 use super::link::Link;
-pub use super::link::Over;
 use super::server::send_body;
+pub use super::stream::Over;
 use crate::body::Body;
 use crate::io::ByteStream;
 use crate::length::{self, TwoWays};

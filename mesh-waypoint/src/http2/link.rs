@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -14,8 +14,8 @@ use mesh_net::http2::fields::{Fields, Pseudo};
 use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
 use thiserror::Error;
 
-use super::inbox::Inbox;
 use super::patience::Waits;
+use super::stream::{Next, Over, Stream};
 use crate::inlet;
 use crate::io::ByteStream;
 use crate::outbox::Outbox;
@@ -26,7 +26,7 @@ pub(super) struct Link(Mutex<State>);
 struct State {
     http: Connection,
     out: Outbox,
-    streams: HashMap<u32, Arrivals, RandomState>,
+    streams: HashMap<u32, Stream, RandomState>,
     /// Requests of the peer that nobody has taken.
     asked: Vec<Asked>,
     /// Streams with data for a socket that is full.
@@ -52,32 +52,6 @@ pub(super) struct Asked {
     pub(super) end: bool,
 }
 
-/// What came on a stream and was not taken, and who waits for more.
-#[derive(Default)]
-struct Arrivals {
-    head: Option<Box<Fields>>,
-    data: Inbox,
-    trailers: Option<HeaderMap>,
-    ended: bool,
-    over: Option<Over>,
-    reader: Option<Waker>,
-    sender: Option<Waker>,
-    /// It is among those that wait for the socket.
-    waits: bool,
-}
-
-/// How a stream came to an early end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Over {
-    #[error("the stream was reset: {0}")]
-    Reset(Code),
-    #[error("the connection was lost")]
-    Lost,
-    /// Of ours.
-    #[error("the body broke off")]
-    Body,
-}
-
 /// Why a connection ended.
 #[derive(Debug, Error)]
 pub(super) enum Broken {
@@ -87,27 +61,10 @@ pub(super) enum Broken {
     Protocol(#[from] Violation),
 }
 
-/// What comes next on a stream.
-pub(super) enum Next {
-    Data(Bytes),
-    Trailers(HeaderMap),
-    End,
-}
-
-/// Bytes that wait for the socket before streams may add to them.
-const AHEAD: usize = 256 << 10;
 /// Bytes that wait for the socket before nothing more is read: a peer that asks and never listens.
 const STUCK: usize = 1 << 20;
 /// Streams that go on when the socket takes something again.
 const AT_ONCE: usize = 16;
-
-impl Arrivals {
-    fn wake(&mut self) {
-        for waker in [self.reader.take(), self.sender.take()].into_iter().flatten() {
-            waker.wake();
-        }
-    }
-}
 
 impl Link {
     pub(super) fn new(role: Role, limits: Limits) -> Arc<Self> {
@@ -207,7 +164,7 @@ impl Link {
             return Err(NotOpened::Leaving);
         }
         let stream = state.http.open_with(pseudo, headers, end)?;
-        state.streams.insert(stream, Arrivals::default());
+        state.streams.insert(stream, Stream::default());
         state.wake_driver();
         Ok(stream)
     }
@@ -215,68 +172,38 @@ impl Link {
     /// The peer's answer, when it has come.
     pub(super) fn poll_head(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Box<Fields>, Over>> {
         let mut state = self.lock();
-        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-        match (arrivals.head.take(), arrivals.over) {
-            (Some(head), _) => Poll::Ready(Ok(head)),
-            (None, Some(over)) => Poll::Ready(Err(over)),
-            (None, None) => {
-                set(&mut arrivals.reader, cx);
-                Poll::Pending
-            }
-        }
+        state.streams.get_mut(&stream).map_or(Poll::Ready(Err(Over::Lost)), |own| own.poll_head(cx))
     }
 
     /// The whole of a body that has come already, if nothing follows it.
     pub(super) fn whole(&self, stream: u32) -> Option<Bytes> {
         let mut state = self.lock();
-        let arrivals = state.streams.get_mut(&stream)?;
-        if !arrivals.ended || arrivals.trailers.is_some() || arrivals.data.pieces() > 1 {
-            return None;
-        }
-        Some(arrivals.data.take().unwrap_or_default())
+        state.streams.get_mut(&stream)?.whole()
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Result<Next, Over>> {
         let mut state = self.lock();
-        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-        if let Some(data) = arrivals.data.take() {
+        let Some(own) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
+        let next = ready!(own.poll_next(cx))?;
+        if let Next::Data(data) = &next {
             state.http.consumed(stream, data.len());
             if state.http.has_output() {
                 state.wake_driver();
             }
-            return Poll::Ready(Ok(Next::Data(data)));
         }
-        if let Some(trailers) = arrivals.trailers.take() {
-            return Poll::Ready(Ok(Next::Trailers(trailers)));
-        }
-        match (arrivals.ended, arrivals.over) {
-            (true, _) => Poll::Ready(Ok(Next::End)),
-            (false, Some(over)) => Poll::Ready(Err(over)),
-            (false, None) => {
-                set(&mut arrivals.reader, cx);
-                Poll::Pending
-            }
-        }
+        Poll::Ready(Ok(next))
     }
 
     /// Whether the peer has said all.
     pub(super) fn is_ended(&self, stream: u32) -> bool {
         let state = self.lock();
-        let arrivals = state.streams.get(&stream);
-        arrivals.is_none_or(|own| own.ended && own.data.is_empty() && own.trailers.is_none())
+        state.streams.get(&stream).is_none_or(Stream::is_ended)
     }
 
     /// Ready when the peer has given the stream up.
     pub(super) fn poll_over(&self, cx: &mut Context<'_>, stream: u32) -> Poll<Over> {
         let mut state = self.lock();
-        let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Over::Lost) };
-        match arrivals.over {
-            Some(over) => Poll::Ready(over),
-            None => {
-                set(&mut arrivals.sender, cx);
-                Poll::Pending
-            }
-        }
+        state.streams.get_mut(&stream).map_or(Poll::Ready(Over::Lost), |own| own.poll_over(cx))
     }
 
     /// An answer's head, or, with `end`, what follows a message.
@@ -301,8 +228,8 @@ impl Link {
         let mut state = self.lock();
         let state = &mut *state;
         loop {
-            let Some(arrivals) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
-            if let Some(over) = arrivals.over {
+            let Some(own) = state.streams.get_mut(&stream) else { return Poll::Ready(Err(Over::Lost)) };
+            if let Some(over) = own.over() {
                 return Poll::Ready(Err(over));
             }
             if data.is_empty() {
@@ -313,9 +240,12 @@ impl Link {
                 return Poll::Ready(Ok(()));
             }
             let some = state.http.credit(stream).min(data.len()).min(DEFAULT_MAX_FRAME as usize);
-            if some == 0 || state.out.len() > AHEAD {
-                set(&mut arrivals.sender, cx);
-                if some > 0 && !std::mem::replace(&mut arrivals.waits, true) {
+            if some == 0 {
+                own.hold(cx);
+                return Poll::Pending;
+            }
+            if state.out.is_full() {
+                if own.queue(cx) {
                     state.waiting.push_back(stream);
                 }
                 return Poll::Pending;
@@ -336,9 +266,8 @@ impl Link {
     pub(super) fn give_up(&self, stream: u32) {
         let mut state = self.lock();
         state.http.reset(stream, Code::CANCEL);
-        if let Some(arrivals) = state.streams.get_mut(&stream) {
-            arrivals.over.get_or_insert(Over::Body);
-            arrivals.wake();
+        if let Some(own) = state.streams.get_mut(&stream) {
+            own.break_off(Over::Body);
         }
         state.wake_openers();
         state.wake_driver();
@@ -347,22 +276,15 @@ impl Link {
     /// Whoever had the stream is done with it.
     pub(super) fn leave(&self, stream: u32, code: Code) {
         let mut state = self.lock();
-        if let Some(mut arrivals) = state.streams.remove(&stream) {
+        if let Some(mut own) = state.streams.remove(&stream) {
             // Who still reads or sends beside it learns that nobody needs that any more.
-            arrivals.wake();
+            own.wake();
         }
         state.http.reset(stream, code);
         state.wake_openers();
         if state.http.has_output() || state.unused || state.http.is_leaving() {
             state.wake_driver();
         }
-    }
-}
-
-fn set(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
     }
 }
 
@@ -415,67 +337,45 @@ impl State {
     fn farewell<S: ByteStream>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<Result<(), Broken>> {
         self.http.go_away(Code::NO_ERROR);
         self.settle();
-        std::task::ready!(self.out.poll_write(cx, io))?;
+        ready!(self.out.poll_write(cx, io))?;
         Pin::new(io).poll_shutdown(cx).map_err(Broken::Io)
     }
 
     fn happened(&mut self, event: Event) {
         match event {
-            Event::Head { stream, mut fields, end } => match self.streams.get_mut(&stream) {
-                // A word before the answer (RFC 9110, section 15.2).
-                Some(_) if fields.pseudo.status.is_some_and(|status| status.is_informational()) => {}
-                Some(arrivals) => {
-                    match fields.pseudo.status {
-                        Some(_) => arrivals.head = Some(fields),
-                        None => arrivals.trailers = Some(std::mem::take(&mut fields.headers)),
-                    }
-                    arrivals.ended = end;
-                    if let Some(reader) = arrivals.reader.take() {
-                        reader.wake();
-                    }
-                }
+            Event::Head { stream, fields, end } => match self.streams.get_mut(&stream) {
+                Some(own) => own.headed(fields, end),
                 None => {
-                    self.streams.insert(stream, Arrivals { ended: end, ..Arrivals::default() });
+                    self.streams.insert(stream, Stream::asked(end));
                     self.asked.push(Asked { stream, fields, end });
                 }
             },
-            Event::Data { stream, bytes } => {
-                if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.data.put(bytes, self.reads);
-                    if let Some(reader) = arrivals.reader.take() {
-                        reader.wake();
-                    }
-                }
-            }
-            Event::End { stream } => {
-                if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.ended = true;
-                    if let Some(reader) = arrivals.reader.take() {
-                        reader.wake();
-                    }
-                }
-            }
+            Event::Data { stream, bytes } => self.at(stream, |own, read| own.came(bytes, read)),
+            Event::End { stream } => self.at(stream, |own, _| own.end()),
             Event::Reset { stream, code } => {
-                if let Some(arrivals) = self.streams.get_mut(&stream) {
-                    arrivals.over = Some(Over::Reset(code));
-                    arrivals.wake();
-                }
+                self.at(stream, |own, _| own.reset(code));
                 self.wake_openers();
             }
             Event::Credit { stream: 0 } => {
-                for arrivals in self.streams.values_mut() {
-                    arrivals.sender.take().into_iter().for_each(Waker::wake);
+                for own in self.streams.values_mut() {
+                    own.wake_sender();
                 }
                 self.wake_openers();
             }
-            Event::Credit { stream } => {
-                let sender = self.streams.get_mut(&stream).and_then(|arrivals| arrivals.sender.take());
-                sender.into_iter().for_each(Waker::wake);
-            }
+            Event::Credit { stream } => self.at(stream, |own, _| {
+                own.wake_sender();
+            }),
             Event::GoAway { .. } => self.wake_openers(),
             // It has heard that we leave: what it opened before is here.
             Event::Pong(_) if self.draining => self.http.go_away(Code::NO_ERROR),
             Event::Pong(_) => {}
+        }
+    }
+
+    /// `happens`, with the number of the read, to a stream that somebody still has.
+    fn at(&mut self, stream: u32, happens: impl FnOnce(&mut Stream, u64)) {
+        if let Some(own) = self.streams.get_mut(&stream) {
+            happens(own, self.reads);
         }
     }
 
@@ -499,10 +399,7 @@ impl State {
             && let Some(stream) = self.waiting.pop_front()
         {
             // Those that are gone leave their turn to others.
-            let Some(arrivals) = self.streams.get_mut(&stream) else { continue };
-            arrivals.waits = false;
-            if let Some(sender) = arrivals.sender.take() {
-                sender.wake();
+            if self.streams.get_mut(&stream).is_some_and(Stream::turn) {
                 woken += 1;
             }
         }
@@ -510,10 +407,7 @@ impl State {
 
     fn close(&mut self) {
         self.over = true;
-        for arrivals in self.streams.values_mut() {
-            arrivals.over.get_or_insert(Over::Lost);
-            arrivals.wake();
-        }
+        self.streams.values_mut().for_each(|own| own.break_off(Over::Lost));
         self.wake_openers();
     }
 }

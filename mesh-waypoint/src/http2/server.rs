@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::arriving::{self, Own};
-use super::link::{Asked, Link, Over};
+use super::link::{Asked, Link};
 use super::patience::{Patience, Waits};
+use super::stream::Over;
 use crate::body::Body;
 use crate::io::ByteStream;
 use crate::length;

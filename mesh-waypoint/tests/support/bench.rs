@@ -57,6 +57,16 @@ impl Bench {
     /// `web` in `shop`, and services `name` in `shop` on port 80 besides. `model`: what is in force for it.
     pub(crate) async fn new(others: &[(&str, SocketAddr)], keys: Keys, model: impl FnOnce(&mut Layer7)) -> Bench {
         let backend = Server::start(|_| text(200, "ok")).await;
+        Self::before(backend, others, keys, model)
+    }
+
+    /// As [`Bench::new`], with `backend` as the endpoint of `web`.
+    pub(crate) fn before(
+        backend: Server,
+        others: &[(&str, SocketAddr)],
+        keys: Keys,
+        model: impl FnOnce(&mut Layer7),
+    ) -> Bench {
         let mut snapshot = Snapshot::default();
         let all = others.iter().copied().chain([("web", backend.address)]);
         for (at, (name, address)) in all.enumerate() {
@@ -175,6 +185,11 @@ impl Server {
             }
         });
         Self { address, seen }
+    }
+
+    /// One that somebody else runs, and whom nobody looks at here.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { address, seen: Arc::default() }
     }
 
     /// Accepts, and says nothing.
