@@ -132,7 +132,7 @@ impl<'a> Aim<'a> {
     }
 
     /// An endpoint that is not among those `tried`, as far as there is one. `None`: no endpoint is healthy.
-    pub fn endpoint(&self, session: &Session, world: &World, tried: &[Uid]) -> Option<Endpoint> {
+    pub fn endpoint(&self, session: &Session, world: &World, tried: &[Uid], now: Instant) -> Option<Endpoint> {
         let asked = session.asked.address;
         let Some(spot) = &self.at else {
             return match &session.asked.of {
@@ -146,7 +146,7 @@ impl<'a> Aim<'a> {
         };
         let Spot { service, endpoints, experience, tls, .. } = &**spot;
         let asker = Asker { own: world.own.as_deref(), service, policy: self.policy, hash: self.stuck.hash, tried };
-        let found = match balance::choose(endpoints, &asker, experience, Instant::now(), &mut rand::rng())? {
+        let found = match balance::choose(endpoints, &asker, experience, now, &mut rand::rng())? {
             Choice::Endpoint(chosen) => Endpoint::new(&chosen.workload, chosen.port, Some(service), asked.ip()),
             // Whoever of the mesh has the address: a waypoint is no proxy to everywhere.
             Choice::Original => {
@@ -176,7 +176,7 @@ impl<'a> Aim<'a> {
 
     /// Counts for or against an endpoint.
     pub fn judge(&self, session: &Session, endpoint: &Endpoint, outcome: Outcome) {
-        let Some(spot) = &self.at else { return };
+        let Some(spot) = self.at.as_ref().filter(|_| self.policy.outliers.is_some()) else { return };
         let Spot { target, experience, endpoints, .. } = &**spot;
         if experience.record(endpoint.uid(), outcome, self.policy, endpoints.len(), Instant::now()) {
             let (service, port) = (&target.service, target.port);

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -96,7 +96,7 @@ impl<'a> Way<'a> {
     /// # Errors
     /// [`ErrandError::NoEndpoint`]
     pub fn endpoint(&self, world: &World, tried: &[Uid]) -> Result<Endpoint, ErrandError> {
-        self.aim.endpoint(&self.session, world, tried).ok_or(ErrandError::NoEndpoint)
+        self.aim.endpoint(&self.session, world, tried, Instant::now()).ok_or(ErrandError::NoEndpoint)
     }
 
     pub fn judge(&self, endpoint: &Endpoint, outcome: Outcome) {

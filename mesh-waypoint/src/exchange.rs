@@ -12,7 +12,7 @@ mod read;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use rand::RngExt;
 
 use crate::aim::Destination;
@@ -85,7 +85,7 @@ async fn respond(
     story.record.service = session.asked.service(&world.snapshot);
     story.record.texts.set(Word::Method, arriving.method.as_str());
     story.record.texts.set(Word::Path, &arriving.target);
-    let is_forced = arriving.headers.contains_key(FORCE_TRACE);
+    let is_forced = arriving.headers.contains_key(&FORCE_TRACE);
     let mut incoming = match Incoming::read(&mut arriving, compiled.model.path_normalization) {
         Ok(incoming) => incoming,
         Err(bad) => {
@@ -166,15 +166,14 @@ async fn respond(
     };
     let pinned = pin.as_ref().map(|pin| &pin.endpoint);
     let patience = Patience { retries: &forward.rule.retries, timeout: forward.rule.timeout, pinned };
-    let began = std::time::Instant::now();
     match forward::forward(at, story, &to, &outgoing, &body, patience).await {
         Ok(Answer { response, joined: Some(joined), .. }) => {
             message::Answer { response, joined: held(Some(joined), story) }
         }
-        Ok(Answer { mut response, endpoint, set_cookie, joined: None }) => {
+        Ok(Answer { mut response, endpoint, took, set_cookie, joined: None }) => {
             headers::strip_hop_by_hop(response.headers_mut());
-            let time = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            response.headers_mut().insert("x-envoy-upstream-service-time", HeaderValue::from(time));
+            let time = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(time));
             let status = response.status().as_u16();
             forward.reply_headers(status, response.headers_mut());
             if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
@@ -196,7 +195,9 @@ async fn respond(
 }
 
 /// With it a client of the reference's proxy asks for a request's spans.
-const FORCE_TRACE: &str = "x-envoy-force-trace";
+const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 fn outgoing(incoming: Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
     let mut target = incoming.canonical();
@@ -220,10 +221,12 @@ fn describe(story: &mut Story, incoming: &Incoming) {
     }
     let texts = &mut story.record.texts;
     texts.set(Word::Authority, &incoming.authority);
-    for (word, name) in
-        [(Word::RequestId, "x-request-id"), (Word::UserAgent, "user-agent"), (Word::ForwardedFor, "x-forwarded-for")]
-    {
-        if let Some(value) = incoming.headers.get(name) {
+    for (word, name) in [
+        (Word::RequestId, headers::REQUEST_ID),
+        (Word::UserAgent, header::USER_AGENT),
+        (Word::ForwardedFor, FORWARDED_FOR),
+    ] {
+        if let Some(value) = incoming.headers.get(&name) {
             texts.set_bytes(word, value.as_bytes());
         }
     }

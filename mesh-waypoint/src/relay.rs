@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -77,7 +78,8 @@ async fn reach(
     record.service = aim.service.clone().or_else(|| record.service.take());
     let mut tried = Vec::new();
     loop {
-        let endpoint = aim.endpoint(session, &world, &tried).ok_or(("UH", "no endpoint is healthy".to_owned()))?;
+        let endpoint =
+            aim.endpoint(session, &world, &tried, Instant::now()).ok_or(("UH", "no endpoint is healthy".to_owned()))?;
         record.destination = Some(endpoint.workload.clone());
         record.upstream = Some(endpoint.address);
         let (client, limit) = (session.client.address, aim.policy.pool.connect_timeout);

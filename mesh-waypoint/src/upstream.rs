@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use mesh_core::l7::destination::Pool;
 use mesh_core::service::Service;
 use mesh_core::workload::ServiceKey;
@@ -23,7 +24,7 @@ use crate::http2::client::{self as second, Over};
 use crate::message::{Answer, Departing};
 
 /// How an endpoint is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     Http1,
     Http2,
@@ -78,20 +79,22 @@ pub enum SendError {
     Overflow(#[from] Overflow),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What connections to an address have in common.
+#[derive(Clone, Debug)]
 struct Key {
-    address: SocketAddr,
     carriage: Carriage,
     version: Version,
     /// The endpoint's agent was told of it when the connection was made.
     named: Option<ServiceKey>,
 }
 
+type Slots = HashMap<SocketAddr, Vec<(Key, Arc<Slot>)>, RandomState>;
+
 /// The connections of one worker.
 #[derive(Clone)]
 pub struct Upstreams {
     dialler: Dialler,
-    slots: Arc<Mutex<HashMap<Key, Arc<Slot>>>>,
+    slots: Arc<Mutex<Slots>>,
 }
 
 #[derive(Default)]
@@ -145,14 +148,30 @@ impl Upstreams {
         service: Option<&Service>,
         request: Departing,
     ) -> Result<Answer, SendError> {
-        let named = service.map(|service| service.key.clone());
         let endpoint = &*endpoint.offering(version.alpn());
-        let key = Key { address: endpoint.address, carriage: endpoint.carriage.clone(), version, named };
-        let slot = self.lock().entry(key).or_default().clone();
+        let slot = self.slot(endpoint, version, service);
         match version {
             Version::Http1 => self.send_one(&slot, endpoint, terms, client, service, request).await,
             Version::Http2 => self.send_shared(&slot, endpoint, terms, client, service, request).await,
         }
+    }
+
+    /// Of connections like those that are asked for.
+    fn slot(&self, endpoint: &Endpoint, version: Version, service: Option<&Service>) -> Arc<Slot> {
+        let mut slots = self.lock();
+        let there = slots.entry(endpoint.address).or_default();
+        let is_it = |key: &Key| {
+            key.version == version
+                && key.named.as_ref() == service.map(|service| &service.key)
+                && key.carriage == endpoint.carriage
+        };
+        if let Some((_, slot)) = there.iter().find(|(key, _)| is_it(key)) {
+            return slot.clone();
+        }
+        let named = service.map(|service| service.key.clone());
+        let slot = Arc::<Slot>::default();
+        there.push((Key { carriage: endpoint.carriage.clone(), version, named }, slot.clone()));
+        slot
     }
 
     async fn send_one(
@@ -249,17 +268,21 @@ impl Upstreams {
     /// Forgets connections that have been idle for too long. To be called now and then.
     pub fn sweep(&self, idle: Duration) {
         let now = Instant::now();
-        self.lock().retain(|_, slot| {
+        let is_used = |slot: &Arc<Slot>| {
             let mut unused = slot.idle();
             unused.retain_mut(|one| one.connection.is_alive() && now.duration_since(one.since) < idle);
             let mut shared = slot.shared();
             shared.retain(|one| !one.connection.is_closed());
             !(unused.is_empty() && shared.is_empty() && Arc::strong_count(slot) == 1)
+        };
+        self.lock().retain(|_, there| {
+            there.retain(|(_, slot)| is_used(slot));
+            !there.is_empty()
         });
         self.dialler.pool.sweep(now, |_| false);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

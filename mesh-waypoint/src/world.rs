@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::fast::RandomState;
 use mesh_core::l7::destination::{Destination, Policy};
 use mesh_core::l7::{Layer7, Target, route};
 use mesh_core::snapshot::Snapshot;
@@ -26,7 +27,7 @@ pub struct World {
     pub snapshot: Arc<Snapshot>,
     /// This instance's own workload, once it is known: where it is decides what is near.
     pub own: Option<Arc<Workload>>,
-    compiled: HashMap<Target, Arc<Compiled>>,
+    compiled: HashMap<Target, Arc<Compiled>, RandomState>,
 }
 
 /// A model, made ready for requests.
@@ -101,7 +102,7 @@ impl Compiled {
 impl World {
     /// The next state. A model that did not change is not made anew; one that cannot be made leaves what was in force.
     pub fn next(&self, snapshot: Arc<Snapshot>, own: &Uid) -> Self {
-        let mut compiled = HashMap::new();
+        let mut compiled = HashMap::default();
         for model in snapshot.layer7s() {
             let before = self.compiled.get(&model.target);
             let now = match before {

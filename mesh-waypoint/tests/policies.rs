@@ -51,7 +51,7 @@ fn a_request_goes_through_all_of_it() {
         let authenticated = accepted.authenticated.as_ref();
         let request = Request { method, host: "web", path: "/a", query: Some("b"), fields: &headers, authenticated };
         match policies.evaluate(&request, &[]).verdict {
-            Verdict::Allow(policy) => Ok((policy, limits.take(&request, Instant::now()))),
+            Verdict::Allow(policy) => Ok((policy, limits.take(&request, Instant::now))),
             denied => Err(denied),
         }
     };

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use mesh_core::l7::destination;
 use mesh_core::workload::{ServiceKey, Uid};
 
@@ -42,7 +43,7 @@ pub struct Experience(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight: HashMap<Uid, u64>,
+    in_flight: HashMap<Uid, u64, RandomState>,
     turns: u64,
     outliers: Outliers,
     /// When an endpoint was first seen; kept only for a slow start.

@@ -99,6 +99,9 @@ impl<'a> Edits<'a> {
         destination: Option<&'a Ops>,
         request: &Request<'_, F>,
     ) -> Self {
+        if rule.is_empty() && destination.is_none_or(Ops::is_empty) {
+            return Self::default();
+        }
         let both = || [Some(rule), destination].into_iter().flatten();
         let remove: Vec<_> = both().flat_map(|ops| &ops.remove).collect();
         // What is removed is not there to be copied either.
@@ -150,6 +153,9 @@ pub struct ReplyOps<'a> {
 
 impl<'a> ReplyOps<'a> {
     pub fn new<F: Fields + ?Sized>(rule: &'a Ops, destination: Option<&'a Ops>, request: &Request<'_, F>) -> Self {
+        if rule.is_empty() && destination.is_none_or(Ops::is_empty) {
+            return Self::default();
+        }
         let both = || [Some(rule), destination].into_iter().flatten();
         let bound = |(name, format): &'a (HeaderName, Format)| (name, format.bound(request));
         Self {
@@ -160,6 +166,9 @@ impl<'a> ReplyOps<'a> {
     }
 
     pub fn edits<R: Fields + ?Sized>(&self, status: u16, headers: &R) -> Edits<'a> {
+        if self.remove.is_empty() && self.set.is_empty() && self.add.is_empty() {
+            return Edits::default();
+        }
         let facts = Facts::of_response(status, headers, &self.remove);
         let value = |(name, format): &(&'a HeaderName, Cow<'a, Format>)| Some((*name, format.value(&facts)?));
         let (set, add) = (self.set.iter().filter_map(value).collect(), self.add.iter().filter_map(value).collect());
@@ -188,6 +197,12 @@ pub fn is_control(name: &str) -> bool {
 
 /// What RFC 9110, section 7.6.1, keeps from the next hop, of requests and replies; upgrades and framing are the caller's.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // One look at all names costs less than looking for each, and hardly a message has one.
+    let ends_here =
+        |name: &HeaderName| matches!(name.as_str(), "connection" | "keep-alive" | "proxy-connection" | "te");
+    if !headers.keys().any(ends_here) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let lines = headers.get_all(header::CONNECTION);
         let named: Vec<HeaderName> = lines

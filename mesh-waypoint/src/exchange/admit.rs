@@ -61,7 +61,7 @@ pub(super) async fn admit(
             };
             let decision = narrowed.policies.evaluate(&request, &passed);
             let is_allowed = matches!(decision.verdict, Verdict::Allow(_));
-            (decision, is_allowed.then(|| narrowed.limits.take(&request, Instant::now())))
+            (decision, is_allowed.then(|| narrowed.limits.take(&request, Instant::now)))
         };
         record(session, &decision);
         let question = match decision.verdict {

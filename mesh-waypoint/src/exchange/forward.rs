@@ -61,6 +61,8 @@ pub(super) struct Answer {
     /// The connection, if it has become something else.
     pub(super) joined: Option<Joined>,
     pub(super) endpoint: Uid,
+    /// From the first try to this head.
+    pub(super) took: Duration,
     pub(super) set_cookie: Option<String>,
 }
 
@@ -87,17 +89,18 @@ pub(super) async fn forward(
     loop {
         made += 1;
         story.record.attempts = made;
-        let left = patience.timeout.map(|whole| whole.saturating_sub(began.elapsed()));
+        let now = if made == 1 { began } else { Instant::now() };
+        let left = patience.timeout.map(|whole| whole.saturating_sub(now.duration_since(began)));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(respond::timeout());
         }
         let pinned = patience.pinned.filter(|_| made == 1).and_then(|uid| aim.pinned(session, uid));
-        let endpoint = pinned.or_else(|| aim.endpoint(session, world, &tried));
+        let endpoint = pinned.or_else(|| aim.endpoint(session, world, &tried, now));
         let endpoint = endpoint.ok_or_else(respond::no_healthy_upstream)?;
         story.record.destination = Some(endpoint.workload.clone());
         story.record.upstream = Some(endpoint.address);
         let under_way = aim.begin(&endpoint).map_err(|_| respond::overflow())?;
-        let request = request(outgoing, body, patience, began, made);
+        let request = request(outgoing, body, patience, now.duration_since(began), made);
         let version = spoken(&aim, outgoing);
         let terms = aim.terms();
         let limit = match (left, patience.retries.per_try_timeout) {
@@ -129,7 +132,7 @@ pub(super) async fn forward(
                     None => {
                         let response = response.map(|body| body.watched(Held(Some(under_way))));
                         let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie.clone());
-                        return Ok(Answer { response, joined, endpoint, set_cookie });
+                        return Ok(Answer { response, joined, endpoint, took: began.elapsed(), set_cookie });
                     }
                 }
             }
@@ -170,9 +173,9 @@ pub(super) async fn forward(
 pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body: &Replay) -> Option<Response<Body>> {
     let At { session, world, compiled } = at;
     let aim = aim(at, to, outgoing).ok()?;
-    let endpoint = aim.endpoint(session, world, &[])?;
+    let endpoint = aim.endpoint(session, world, &[], Instant::now())?;
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
-    let request = request(outgoing, body, patience, Instant::now(), 1);
+    let request = request(outgoing, body, patience, Duration::ZERO, 1);
     let terms = aim.terms();
     let (client, service) = (session.client.address, aim.vouched(session));
     let sending =
@@ -187,12 +190,12 @@ fn aim<'a>(at: At<'a>, to: &Destination, outgoing: &Outgoing) -> Result<Aim<'a>,
     Aim::new(session, world, compiled, to, &head)
 }
 
-fn request(outgoing: &Outgoing, body: &Replay, patience: Patience<'_>, began: Instant, made: u32) -> Departing {
+fn request(outgoing: &Outgoing, body: &Replay, patience: Patience<'_>, spent: Duration, made: u32) -> Departing {
     let mut headers = outgoing.headers.clone();
     if made > 1 {
         Arc::make_mut(&mut headers).insert(ATTEMPT_COUNT, HeaderValue::from(made));
     }
-    if let Some(time) = patience.retries.expected_timeout_ms(patience.timeout, began.elapsed()) {
+    if let Some(time) = patience.retries.expected_timeout_ms(patience.timeout, spent) {
         Arc::make_mut(&mut headers).insert(EXPECTED_TIMEOUT, HeaderValue::from(time));
     }
     Departing {

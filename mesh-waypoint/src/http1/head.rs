@@ -1,5 +1,7 @@
 //! Heads of messages: read from the bytes that came, and written.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use thiserror::Error;
@@ -61,9 +63,10 @@ pub(super) fn request(input: &mut BytesMut, most: usize) -> Result<Option<Reques
     // Empty lines before a request are none of it (RFC 9112, section 2.2), and not to be looked at again.
     let empty = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     input.advance(if input[..empty].ends_with(b"\r") { empty - 1 } else { empty });
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let Some(length) = whole(parsed.parse(input), input.len(), most)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let read = parsed.parse_with_uninit_headers(input, &mut fields);
+    let Some(length) = whole(read, input.len(), most)? else { return Ok(None) };
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(httparse::Error::Token.into());
     };
@@ -85,9 +88,10 @@ pub(super) fn request(input: &mut BytesMut, most: usize) -> Result<Option<Reques
 /// # Errors
 /// See [`BadHead`].
 pub(super) fn response(input: &mut BytesMut, method: &Method, most: usize) -> Result<Option<ResponseHead>, BadHead> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let Some(length) = whole(parsed.parse(input), input.len(), most)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut fields);
+    let Some(length) = whole(read, input.len(), most)? else { return Ok(None) };
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(httparse::Error::Status.into());
     };
@@ -122,7 +126,7 @@ fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHe
     let end = last.value.as_ptr().addr() + last.value.len() - input.as_ptr().addr();
     let block = Bytes::copy_from_slice(&input[start..end.max(start)]);
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
+        let name = name(field.name.as_bytes())?;
         let value = match field.value.is_empty() {
             true => HeaderValue::from_static(""),
             false => {
@@ -134,6 +138,24 @@ fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHe
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+fn name(bytes: &[u8]) -> Result<HeaderName, BadHead> {
+    // Nearly all that are not among those of the standards: what is known needs no memory of its own.
+    static KNOWN: [HeaderName; 6] = [
+        HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("x-forwarded-for"),
+        HeaderName::from_static("x-forwarded-proto"),
+        HeaderName::from_static("x-envoy-upstream-service-time"),
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
+    ];
+    if let [b'x' | b't', ..] = bytes
+        && let Some(known) = KNOWN.iter().find(|known| known.as_str().as_bytes() == bytes)
+    {
+        return Ok(known.clone());
+    }
+    Ok(HeaderName::from_bytes(bytes).map_err(|_| httparse::Error::HeaderName)?)
 }
 
 /// Fields that a request or an answer gets here: none of them makes the map grow.

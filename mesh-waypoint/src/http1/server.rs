@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use super::framing::{self, Framing};
@@ -54,12 +55,19 @@ pub async fn serve<S: ByteStream + 'static>(
     let line = Line { io, input: first, out: Outbox::default(), rest: Rest::Over, waits: false, ended: false };
     let line = Arc::new(Mutex::new(line));
     let Limits { head_timeout, idle_timeout, max_head, .. } = *limits;
+    let leaving = draining.clone();
+    let mut over = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
+    let mut sleep = pin!(tokio::time::sleep(idle_timeout));
     loop {
         let next = async {
-            if !begun(&line, idle_timeout, &mut draining).await {
+            if !begun(&line, idle_timeout, sleep.as_mut(), over.as_mut()).await {
                 return Ok(None);
             }
-            let head = poll_fn(|cx| lock(&line).poll_head(cx, max_head));
+            let mut head = poll_fn(|cx| lock(&line).poll_head(cx, max_head));
+            // Nearly always it is there.
+            if let Poll::Ready(head) = poll_fn(|cx| Poll::Ready(Pin::new(&mut head).poll(cx))).await {
+                return head;
+            }
             // Who says half of a head and stops holds no more than that.
             tokio::time::timeout(head_timeout, head).await.unwrap_or(Ok(None))
         };
@@ -83,7 +91,7 @@ pub async fn serve<S: ByteStream + 'static>(
         let (asked, arriving) = begin(&line, head);
         let exchanging = Box::pin(service.answer(arriving));
         let Some(answered) = answered(&line, exchanging).await else { return };
-        let is_last = *draining.borrow();
+        let is_last = *leaving.borrow();
         match answer(&line, &asked, answered, is_last).await {
             Ok(true) => {}
             Ok(false) => return linger(&line).await,
@@ -94,8 +102,14 @@ pub async fn serve<S: ByteStream + 'static>(
     let _ = poll_fn(|cx| Pin::new(&mut lock(&line).io).poll_shutdown(cx)).await;
 }
 
-/// Waits for the first byte of a request; false: there will be none.
-async fn begun<S: ByteStream>(line: &Mutex<Line<S>>, idle: Duration, draining: &mut watch::Receiver<bool>) -> bool {
+/// Waits for the first byte of a request; false: there will be none. `sleep` is the connection's, and is set only when it runs
+/// out: a timer for each request costs more than looking at the clock.
+async fn begun<S: ByteStream>(
+    line: &Mutex<Line<S>>,
+    idle: Duration,
+    mut sleep: Pin<&mut Sleep>,
+    mut over: Pin<&mut impl Future<Output = ()>>,
+) -> bool {
     let came = |cx: &mut Context<'_>| {
         let mut line = lock(line);
         let Line { io, input, ended, .. } = &mut *line;
@@ -111,12 +125,20 @@ async fn begun<S: ByteStream>(line: &Mutex<Line<S>>, idle: Duration, draining: &
     if let Poll::Ready(came) = poll_fn(|cx| Poll::Ready(came(cx))).await {
         return came;
     }
-    tokio::select! {
-        biased;
-        came = poll_fn(came) => came,
-        () = tokio::time::sleep(idle) => false,
-        _ = draining.wait_for(|d| *d) => false,
-    }
+    let until = Instant::now() + idle;
+    poll_fn(|cx| {
+        if let Poll::Ready(came) = came(cx) {
+            return Poll::Ready(came);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return Poll::Ready(false);
+            }
+            sleep.as_mut().reset(until);
+        }
+        over.as_mut().poll(cx).map(|()| false)
+    })
+    .await
 }
 
 fn lock<S>(line: &Mutex<Line<S>>) -> MutexGuard<'_, Line<S>> {

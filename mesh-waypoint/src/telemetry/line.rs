@@ -131,8 +131,7 @@ impl Line<'_> {
             return;
         }
         self.name(name);
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-        if value.as_bytes().iter().all(is_plain) {
+        if is_plain(value.as_bytes()) {
             self.to.push(b'"');
             self.to.extend_from_slice(value.as_bytes());
             self.to.push(b'"');
@@ -167,6 +166,11 @@ impl Line<'_> {
             }
         }
     }
+}
+
+/// Whether it may stand between quotes as it is. All bytes are looked at, because that is done for many at once.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte <= b'~') & (*byte != b'"') & (*byte != b'\\'))
 }
 
 trait Append {

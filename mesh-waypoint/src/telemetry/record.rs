@@ -122,7 +122,10 @@ impl Texts {
 
     /// Bytes that are no UTF-8 are replaced (U+FFFD).
     pub fn set_bytes(&mut self, word: Word, bytes: &[u8]) {
-        self.set(word, &String::from_utf8_lossy(bytes));
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.set(word, text),
+            Err(_) => self.set(word, &String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// Empty: it is not known.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use foldhash::fast::RandomState;
 use mesh_core::identity::SpiffeId;
 use mesh_core::service::Service;
 use mesh_core::workload::Workload;
@@ -113,13 +114,13 @@ impl<'a> Told<'a> {
 /// What a worker has at hand.
 #[derive(Debug)]
 pub(super) struct Series {
-    known: HashMap<Key, Requests>,
+    known: HashMap<Key, Requests, RandomState>,
     most: usize,
 }
 
 impl Default for Series {
     fn default() -> Self {
-        Self { known: HashMap::new(), most: MOST }
+        Self { known: HashMap::default(), most: MOST }
     }
 }
 

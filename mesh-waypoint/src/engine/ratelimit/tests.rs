@@ -31,7 +31,7 @@ fn take(limits: &RateLimits, account: &str, path: &str, x: &str, now: Instant) -
     let peer = Peer { identity: Some(&identity), address, destination: address, port: 80, sni: None };
     let fields: &[(&str, &str)] = if x.is_empty() { &[] } else { &[("x", x)] };
     let request = Request { method: "GET", host: "a", path, query: None, fields: &fields, authenticated: None };
-    limits.for_connection(peer).take(&request, now)
+    limits.for_connection(peer).take(&request, || now)
 }
 
 /// How many of `n` pass.
