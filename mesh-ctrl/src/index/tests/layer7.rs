@@ -3,6 +3,7 @@
 mod authorization;
 mod destinations;
 mod mesh_config;
+mod no_effect;
 mod gateway_api;
 mod incremental;
 mod rate_limits;
