@@ -8,6 +8,7 @@ mod gateway_api;
 mod incremental;
 mod rate_limits;
 mod telemetry;
+mod tracing;
 mod virtual_services;
 
 use std::fmt::Write;
