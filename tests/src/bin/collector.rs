@@ -76,9 +76,9 @@ impl UnaryService<ExportTraceServiceRequest> for Export {
 }
 
 fn texts<'a>(pairs: impl IntoIterator<Item = &'a KeyValue>) -> BTreeMap<&'a str, &'a str> {
-    let text = |pair: &'a KeyValue| match &pair.value.as_ref()?.value {
-        Some(any_value::Value::StringValue(text)) => Some((pair.key.as_str(), text.as_str())),
-        None => None,
+    let text = |pair: &'a KeyValue| {
+        let any_value::Value::StringValue(text) = pair.value.as_ref()?.value.as_ref()?;
+        Some((pair.key.as_str(), text.as_str()))
     };
     pairs.into_iter().filter_map(text).collect()
 }

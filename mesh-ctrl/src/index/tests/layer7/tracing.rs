@@ -101,7 +101,7 @@ fn the_nearest_provider_and_percentage_hold() {
     );
     check(
         mesh,
-        &[everywhere.clone()],
+        std::slice::from_ref(&everywhere),
         &expect![[r#"
             telemetry {tracing: {provider: {headers: [[x-tenant, {literal: shop}]], longest_path: 64, path: , place: {service: obs/otel.obs.svc.cluster.local}, port: 4317, protocol: otlp_grpc, timeout: 2s}, sampling: 70000}}
             ! info no_effect: ConfigMap istio-system/istio: data.mesh.defaultProviders.tracing[1]: only the first of them is told
@@ -119,7 +119,7 @@ fn the_nearest_provider_and_percentage_hold() {
     );
     check(
         mesh,
-        &[everywhere.clone(), silent],
+        &[everywhere, silent],
         &expect![[r#"
             telemetry {tracing: {provider: {headers: [[x-tenant, {literal: shop}]], longest_path: 64, path: , place: {service: obs/otel.obs.svc.cluster.local}, port: 4317, protocol: otlp_grpc, timeout: 2s}, sampling: 90000}}
             ! info no_effect: ConfigMap istio-system/istio: data.mesh.defaultProviders.tracing[1]: only the first of them is told
