@@ -104,8 +104,9 @@ fn render_column(column: &Column) -> Value {
 fn render_shape(shape: &Shape) -> Map<String, Value> {
     let mut schema = Map::new();
     groups(&mut schema, shape.groups);
+    let fields = shape.fields.iter().filter(|field| !field.experimental);
     let properties: Map<String, Value> =
-        shape.fields.iter().map(|field| (field.name.to_owned(), Value::Object(render_field(field)))).collect();
+        fields.map(|field| (field.name.to_owned(), Value::Object(render_field(field)))).collect();
     if !properties.is_empty() {
         put(&mut schema, "properties", Value::Object(properties));
     }

@@ -75,6 +75,8 @@ pub struct Field {
     pub default: Option<&'static str>,
     pub rules: &'static [Rule],
     pub remark: Option<Remark>,
+    /// It is read, and stands in no CRD of ours: those are of the standard channel.
+    pub experimental: bool,
 }
 
 /// What an author should know about a field that is right and nevertheless no good idea.
@@ -228,6 +230,11 @@ impl Field {
         self
     }
 
+    pub(crate) const fn experimental(mut self) -> Self {
+        self.experimental = true;
+        self
+    }
+
     pub(crate) const fn deprecated(mut self, instead: &'static str) -> Self {
         self.remark = Some(Remark::Deprecated(instead));
         self
@@ -292,7 +299,17 @@ impl Type {
 }
 
 pub(crate) const fn field(name: &'static str, of: Type, doc: &'static str) -> Field {
-    Field { name, of, doc, required: false, nullable: false, default: None, rules: &[], remark: None }
+    Field {
+        name,
+        of,
+        doc,
+        required: false,
+        nullable: false,
+        default: None,
+        rules: &[],
+        remark: None,
+        experimental: false,
+    }
 }
 
 pub(crate) const fn rule(cel: &'static str, message: &'static str) -> Rule {

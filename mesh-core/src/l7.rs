@@ -6,6 +6,7 @@
 
 pub mod ratelimit;
 pub mod telemetry;
+pub mod expression;
 pub mod authentication;
 pub mod authorization;
 pub mod destination;

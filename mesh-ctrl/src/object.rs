@@ -20,6 +20,7 @@ mod traffic;
 pub mod destination;
 pub mod virtual_service;
 mod locality;
+mod present;
 mod security;
 mod networking;
 mod kubernetes;

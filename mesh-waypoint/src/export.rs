@@ -4,15 +4,16 @@
 //! A collector that is a service of the mesh is reached through the tunnel, as the waypoint; any other by DNS, in plain TCP.
 
 use std::collections::HashMap;
+use std::env;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use mesh_core::l7::telemetry::{Provider, ProviderProtocol};
+use mesh_core::l7::telemetry::{FieldValue, Place, Provider, ProviderProtocol};
 use prost::Message;
 use rand::seq::IndexedRandom;
 use thiserror::Error;
@@ -44,7 +45,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const WAITING: usize = 2048;
 /// Collectors at a time. Those of models that are no more count until there are too many.
 const MOST: usize = 64;
-/// For one batch.
+/// For one batch, of which nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest answer.
 const MOST_ANSWER: usize = 64 << 10;
@@ -145,16 +146,15 @@ impl Exporter {
             {
                 batch.push(span);
             }
-            let (host, port, count) = (&provider.host, provider.port, batch.len());
+            let (host, port, count) = (host(&provider), provider.port, batch.len());
             let body = match provider.protocol {
                 ProviderProtocol::OtlpGrpc => framed(&otlp::request(&batch)),
                 ProviderProtocol::OtlpHttp => otlp::request(&batch).encode_to_vec().into(),
                 ProviderProtocol::Zipkin => zipkin::request(&batch).into(),
             };
-            match timeout(PATIENCE, self.clone().send(provider.clone(), body))
-                .await
-                .unwrap_or(Err(ExportError::Timeout))
-            {
+            let patience = provider.timeout.unwrap_or(PATIENCE);
+            let sending = timeout(patience, self.clone().send(provider.clone(), body));
+            match sending.await.unwrap_or(Err(ExportError::Timeout)) {
                 Ok(refused) => {
                     let refused = refused.min(count);
                     self.counts.sent(count - refused);
@@ -180,9 +180,10 @@ impl Exporter {
     /// How many spans the collector has refused.
     async fn send(self, provider: Arc<Provider>, body: Bytes) -> Result<usize, ExportError> {
         let io = self.connected(&provider).await?;
-        let authority = match provider.host.contains(':') {
-            true => format!("[{}]:{}", provider.host, provider.port),
-            false => format!("{}:{}", provider.host, provider.port),
+        let host = host(&provider);
+        let authority = match host.contains(':') {
+            true => format!("[{host}]:{}", provider.port),
+            false => format!("{host}:{}", provider.port),
         };
         let (path, kind) = match provider.protocol {
             ProviderProtocol::OtlpGrpc => (otlp::EXPORT, "application/grpc"),
@@ -190,7 +191,7 @@ impl Exporter {
             ProviderProtocol::Zipkin => ("/api/v2/spans", "application/json"),
         };
         let is_grpc = provider.protocol == ProviderProtocol::OtlpGrpc;
-        let mut headers = HeaderMap::new();
+        let mut headers = own_fields(&provider);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         match is_grpc {
             true => headers.insert(header::TE, HeaderValue::from_static("trailers")),
@@ -222,8 +223,18 @@ impl Exporter {
     /// Boxed, because the compiler cannot prove of the future as it is that another thread may have it.
     fn connected(&self, provider: &Provider) -> BoxFuture<'static, Result<Box<dyn ByteStream>, ExportError>> {
         let world = self.world.borrow().clone().unwrap_or_default();
-        let (host, port) = (provider.host.to_string(), provider.port);
-        let Some(service) = fetch::service(&world.snapshot, &host, &self.namespace) else {
+        let snapshot = &world.snapshot;
+        let (host, port) = (host(provider).to_string(), provider.port);
+        let service = match &provider.place {
+            Place::Service(key) => match snapshot.service(key) {
+                Some(service) if fetch::is_by_name(snapshot, service) => None,
+                Some(service) => Some(&**service),
+                // It was in the mesh: DNS, and plain TCP, are no other way to it.
+                None => return Box::pin(async move { Err(ExportError::NoEndpoint(host)) }),
+            },
+            Place::Host(host) => fetch::service(snapshot, host, &self.namespace),
+        };
+        let Some(service) = service else {
             return Box::pin(async move {
                 let stream = TcpStream::connect((host, port)).await.map_err(ExportError::Connect)?;
                 Ok(Box::new(stream) as Box<dyn ByteStream>)
@@ -240,6 +251,30 @@ impl Exporter {
             Ok(dialler.open(&endpoint, None, None, PATIENCE).await?)
         })
     }
+}
+
+/// A collector's name.
+fn host(provider: &Provider) -> &Arc<str> {
+    match &provider.place {
+        Place::Service(key) => &key.hostname,
+        Place::Host(host) => host,
+    }
+}
+
+/// Fields that the collector's provider asks for. What is none is left out.
+fn own_fields(provider: &Provider) -> HeaderMap {
+    let fields = provider.headers.iter().filter_map(|(name, value)| {
+        let value = match value {
+            FieldValue::Literal(text) => text.to_string(),
+            FieldValue::Environment(name) => env::var(&**name).ok()?,
+        };
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::try_from(value).ok()?))
+    });
+    let mut own = HeaderMap::new();
+    for (name, value) in fields {
+        own.append(name, value);
+    }
+    own
 }
 
 /// An answer of a collector, read whole.

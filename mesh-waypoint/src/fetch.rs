@@ -125,8 +125,7 @@ async fn connected(
     Err(FetchError::Connect { host: host.to_owned(), source: last })
 }
 
-/// The service of the mesh that a host names, in full or as pods of the namespace would. `None` also for one whose endpoints
-/// only DNS knows.
+/// The service of the mesh that a host names, in full or as pods of the namespace would. `None` also for one that [`is_by_name`].
 pub fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let mut labels = host.splitn(3, '.');
@@ -141,8 +140,13 @@ pub fn service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Optio
     let mut meant: Vec<_> = snapshot.services().filter(|service| is_meant(service)).collect();
     meant.sort_by_key(|service| (!service.canonical, &service.key));
     let service = meant.first()?;
-    let is_by_name = snapshot.endpoints(&service.key).any(|workload| !workload.hostname.is_empty());
-    (service.load_balancing.mode != Mode::Passthrough && !is_by_name).then_some(service)
+    (!is_by_name(snapshot, service)).then_some(service)
+}
+
+/// Whether only DNS knows a service's endpoints.
+pub fn is_by_name(snapshot: &Snapshot, service: &Service) -> bool {
+    service.load_balancing.mode == Mode::Passthrough
+        || snapshot.endpoints(&service.key).any(|workload| !workload.hostname.is_empty())
 }
 
 async fn secured(

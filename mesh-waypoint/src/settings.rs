@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use mesh_core::identity::SpiffeId;
 use mesh_core::l7::WaypointKey;
-use mesh_core::l7::telemetry::{Provider, ProviderProtocol};
+use mesh_core::l7::telemetry::{Place, Provider, ProviderProtocol};
 use mesh_net::pool::Transport;
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
@@ -286,7 +286,16 @@ fn provider(text: &str, protocol: ProviderProtocol) -> Option<Provider> {
         return None;
     }
     let path = if path == "/" { "" } else { path };
-    Some(Provider { protocol, host: host.into(), port: port.parse().ok()?, path: path.into() })
+    Some(Provider {
+        protocol,
+        place: Place::Host(host.into()),
+        port: port.parse().ok()?,
+        path: path.into(),
+        headers: Vec::new(),
+        timeout: None,
+        longest_path: None,
+        short_ids: false,
+    })
 }
 
 #[cfg(test)]
@@ -296,7 +305,8 @@ mod tests {
     #[test]
     fn collectors_are_named_by_host_and_port() {
         let told = |text: &str, protocol| {
-            provider(text, protocol).map(|Provider { host, port, path, .. }| format!("{host} {port} {path}"))
+            let Provider { place: Place::Host(host), port, path, .. } = provider(text, protocol)? else { return None };
+            Some(format!("{host} {port} {path}"))
         };
         for (text, otlp, zipkin) in [
             ("otel.obs:4317", Some("otel.obs 4317 "), Some("otel.obs 4317 ")),

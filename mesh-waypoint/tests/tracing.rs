@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use mesh_core::l7::route::Share;
-use mesh_core::l7::telemetry::{Provider, ProviderProtocol};
+use mesh_core::l7::telemetry::{FieldValue, Place, Provider, ProviderProtocol};
 use mesh_waypoint::export::Running;
 use mesh_waypoint::keys::Keys;
 use mesh_waypoint::telemetry::trace::{Counts, Origin, Tracer};
@@ -41,7 +41,7 @@ impl Traced {
             false => (collector.ip().to_string().into(), collector.port()),
         };
         let counts = Counts::default();
-        let provider = Provider { protocol, host, port, path: "".into() };
+        let provider = provider(protocol, Place::Host(host), port);
         let (tracer, told) = Tracer::new(Some(provider), Origin::default(), counts.clone());
         let running = bench.exporter(counts.clone()).start(told);
         bench.trace(tracer);
@@ -65,6 +65,11 @@ impl Traced {
         })
         .await
     }
+}
+
+fn provider(protocol: ProviderProtocol, place: Place, port: u16) -> Provider {
+    let (headers, timeout, longest_path) = (Vec::new(), None, None);
+    Provider { protocol, place, port, path: "".into(), headers, timeout, longest_path, short_ids: false }
 }
 
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -147,6 +152,53 @@ async fn zipkin_hears_of_it_and_the_backend_goes_on_in_b3() {
     let b3 = format!("{TRACE}-{}-1-00f067aa0ba902b7", read[0]["id"].as_str().unwrap());
     assert_eq!(passed.headers()["b3"], b3);
     assert_eq!(traced.counted().await, "1 0");
+}
+
+#[tokio::test]
+async fn a_model_names_its_own_collector_and_another_one_later() {
+    let (usual, first, second) =
+        (Server::start(|_| text(200, "")).await, Server::start(|_| text(200, "")).await, Server::silent().await);
+    let others = [("usual", usual.address), ("first", first.address), ("second", second)];
+    let collector = |name: &str| Provider {
+        path: "/in".into(),
+        headers: vec![
+            ("x-tenant".into(), FieldValue::Literal("shop".into())),
+            ("x-path".into(), FieldValue::Environment("PATH".into())),
+            ("x-no".into(), FieldValue::Environment("WEFT_NO_SUCH".into())),
+        ],
+        timeout: Some(Duration::from_millis(300)),
+        ..provider(ProviderProtocol::OtlpHttp, Place::Service(key(name)), 80)
+    };
+    let mut bench = Bench::new(&others, Keys::default(), |model| {
+        model.telemetry.tracing.sampling = Some(Share::ALL);
+        model.telemetry.tracing.provider = Some(Arc::new(collector("first")));
+    })
+    .await;
+    let counts = Counts::default();
+    let own = provider(ProviderProtocol::OtlpHttp, Place::Service(key("usual")), 80);
+    let (tracer, told) = Tracer::new(Some(own), Origin::default(), counts.clone());
+    let running = bench.exporter(counts.clone()).start(told);
+    bench.trace(tracer);
+    let mut traced = Traced { bench, counts, running };
+    traced.bench.ask(Request::get("/").body("").unwrap()).await;
+    let told = until(|| first.seen().into_iter().next()).await;
+    assert_eq!((told.uri().path(), &told.headers()["x-tenant"]), ("/in", &HeaderValue::from_static("shop")));
+    assert!(told.headers().contains_key("x-path") && !told.headers().contains_key("x-no"));
+    assert_eq!(traced.counted().await, "1 0");
+    // One that does not answer is given up when its provider says, and one that is no service of the mesh at once.
+    for (name, dropped) in [("second", "1 1"), ("gone", "1 2")] {
+        traced.bench.change(|model| model.telemetry.tracing.provider = Some(Arc::new(collector(name))));
+        let began = Instant::now();
+        traced.bench.ask(Request::get("/").body("").unwrap()).await;
+        while traced.counted().await != dropped {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(began.elapsed() < Duration::from_secs(4), "{name}: {}", traced.counted().await);
+        }
+    }
+    traced.bench.change(|model| model.telemetry.tracing.provider = None);
+    traced.bench.ask(Request::get("/").body("").unwrap()).await;
+    let told = until(|| usual.seen().into_iter().next()).await;
+    assert_eq!((told.uri().path(), first.count()), ("/v1/traces", 1));
 }
 
 #[tokio::test]

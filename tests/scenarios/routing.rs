@@ -145,6 +145,8 @@ fn an_http_route_of_the_gateway_api_does_the_same() -> Result<()> {
                  ReplacePrefixMatch, replacePrefixMatch: /}}}, {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: \
                  x-by, value: route}]}}], backendRefs: [{name: reviews-v2, port: 80}]}, \
                  {matches: [{path: {type: PathPrefix, value: /gone}}], backendRefs: [{name: nobody, port: 80}]}, \
+                 {matches: [{path: {type: PathPrefix, value: /again}}], retry: {codes: [503], attempts: 3}, sessionPersistence: \
+                 {sessionName: stay}, backendRefs: [{name: reviews, port: 80}]}, \
                  {backendRefs: [{name: reviews-v1, port: 80}]}]}}";
     let versions = [version("v1", "10.96.0.11"), version("v2", "10.96.0.12")].concat();
     reviews.apply(&format!("{versions}{route}"))?;
@@ -155,6 +157,15 @@ fn an_http_route_of_the_gateway_api_does_the_same() -> Result<()> {
     // By elements of the path.
     assert_eq!(reviews.ask("/v2a", &[])?.by(), "v1");
     assert_eq!(reviews.ask("/gone", &[])?.status, 500);
+    // Of the experimental channel. Each of the two endpoints fails once.
+    let first = reviews.ask("/again?status=503&first=1", &[])?;
+    assert_eq!(first.status, 200);
+    let cookie = first.header("set-cookie").unwrap_or_default();
+    ensure!(cookie.starts_with("stay="), "{first:?}");
+    let sent = format!("cookie: {}", cookie.split(';').next().unwrap_or_default());
+    for _ in 0..10 {
+        assert_eq!(reviews.ask("/again", &[&sent])?.by(), first.by());
+    }
     Ok(())
 }
 

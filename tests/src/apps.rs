@@ -87,6 +87,14 @@ pub fn authorizer(place: &Place, port: u16) -> Result<Program> {
     listening(place.command(&built("authorizer")?).args(["--port", &port.to_string()]), port)
 }
 
+/// A collector of traces by OTLP over gRPC, whose log has the spans that it was told: see its source.
+///
+/// # Errors
+/// When it has not been built or does not come up.
+pub fn collector(place: &Place, port: u16) -> Result<Program> {
+    listening(place.command(&built("collector")?).args(["--port", &port.to_string()]), port)
+}
+
 /// Our own `backend`, which answers HTTP with what it was asked; see its source.
 ///
 /// # Errors

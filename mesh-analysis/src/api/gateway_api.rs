@@ -1,4 +1,4 @@
-//! Gateway API 1.6, standard channel: ten kinds. Versions that the bundle lists and does not serve are left out, since
+//! Gateway API 1.6, standard channel: ten kinds, with the fields of the experimental one that waypoints carry out. Versions that the bundle lists and does not serve are left out, since
 //! nothing can be stored in them where the CRDs are first installed.
 
 mod gateway_class;
@@ -8,6 +8,7 @@ mod listener;
 mod http_route;
 mod grpc_route;
 mod http_filter;
+mod experimental;
 mod stream_route;
 mod backend_tls_policy;
 mod reference_grant;

@@ -206,6 +206,18 @@ fn check_http(spec: &Node, report: &mut Report) {
         if let Some(timeouts) = rule.get("timeouts") {
             check_timeouts(&timeouts, report);
         }
+        check_session(&rule, report);
+    }
+}
+
+fn check_session(rule: &Node, report: &mut Report) {
+    let Some(session) = rule.get("sessionPersistence") else { return };
+    let Some(cookie) = session.get("cookieConfig") else { return };
+    if session.text("type") == "Header" {
+        report.add(Code::ConflictingSettings, &cookie, "a session that a header keeps has no cookie");
+    }
+    if cookie.text("lifetimeType") == "Permanent" && !session.has("absoluteTimeout") {
+        report.add(Code::MissingSetting, &session, "a permanent cookie needs absoluteTimeout");
     }
 }
 
@@ -374,6 +386,7 @@ fn check_grpc(spec: &Node, report: &mut Report) {
     check_matches(spec, report);
     for rule in spec.list("rules") {
         check_targets(&rule, report);
+        check_session(&rule, report);
         for method in rule.list("matches").iter().filter_map(|condition| condition.get("method")) {
             check_grpc_method(&method, report);
         }

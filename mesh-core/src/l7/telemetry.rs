@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::route::Share;
+use crate::workload::ServiceKey;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -61,12 +63,40 @@ pub struct Tracing {
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     pub protocol: ProviderProtocol,
-    /// A service of the mesh, by its host name, or a name of DNS, or an address.
-    pub host: Arc<str>,
+    pub place: Place,
     pub port: u16,
     /// Of an HTTP request, with its `/`; empty: the protocol's usual one.
     #[serde(default)]
     pub path: Arc<str>,
+    /// Fields of each request (gRPC: its metadata), in lower case.
+    #[serde(default)]
+    pub headers: Vec<(Arc<str>, FieldValue)>,
+    /// For one batch of spans; `None`: the waypoint's usual one.
+    #[serde(default)]
+    pub timeout: Option<Duration>,
+    /// Longest path in a span's URL, in bytes; `None`: 256.
+    #[serde(default)]
+    pub longest_path: Option<u32>,
+    /// Ids of traces that begin at the waypoint have 8 bytes in place of 16.
+    #[serde(default)]
+    pub short_ids: bool,
+}
+
+/// Where a collector is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Service(ServiceKey),
+    /// A service of the mesh by its host name, or a name of DNS, or an address.
+    Host(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldValue {
+    Literal(Arc<str>),
+    /// Of this variable of the waypoint; without it there is no field.
+    Environment(Arc<str>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -17,11 +17,20 @@ impl Cluster {
         let Some(config) = &self.mesh_config else { return };
         let namespace = self.config.root_namespace.clone();
         let object = ObjectKey { kind: Kind::ConfigMap, namespace, name: NAME.into() };
-        let mut say = |severity, field: &str, message: String| {
-            built.finding(severity, Code::NoEffect, object.clone(), Some(format!("data.{KEY}.{field}")), message);
+        let field = |field: &str| Some(format!("data.{KEY}.{field}"));
+        if let Some(Err(why)) = config.default_tracers.first().map(|name| self.tracer(name, built)) {
+            let message = format!("{why}; nothing is traced where no Telemetry names another");
+            let field = field("defaultProviders.tracing[0]");
+            built.finding(Severity::Warning, Code::Unresolved, object.clone(), field, message);
+        }
+        let mut say = |severity, name: &str, message: String| {
+            built.finding(severity, Code::NoEffect, object.clone(), field(name), message);
         };
         for (field, why) in &config.unused {
             say(Severity::Info, field, why.clone());
+        }
+        for (i, _) in config.default_tracers.iter().enumerate().skip(1) {
+            say(Severity::Info, &format!("defaultProviders.tracing[{i}]"), "only the first of them is told".to_owned());
         }
         let own = &self.config.trust_domain;
         if let Some(domain) = config.trust_domain.as_ref().filter(|domain| *domain != own) {

@@ -12,9 +12,11 @@ use mesh_core::l7::destination::{
 };
 use mesh_core::traffic::Keepalive;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Labels;
 use super::locality::{RawLocality, locality};
+use super::present::present;
 use super::scalar::duration;
 use super::virtual_service::PortSelector;
 
@@ -46,9 +48,6 @@ pub struct TrafficPolicy {
     #[serde(flatten)]
     own: Sections,
     port_level_settings: Vec<PortSettings>,
-    tunnel: Option<serde_json::Value>,
-    proxy_protocol: Option<serde_json::Value>,
-    retry_budget: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -193,7 +192,6 @@ struct ClientTls {
     mode: TlsMode,
     client_certificate: Arc<str>,
     private_key: Arc<str>,
-    ca_crl: Arc<str>,
     ca_certificates: Arc<str>,
     credential_name: Arc<str>,
     subject_alt_names: Vec<Arc<str>>,
@@ -236,36 +234,39 @@ pub fn of_subset(service: Option<&TrafficPolicy>, subset: &TrafficPolicy, find: 
     SubsetPolicy { general: subset.own.over(&service.own).policy(find), ports }
 }
 
-impl Destination {
-    /// Fields that no waypoint carries out, and why.
-    pub(super) fn unused(&self) -> Vec<(String, &'static str)> {
-        let mut unused = Vec::new();
-        let subsets = self.subsets.iter().enumerate();
-        let subsets =
-            subsets.filter_map(|(i, s)| Some((format!("spec.subsets[{i}].trafficPolicy"), s.policy.as_ref()?)));
-        let whole = self.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
-        for (path, policy) in whole.chain(subsets) {
-            for (is_set, field) in [
-                (policy.tunnel.is_some(), "tunnel"),
-                (policy.proxy_protocol.is_some(), "proxyProtocol"),
-                (policy.retry_budget.is_some(), "retryBudget"),
-            ] {
-                if is_set {
-                    unused.push((format!("{path}.{field}"), "is carried out nowhere"));
-                }
-            }
-            let ports = policy.port_level_settings.iter().enumerate();
-            let ports = ports.map(|(i, port)| (format!("{path}.portLevelSettings[{i}].tls"), &port.sections.tls));
-            for (path, tls) in ports.chain([(format!("{path}.tls"), &policy.own.tls)]) {
-                let Some(tls) = tls else { continue };
-                if !tls.ca_crl.is_empty() {
-                    unused.push((format!("{path}.caCrl"), "revoked certificates are not looked for"));
-                }
+/// Fields of a DestinationRule that no waypoint carries out, and why.
+pub(super) fn unused(rule: &Value) -> Vec<(String, &'static str)> {
+    const OF_POLICIES: [(&str, &str); 3] = [
+        ("tunnel", "is carried out nowhere"),
+        ("proxyProtocol", "is carried out nowhere"),
+        ("retryBudget", "is carried out nowhere"),
+    ];
+    const OF_SECTIONS: [(&str, &str); 2] = [
+        ("tls.caCrl", "revoked certificates are not looked for"),
+        ("loadBalancer.consistentHash.httpCookie.attributes", "a cookie that is set has a path and a lifetime"),
+    ];
+    // Where it stands in the policy of the whole service, agents tell of it.
+    const OF_SUBSETS: [(&str, &str); 1] = [("outlierDetection.consecutiveErrors", CONSECUTIVE)];
+    let mut unused = Vec::new();
+    let mut look = |place: &str, fields: &[(&str, &'static str)]| {
+        for (field, why) in fields {
+            unused.extend(present(rule, &format!("{place}.{field}")).into_iter().map(|path| (path, *why)));
+        }
+    };
+    for policy in ["trafficPolicy", "subsets[].trafficPolicy"] {
+        look(policy, &OF_POLICIES);
+        for sections in [policy.to_owned(), format!("{policy}.portLevelSettings[]")] {
+            look(&sections, &OF_SECTIONS);
+            if policy.starts_with("subsets") {
+                look(&sections, &OF_SUBSETS);
             }
         }
-        unused
     }
+    unused
 }
+
+/// Of `consecutiveErrors`.
+pub(super) const CONSECUTIVE: &str = "the reference does not look at it any more: consecutive5xxErrors counts";
 
 impl Sections {
     fn over(&self, under: &Self) -> Self {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Metadata;
 use super::http_filter::Filter;
-use super::http_route::{Comparison, Condition, WeightedBackend};
+use super::http_route::{Comparison, Condition, SessionPersistence, WeightedBackend};
 use super::reference::ParentRef;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -30,6 +30,7 @@ pub struct GrpcRouteRule {
     pub matches: Vec<GrpcRouteMatch>,
     pub filters: Vec<Filter>,
     pub backend_refs: Vec<WeightedBackend>,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

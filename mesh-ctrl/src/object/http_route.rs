@@ -33,6 +33,8 @@ pub struct HttpRouteRule {
     pub filters: Vec<Filter>,
     pub backend_refs: Vec<WeightedBackend>,
     pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -101,4 +103,48 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub backend_request: Option<Duration>,
+}
+
+/// Of the experimental channel.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Retry {
+    pub codes: Vec<u16>,
+    pub attempts: Option<u32>,
+    #[serde(deserialize_with = "duration")]
+    pub backoff: Option<Duration>,
+}
+
+/// Of the experimental channel.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    pub session_name: Arc<str>,
+    #[serde(deserialize_with = "duration")]
+    pub absolute_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    #[serde(rename = "type")]
+    pub kind: SessionKind,
+    pub cookie_config: CookieConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum SessionKind {
+    #[default]
+    Cookie,
+    Header,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    pub lifetime_type: Lifetime,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Lifetime {
+    Permanent,
+    #[default]
+    Session,
 }

@@ -4,6 +4,7 @@
 //! a misspelt `failOpen` is no detail.
 
 pub mod provider;
+mod tracer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

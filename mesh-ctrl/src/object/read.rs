@@ -13,7 +13,7 @@ use super::reference::GATEWAY_GROUP;
 use super::secret::RawSecret;
 use super::security::{Mistake, RawAuthorizationPolicy, RawPeerAuthentication};
 use super::traffic::RawDestinationRule;
-use super::{DestinationRule, Kind, Metadata, Object, ObjectKey, destination};
+use super::{DestinationRule, Kind, Metadata, Object, ObjectKey, VirtualService, destination, virtual_service};
 use crate::yaml;
 
 /// What became of a value.
@@ -166,11 +166,15 @@ fn typed(kind: Kind, value: Value) -> Result<Object, Mistake> {
         Kind::ServiceEntry => Object::ServiceEntry(parse::<RawServiceEntry>(value)?.try_into()?),
         Kind::DestinationRule => {
             let whole = parse::<destination::Whole>(value.clone())?;
+            let unused = destination::unused(&value);
             let rule = DestinationRule::try_from(parse::<RawDestinationRule>(value)?)?;
-            Object::DestinationRule(rule.with_waypoints(whole.spec))
+            Object::DestinationRule(rule.with_waypoints(whole.spec, unused))
         }
         Kind::WorkloadEntry => Object::WorkloadEntry(parse::<RawWorkloadEntry>(value)?.try_into()?),
-        Kind::VirtualService => Object::VirtualService(parse(value)?),
+        Kind::VirtualService => {
+            let unused = virtual_service::unused(&value);
+            Object::VirtualService(VirtualService { unused, ..parse(value)? })
+        }
         Kind::RequestAuthentication => Object::RequestAuthentication(parse(value)?),
         Kind::Telemetry => Object::Telemetry(parse(value)?),
         Kind::BackendTrafficPolicy => {

@@ -47,9 +47,16 @@ pub enum Mode {
 pub struct Tracing {
     #[serde(rename = "match")]
     pub ends: Ends,
+    pub providers: Vec<ProviderRef>,
     pub random_sampling_percentage: Option<f64>,
     pub disable_span_reporting: Option<bool>,
     pub custom_tags: BTreeMap<Arc<str>, CustomTag>,
+}
+
+/// A provider of the mesh's configuration, or one that is built in.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ProviderRef {
+    pub name: Arc<str>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -76,6 +83,7 @@ pub struct Named {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Metrics {
+    pub providers: Vec<ProviderRef>,
     pub overrides: Vec<Override>,
 }
 
@@ -116,6 +124,7 @@ pub enum TagOperation {
 pub struct AccessLogging {
     #[serde(rename = "match")]
     pub ends: Ends,
+    pub providers: Vec<ProviderRef>,
     pub disabled: Option<bool>,
     pub filter: Option<Filter>,
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Metadata;
-use super::destination::Destination;
+use super::destination::{CONSECUTIVE, Destination};
 use super::locality::{RawLocality, locality};
 use super::scalar::{GoDuration, PortNumber};
 use super::security::Mistake;
@@ -157,8 +157,7 @@ struct RawKeepalive {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct RawOutliers {
-    #[serde(rename = "consecutiveErrors")]
-    _consecutive_errors: Option<i32>,
+    consecutive_errors: Option<i32>,
     split_external_local_origin_errors: bool,
     consecutive_local_origin_failures: Option<u32>,
     consecutive_gateway_errors: Option<u32>,
@@ -202,8 +201,8 @@ impl TryFrom<RawDestinationRule> for DestinationRule {
 }
 
 impl DestinationRule {
-    pub(super) fn with_waypoints(self, destination: Destination) -> Self {
-        Self { unused_at_waypoints: destination.unused(), at_waypoints: Arc::new(destination), ..self }
+    pub(super) fn with_waypoints(self, destination: Destination, unused: Vec<(String, &'static str)>) -> Self {
+        Self { unused_at_waypoints: unused, at_waypoints: Arc::new(destination), ..self }
     }
 }
 
@@ -256,6 +255,9 @@ fn policy(
     }
     if balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some() {
         unused.push((format!("{path}.loadBalancer.warmup"), NEEDS_WAYPOINT));
+    }
+    if outliers.as_ref().is_some_and(|outliers| outliers.consecutive_errors.is_some()) {
+        unused.push((format!("{path}.outlierDetection.consecutiveErrors"), CONSECUTIVE));
     }
     let outliers = outliers.map(RawOutliers::read);
     let locality_path = format!("{path}.loadBalancer.localityLbSetting");

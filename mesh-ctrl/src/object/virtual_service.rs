@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::present::present;
 use super::scalar::duration;
 use super::text::Text;
 use super::{Labels, Metadata};
@@ -16,6 +18,9 @@ pub struct VirtualService {
     pub metadata: Metadata,
     #[serde(default)]
     pub spec: VirtualServiceSpec,
+    /// Fields that are carried out nowhere, and why.
+    #[serde(skip)]
+    pub unused: Vec<(String, &'static str)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -268,6 +273,17 @@ pub struct RouteDestination {
     pub destination: Destination,
     #[serde(default)]
     pub weight: u32,
+}
+
+/// Fields of a VirtualService that are carried out nowhere, and why.
+pub(super) fn unused(object: &Value) -> Vec<(String, &'static str)> {
+    let all = [
+        ("http[].match[].statPrefix", "metrics are the same for all routes"),
+        ("http[].retries.retryRemoteLocalities", "a further try goes where a first one may go"),
+        ("http[].redirect.derivePort", "the port that was asked for stays"),
+        ("tcp[].match[].sourceSubnet", "no proxy has ever carried it out"),
+    ];
+    all.into_iter().flat_map(|(field, why)| present(object, field).into_iter().map(move |path| (path, why))).collect()
 }
 
 impl VirtualServiceSpec {

@@ -3,21 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
-use std::thread;
 
-use cel::common::ast::Expr;
 use cel::objects::Key;
-use cel::{Context, Env, IdedExpr, Program, Value};
+use cel::{Context, Env, Program, Value};
 use http::HeaderMap;
+use mesh_core::l7::expression;
 
 use super::record::{Record, Word};
-
-/// Longest expression, in bytes.
-const LONGEST: usize = 4 << 10;
-/// Operations within one another. Evaluation goes as deep, on a worker's stack.
-const DEEPEST: usize = 32;
-/// For reading an expression, which goes deeper than what is taken of it.
-const STACK: usize = 64 << 20;
 
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
@@ -32,21 +24,7 @@ impl Expression {
     /// # Errors
     /// It is no expression of CEL; the text says where.
     pub(super) fn compile(source: &str) -> Result<Self, String> {
-        if source.len() > LONGEST {
-            return Err(format!("it has more than {LONGEST} bytes"));
-        }
-        // What the parser makes of somebody's text must not end who reads the configuration: neither a panic nor its recursion.
-        let program = thread::scope(|scope| {
-            let read = || {
-                let program = Program::compile(source).map_err(|error| error.to_string())?;
-                is_taken(&program.expression().expr, DEEPEST)
-                    .then_some(program)
-                    .ok_or_else(|| format!("it goes deeper than {DEEPEST}, or has a loop"))
-            };
-            let reading = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, read);
-            let read = reading.map_err(|error| error.to_string())?.join();
-            read.unwrap_or_else(|_| Err("it cannot be read".to_owned()))
-        })?;
+        let program = expression::parse(source)?;
         let about = program.references().variables().into_iter().map(str::to_owned).collect();
         Ok(Self { program, about })
     }
@@ -80,21 +58,6 @@ impl Expression {
         }
         // A request is not to break over what is said of it.
         catch_unwind(AssertUnwindSafe(|| self.program.execute(&context))).ok()?.ok()
-    }
-}
-
-/// Whether an expression is at most so deep, and ends in time whatever it is about: there are no loops in it, as in the reference.
-fn is_taken(expression: &Expr, deepest: usize) -> bool {
-    let Some(left) = deepest.checked_sub(1) else { return false };
-    let all = |mut parts: std::slice::Iter<'_, IdedExpr>| parts.all(|part| is_taken(&part.expr, left));
-    match expression {
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => true,
-        Expr::Select(select) => is_taken(&select.operand.expr, left),
-        Expr::List(list) => all(list.elements.iter()),
-        Expr::Call(call) => {
-            call.target.as_ref().is_none_or(|target| is_taken(&target.expr, left)) && all(call.args.iter())
-        }
-        Expr::Map(_) | Expr::Struct(_) | Expr::Comprehension(_) => false,
     }
 }
 
@@ -290,23 +253,6 @@ mod tests {
             let attributes = Attributes::of(&record, |name| compiled.is_about(name));
             assert_eq!(compiled.holds(&attributes), holds, "{expression}");
         }
-        let deep = |part: &str, times: usize, rest: &str| format!("{}{rest}", part.repeat(times));
-        for expression in [
-            String::new(),
-            "response.code >=".to_owned(),
-            "a b".to_owned(),
-            "[1, 2].all(x, x > 0)".to_owned(),
-            deep("(", LONGEST, ""),
-            deep("(", LONGEST / 2 - 1, &format!("1{}", ")".repeat(LONGEST / 2 - 1))),
-            deep("[", LONGEST / 2 - 1, &"]".repeat(LONGEST / 2 - 1)),
-            deep("1+", LONGEST / 2 - 1, "1"),
-            deep("a.", LONGEST / 2 - 1, "a"),
-            deep("a?b:", LONGEST / 4 - 1, "c"),
-            deep("f(", LONGEST / 3 - 1, &format!("1{}", ")".repeat(LONGEST / 3 - 1))),
-            deep("1+", LONGEST, "1"),
-        ] {
-            assert!(Expression::compile(&expression).is_err(), "{expression}");
-        }
     }
 
     #[test]
@@ -320,7 +266,8 @@ mod tests {
                 _ => "",
             };
             let written = |times: usize| format!("{}{rest}{}", part.repeat(times), close.repeat(times));
-            let deepest = (1..=2 * DEEPEST).rev().find_map(|times| Expression::compile(&written(times)).ok());
+            let deepest =
+                (1..=2 * expression::DEEPEST).rev().find_map(|times| Expression::compile(&written(times)).ok());
             let deepest = deepest.expect("some of them are taken");
             let _ = deepest.text(&Attributes::of(&record, |_| true));
         }

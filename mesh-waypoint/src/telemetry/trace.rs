@@ -26,6 +26,8 @@ pub use span::{Origin, Span};
 
 /// Of the requests that bring no decision and whose Telemetry says nothing: the reference's default.
 const SAMPLING: Share = Share(10_000);
+/// Longest path in a tag, in bytes: the reference's default.
+const LONGEST_PATH: usize = 256;
 /// Spans that wait to be sorted by collector.
 const WAITING: usize = 4096;
 
@@ -98,12 +100,14 @@ impl Tracer {
         let is_b3 = provider.protocol == ProviderProtocol::Zipkin;
         let Forms { w3c, b3_single, b3_multi } = incoming.forms;
         let forms = Forms { w3c: w3c || !is_b3, b3_single, b3_multi: b3_multi || is_b3 && !b3_single };
+        let longest_id = if provider.short_ids { u64::MAX.into() } else { u128::MAX };
         let own = Ids {
-            trace: incoming.parent.map_or_else(|| rng.random_range(1..=u128::MAX), |parent| parent.trace),
+            trace: incoming.parent.map_or_else(|| rng.random_range(1..=longest_id), |parent| parent.trace),
             span: rng.random_range(1..=u64::MAX),
         };
         let parent = incoming.parent.map(|parent| parent.span);
-        let Incoming { is_short, flags, .. } = incoming;
+        let is_short = if parent.is_some() { incoming.is_short } else { provider.short_ids };
+        let flags = incoming.flags;
         let outgoing = Outgoing { own, parent, sampled, is_short, flags, forms };
         let told = sampled.then(|| {
             let state = if w3c && parent.is_some() { context::state(headers) } else { String::new() };
@@ -115,7 +119,8 @@ impl Tracer {
     pub(super) fn end(&self, begun: Begun, record: &Record) {
         let (Some(inner), Some(told)) = (&self.0, begun.told) else { return };
         let ToTell { provider, began, state, tags } = *told;
-        let span = Span::new(&begun.outgoing, &inner.origin, record, began, state, tags);
+        let longest_path = provider.longest_path.map_or(LONGEST_PATH, |longest| longest as usize);
+        let span = Span::new(&begun.outgoing, &inner.origin, record, longest_path, began, state, tags);
         if inner.queue.try_send((provider, span)).is_err() {
             inner.counts.dropped("queue", 1);
         }

@@ -51,6 +51,7 @@ pub(crate) struct Bench {
     /// What the service's own endpoint was sent.
     pub(crate) backend: Server,
     drain: watch::Sender<bool>,
+    world: watch::Sender<Option<Arc<World>>>,
 }
 
 impl Bench {
@@ -96,8 +97,9 @@ impl Bench {
         let own = Own { certificate: certificates.lease(&identity), identity };
         let dialler = Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) };
         let (drain, draining) = watch::channel(false);
+        let (publish, world) = watch::channel(Some(Arc::new(world)));
         let shared = Shared {
-            world: watch::channel(Some(Arc::new(world))).1,
+            world,
             upstreams: Upstreams::new(dialler),
             telemetry: Telemetry::default(),
             limits: Limits::default(),
@@ -108,7 +110,17 @@ impl Bench {
             keys,
             network: "".into(),
         };
-        Bench { shared, asked, backend, drain }
+        Bench { shared, asked, backend, drain, world: publish }
+    }
+
+    /// Another model is in force from here on.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Layer7)) {
+        let before = self.world.borrow().clone().unwrap();
+        let mut snapshot = (*before.snapshot).clone();
+        let mut model = snapshot.layer7s().next().unwrap().as_ref().clone();
+        change(&mut model);
+        snapshot.upsert_layer7(model);
+        self.world.send_replace(Some(Arc::new(before.next(Arc::new(snapshot), &Uid("".into())))));
     }
 
     /// Requests from here on are told to `tracer` as well.

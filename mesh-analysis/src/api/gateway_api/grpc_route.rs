@@ -1,6 +1,7 @@
 //! GRPCRoute: where calls of gRPC go.
 
 use super::condition::ROUTE_STATUS;
+use super::experimental::SESSION_PERSISTENCE;
 use super::http_filter::{GRPC_FILTERS, HEADER_NAME};
 use super::reference::{
     BACKEND_GROUP, BACKEND_KIND, BACKEND_PORT, HOSTNAME, NAME, NAMESPACE, PARENT_REFS, RULE_NAME, SERVICE_HAS_PORT,
@@ -50,6 +51,7 @@ static RULE: Shape = Shape::new(&[
     ),
     GRPC_FILTERS,
     field("backendRefs", objects(&BACKEND).most(16).keyed(ListKind::Atomic), "Where the call goes, by weight."),
+    SESSION_PERSISTENCE,
 ]);
 
 static MATCH: Shape = Shape::new(&[

@@ -1,6 +1,7 @@
 //! HTTPRoute: where HTTP requests go.
 
 use super::condition::ROUTE_STATUS;
+use super::experimental::{RETRY, SESSION_PERSISTENCE};
 use super::http_filter::{HEADER_NAME, HTTP_FILTERS};
 use super::reference::{
     BACKEND_GROUP, BACKEND_KIND, BACKEND_PORT, GATEWAY_DURATION, HOSTNAME, NAME, NAMESPACE, PARENT_REFS, RULE_NAME,
@@ -76,6 +77,8 @@ static RULE: Shape = Shape::new(&[
         "Where the request goes, by weight.",
     ),
     field("timeouts", object(&TIMEOUTS), "How long things may take."),
+    RETRY,
+    SESSION_PERSISTENCE,
 ])
 .rules(&[
     rule(

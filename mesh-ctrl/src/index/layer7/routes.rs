@@ -4,6 +4,7 @@
 //! longer before shorter, regular expressions last.
 
 mod conditions;
+mod persistence;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use super::{Compiler, Port};
 use crate::index::Built;
 use crate::index::cluster::{Cluster, Name, RouteRef, Topic, attached_to};
 use crate::object::http_filter::Filter;
-use crate::object::http_route::{Timeouts, WeightedBackend};
+use crate::object::http_route::{Retry, SessionPersistence, Timeouts, WeightedBackend};
 use crate::object::reference::{ParentRef, Referent};
 use crate::object::virtual_service::ClientMatch;
 use crate::object::{Kind, ObjectKey};
@@ -31,6 +32,8 @@ struct Written<'a> {
     filters: &'a [Filter],
     backends: &'a [WeightedBackend],
     timeouts: &'a Timeouts,
+    retry: Option<&'a Retry>,
+    session: Option<&'a SessionPersistence>,
 }
 
 /// Where an entry stands: smaller comes first.
@@ -115,6 +118,8 @@ impl<'a> Compiler<'a> {
                 filters: &rule.filters,
                 backends: &rule.backend_refs,
                 timeouts: &NO_TIMEOUTS,
+                retry: None,
+                session: rule.session_persistence.as_ref(),
             });
             return written.collect();
         }
@@ -125,6 +130,8 @@ impl<'a> Compiler<'a> {
             filters: &rule.filters,
             backends: &rule.backend_refs,
             timeouts: &rule.timeouts,
+            retry: rule.retry.as_ref(),
+            session: rule.session_persistence.as_ref(),
         });
         written.collect()
     }
@@ -144,9 +151,10 @@ impl<'a> Compiler<'a> {
         };
         let retries = Retries {
             per_try_timeout: written.timeouts.backend_request.filter(|timeout| !timeout.is_zero()),
-            ..Retries::default()
+            ..written.retry.map(persistence::retries).unwrap_or_default()
         };
         Rule {
+            session: written.session.map(persistence::session),
             request_headers: filtered.request,
             response_headers: filtered.response,
             timeout: written.timeouts.request.filter(|timeout| !timeout.is_zero()),
@@ -231,6 +239,23 @@ impl Cluster {
                 }
             }
         }
+        for (i, session) in self.sessions_of(kind, name).into_iter().enumerate() {
+            if session.is_some_and(|session| session.idle_timeout.is_some()) {
+                let field = Some(format!("spec.rules[{i}].sessionPersistence.idleTimeout"));
+                let message = "a session ends by absoluteTimeout alone".to_owned();
+                built.finding(Severity::Info, Code::NoEffect, object.clone(), field, message);
+            }
+        }
+    }
+
+    /// By rule.
+    fn sessions_of(&self, kind: Kind, name: &Name) -> Vec<Option<&SessionPersistence>> {
+        let objects = &self.layer7;
+        let http = objects.http_routes.get(name).filter(|_| kind == Kind::HttpRoute);
+        let http = http.into_iter().flat_map(|route| &route.spec.rules).map(|rule| rule.session_persistence.as_ref());
+        let grpc = objects.grpc_routes.get(name).filter(|_| kind == Kind::GrpcRoute);
+        let grpc = grpc.into_iter().flat_map(|route| &route.spec.rules).map(|rule| rule.session_persistence.as_ref());
+        http.chain(grpc).collect()
     }
 
     /// Whether a waypoint carries out what is attached to something; `None` if that is not there.

@@ -1,17 +1,19 @@
 //! Telemetry at a waypoint. What is nearer says more: the mesh's, the waypoint's namespace's, the service's, then what is attached
 //! to the waypoint, then to the service.
 
+mod check;
+
+use std::sync::Arc;
+
 use mesh_core::l7::route::Share;
 use mesh_core::l7::telemetry::{Tag, Telemetry as Model};
 
 use super::Whole;
-use super::backends::object_key;
 use crate::index::Built;
-use crate::index::cluster::{Cluster, Name, Topic};
+use crate::index::cluster::{Cluster, Topic};
+use crate::object::Telemetry;
 use crate::object::reference::{Referent, TargetRef};
-use crate::object::telemetry::{CustomTag, Metrics, Mode, Override, TagOperation, TelemetrySpec};
-use crate::object::{Kind, Telemetry};
-use crate::source::{Code, Severity};
+use crate::object::telemetry::{CustomTag, Metrics, Mode, Override, TagOperation, TelemetrySpec, Tracing};
 
 impl Cluster {
     pub(super) fn telemetry_at(&self, whole: &Whole<'_>, built: &mut Built) -> Model {
@@ -44,35 +46,32 @@ impl Cluster {
         // Of what is equally near the oldest comes last, and holds.
         layers.reverse();
         layers.sort_by_key(|(nearness, _)| *nearness);
+        built.read(Topic::MeshConfig);
+        let config = self.mesh_config.as_ref();
         let mut model = Model::default();
+        model.tracing.sampling = config.and_then(|config| config.sampling).map(Share::percent);
+        let mut tracer = config.and_then(|config| config.default_tracers.first());
         for (_, telemetry) in layers {
             add(&mut model, &telemetry.spec);
+            tracer = tracing(&telemetry.spec).and_then(|tracing| Some(&tracing.providers.first()?.name)).or(tracer);
+        }
+        match tracer.map(|name| self.tracer(name, built)) {
+            Some(Ok(provider)) => model.tracing.provider = Some(Arc::new(provider)),
+            // As in the reference: spans do not go to anybody else.
+            Some(Err(_)) => model.tracing.disabled = true,
+            None => {}
         }
         model
-    }
-
-    /// Says what of a Telemetry waypoints do nothing with.
-    pub(in crate::index) fn check_telemetry(&self, name: &Name, built: &mut Built) {
-        let Some(telemetry) = self.layer7.telemetries.get(name) else { return };
-        let object = object_key(Kind::Telemetry, name);
-        let targets: Vec<_> = targets(&telemetry.spec).cloned().collect();
-        self.check_targets(&targets, &object, built);
-        let mut say = |field: String, message: &str| {
-            built.finding(Severity::Info, Code::NoEffect, object.clone(), Some(field), message.to_owned());
-        };
-        if telemetry.spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty()) {
-            say("spec.selector".to_owned(), "waypoints are told by targetRefs; agents read no Telemetry");
-        }
-        for (i, tracing) in telemetry.spec.tracing.iter().enumerate() {
-            for (name, _) in tracing.custom_tags.iter().filter(|(_, custom)| tag(custom).is_none()) {
-                say(format!("spec.tracing[{i}].customTags.{name}"), "a tag of this form is left out");
-            }
-        }
     }
 }
 
 fn targets(spec: &TelemetrySpec) -> impl Iterator<Item = &TargetRef> {
     spec.target_ref.iter().chain(&spec.target_refs)
+}
+
+/// What is said of traces, which a waypoint makes as the destination does.
+fn tracing(spec: &TelemetrySpec) -> Option<&Tracing> {
+    spec.tracing.first().filter(|tracing| tracing.ends.mode != Mode::Client)
 }
 
 /// A waypoint tells of traffic as its destination does.
@@ -88,7 +87,7 @@ fn add(model: &mut Model, spec: &TelemetrySpec) {
             add_override(model, change);
         }
     }
-    if let Some(tracing) = spec.tracing.first().filter(|tracing| tracing.ends.mode != Mode::Client) {
+    if let Some(tracing) = tracing(spec) {
         if let Some(percentage) = tracing.random_sampling_percentage {
             model.tracing.sampling = Some(Share::percent(percentage));
         }

@@ -112,6 +112,9 @@ impl Cluster {
                 built.finding(Severity::Warning, Code::NoEffect, object.clone(), field, message);
             }
         }
+        for (field, why) in &rules.unused {
+            built.finding(Severity::Info, Code::NoEffect, object.clone(), Some(field.clone()), (*why).to_owned());
+        }
         for (i, rule) in rules.spec.http.iter().enumerate() {
             let field = |field: &str| Some(format!("spec.http[{i}].{field}"));
             for word in rule.retries.iter().flat_map(|retries| retries.retry_on.split(',')) {

@@ -3,10 +3,12 @@
 mod authorization;
 mod destinations;
 mod mesh_config;
+mod no_effect;
 mod gateway_api;
 mod incremental;
 mod rate_limits;
 mod telemetry;
+mod tracing;
 mod virtual_services;
 
 use std::fmt::Write;

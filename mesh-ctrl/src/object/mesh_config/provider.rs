@@ -10,6 +10,7 @@ use mesh_core::workload::ServiceKey;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::tracer::{OpenTelemetry, Tracer, Zipkin};
 use crate::object::scalar::{PortNumber, duration};
 use crate::object::security::Mistake;
 use crate::object::text::wildcard;
@@ -17,8 +18,7 @@ use crate::object::text::wildcard;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Provider {
     Authorizer(Authorizer),
-    Zipkin(Zipkin),
-    OpenTelemetry(OpenTelemetry),
+    Tracer(Tracer),
     /// Of a kind that nobody here speaks with, by its field.
     Other(Arc<str>),
 }
@@ -62,56 +62,6 @@ impl Authorizer {
             headers_to_downstream_on_allow: self.headers_to_downstream_on_allow.clone(),
         }
     }
-}
-
-/// Who is sent spans, in Zipkin's form.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Zipkin {
-    /// As an [`Authorizer`]'s.
-    pub service: Arc<str>,
-    pub port: u16,
-    #[serde(default)]
-    pub max_tag_length: Option<u32>,
-    #[serde(default)]
-    pub enable_64bit_trace_id: bool,
-    /// `None`: `/api/v2/spans`
-    #[serde(default)]
-    pub path: Option<Arc<str>>,
-}
-
-/// Who is sent spans, in OpenTelemetry's form.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct OpenTelemetry {
-    /// As an [`Authorizer`]'s.
-    pub service: Arc<str>,
-    pub port: u16,
-    #[serde(default)]
-    pub max_tag_length: Option<u32>,
-    /// `None`: over gRPC.
-    #[serde(default)]
-    pub http: Option<OpenTelemetryHttp>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct OpenTelemetryHttp {
-    pub path: Arc<str>,
-    #[serde(deserialize_with = "duration")]
-    pub timeout: Option<Duration>,
-    pub headers: Vec<Header>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Header {
-    pub name: Arc<str>,
-    #[serde(default)]
-    pub value: Option<Arc<str>>,
-    /// Of the process that sends.
-    #[serde(default)]
-    pub env_name: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -232,13 +182,15 @@ impl RawProvider {
                 headers_to_downstream_on_allow: Vec::new(),
             }));
         }
-        let zipkin = self.zipkin.map(Provider::Zipkin);
-        let Some(found) = zipkin.or(self.opentelemetry.map(Provider::OpenTelemetry)) else {
-            let kind: Arc<str> = self.rest.keys().next().map_or("", String::as_str).into();
-            unused.push((at.to_owned(), format!("a provider of kind {kind:?} is not spoken with")));
-            return Ok(Provider::Other(kind));
-        };
-        Ok(found)
+        if let Some(zipkin) = self.zipkin {
+            return Ok(Provider::Tracer(zipkin.read(&format!("{at}.zipkin"), unused)?));
+        }
+        if let Some(opentelemetry) = self.opentelemetry {
+            return Ok(Provider::Tracer(opentelemetry.read(&format!("{at}.opentelemetry"), unused)?));
+        }
+        let kind: Arc<str> = self.rest.keys().next().map_or("", String::as_str).into();
+        unused.push((at.to_owned(), format!("a provider of kind {kind:?} is not spoken with")));
+        Ok(Provider::Other(kind))
     }
 }
 

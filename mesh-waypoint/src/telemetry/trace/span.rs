@@ -42,14 +42,13 @@ pub struct Span {
     pub is_error: bool,
 }
 
-/// Longest path in a tag, in bytes: the reference's default.
-const LONGEST_PATH: usize = 256;
-
 impl Span {
+    /// `longest_path`: in bytes, in its URL.
     pub(super) fn new(
         outgoing: &Outgoing,
         origin: &Arc<Origin>,
         record: &Record,
+        longest_path: usize,
         began: SystemTime,
         state: String,
         own: Vec<(Arc<str>, String)>,
@@ -61,7 +60,7 @@ impl Span {
         let cluster = service.map_or_else(|| "-".to_owned(), |host| format!("inbound-vip|{port}|http|{host}"));
         let is_error = record.status >= 500 || record.status == 0 || record.grpc_status.is_some_and(|s| s.0 != 0);
         let path = word(Word::Path);
-        let path = &path[..path.floor_char_boundary(LONGEST_PATH)];
+        let path = &path[..path.floor_char_boundary(longest_path)];
         let mut tags: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(32);
         let mut tag = |name: &'static str, value: &str| {
             if !value.is_empty() {

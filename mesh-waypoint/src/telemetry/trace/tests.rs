@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use expect_test::expect;
 use http::{HeaderName, HeaderValue};
 use mesh_core::identity::SpiffeId;
+use mesh_core::l7::telemetry::Place;
 use prost::Message;
 
 use super::*;
@@ -12,7 +13,9 @@ use crate::client::Client;
 use crate::telemetry::record::{GrpcStatus, Word};
 
 fn provider(protocol: ProviderProtocol) -> Provider {
-    Provider { protocol, host: "collector".into(), port: 1, path: "".into() }
+    let place = Place::Host("collector".into());
+    let (headers, timeout, longest_path) = (Vec::new(), None, None);
+    Provider { protocol, place, port: 1, path: "".into(), headers, timeout, longest_path, short_ids: false }
 }
 
 fn tracer(protocol: ProviderProtocol) -> (Tracer, Receiver<Told>) {
@@ -135,6 +138,24 @@ fn tags_come_from_texts_the_environment_and_headers() {
     let told: Vec<_> = told.iter().map(|(name, value)| (&**name, value.as_str())).collect();
     let all = [("absent", "d"), ("header", "blue"), ("literal", "x"), ("none", "d"), ("path", &*path)];
     assert_eq!(told, all);
+}
+
+#[test]
+fn ids_and_paths_are_as_long_as_the_provider_says() {
+    let (tracer, mut told) = tracer(ProviderProtocol::OtlpGrpc);
+    let own = Provider { longest_path: Some(2), short_ids: true, ..provider(ProviderProtocol::Zipkin) };
+    let model = Tracing { provider: Some(Arc::new(own)), ..Tracing::default() };
+    let parent = [("x-b3-traceid", "463ac35c9f6413ad48485a3953bb6124"), ("x-b3-spanid", "0000000000000001")];
+    for (lines, digits) in [(&[][..], 16), (&parent[..], 32)] {
+        let mut headers = headers(lines);
+        let begun = tracer.begin(&model, &headers, true).unwrap();
+        begun.write(&mut headers);
+        assert_eq!(headers["x-b3-traceid"].len(), digits, "{lines:?}");
+        tracer.end(begun, &record());
+        let (_, span) = told.try_recv().unwrap();
+        let url = span.tags.iter().find(|(name, _)| name == "http.url").map(|(_, url)| url.as_str());
+        assert_eq!(url, Some("http://web/a"));
+    }
 }
 
 /// One span, with ids and times that are known.

@@ -1,6 +1,6 @@
 use expect_test::expect;
 
-use super::check_models;
+use super::{WORLD, check_models, models};
 
 fn route(kind: &str, name: &str, rest: &str, rules: &str) -> String {
     format!(
@@ -223,4 +223,47 @@ fn connections_have_routes_too() {
           80 http
     "#]],
     );
+}
+
+#[test]
+fn retries_and_sessions_of_the_experimental_channel_are_carried_out() {
+    let to = "backendRefs: [{name: web, port: 80}]";
+    let http = format!(
+        "[{{name: codes, matches: [{{path: {{value: /c}}}}], retry: {{codes: [500, 503], attempts: 4, backoff: 50ms}}, timeouts: {{backendRequest: 1s}}, {to}}}, \
+         {{name: plain, matches: [{{path: {{value: /p}}}}], retry: {{}}, sessionPersistence: {{}}, {to}}}, \
+         {{name: none, matches: [{{path: {{value: /n}}}}], retry: {{attempts: 0}}, sessionPersistence: {{sessionName: s, absoluteTimeout: 1h, idleTimeout: 1m, cookieConfig: {{lifetimeType: Permanent}}}}, {to}}}]"
+    );
+    let grpc = format!("[{{name: calls, sessionPersistence: {{sessionName: x-s, type: Header}}, {to}}}]");
+    let yaml = [route("HTTPRoute", "h", "namespace: shop", &http), route("GRPCRoute", "g", "namespace: shop", &grpc)];
+    check_models(
+        &yaml.concat(),
+        expect![[r#"
+        shop/wp/shop/web.shop.svc.cluster.local
+          80 http
+            if {path: {kind: elements, value: /c}} -> 1
+            if {path: {kind: elements, value: /p}} -> 2
+            if {path: {kind: elements, value: /n}} -> 3
+            if {} -> 0
+            0: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 500}}, origin: GRPCRoute/shop/g#calls, session: {by: {header: {name: x-s}}}}
+            1: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/h#codes, retries: {attempts: 4, backoff: 50ms, on: {connect_failure: true, grpc: [1, 14], refused_stream: true, reset: true, statuses: [500, 503]}, per_try_timeout: 1s}}
+            2: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/h#plain, retries: {attempts: 2, on: {connect_failure: true, grpc: [1, 14], refused_stream: true, reset: true}}, session: {by: {cookie: {name: weft-session, path: /}}}}
+            3: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/h#none, retries: {attempts: 0, on: {connect_failure: true, grpc: [1, 14], refused_stream: true, reset: true}}, session: {absolute_timeout: 3600s, by: {cookie: {name: s, path: /, permanent: true}}}}
+        ! info no_effect: HTTPRoute shop/h: spec.rules[2].sessionPersistence.idleTimeout: a session ends by absoluteTimeout alone
+    "#]],
+    );
+}
+
+#[test]
+fn a_session_that_nobody_could_keep_is_refused() {
+    for (session, place) in [
+        ("{sessionName: 'a b'}", "spec.rules[0].sessionPersistence.sessionName"),
+        ("{cookieConfig: {lifetimeType: Permanent}}", "spec.rules[0].sessionPersistence"),
+        ("{type: Header, cookieConfig: {lifetimeType: Session}}", "spec.rules[0].sessionPersistence.cookieConfig"),
+        ("{kind: Header}", "spec.rules[0].sessionPersistence.kind"),
+    ] {
+        let rules = format!("[{{sessionPersistence: {session}, backendRefs: [{{name: web, port: 80}}]}}]");
+        let said = models(&[WORLD, &route("HTTPRoute", "h", "namespace: shop", &rules)].concat());
+        let refused = said.lines().find(|line| line.starts_with("! error refused"));
+        assert!(refused.is_some_and(|line| line.contains(&format!("HTTPRoute shop/h: {place}: "))), "{said}");
+    }
 }

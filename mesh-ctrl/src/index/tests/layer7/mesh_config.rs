@@ -3,7 +3,7 @@ use expect_test::expect;
 use super::{WORLD, check_models, models};
 
 /// ConfigMap `istio` with this as its `mesh`.
-fn config(mesh: &str) -> String {
+pub(super) fn config(mesh: &str) -> String {
     let text: String = mesh.lines().map(|line| format!("\n    {line}")).collect();
     format!(
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |{text}\n  meshNetworks: 'networks: {{}}'\n"
@@ -105,7 +105,9 @@ enablePrometheusMerge: true
               80 http
               policy {action: allow, name: shop/p, rules: [{from: [{principals: [{exact: cluster.local/ns/a/sa/b}, {exact: old.local/ns/a/sa/b}, {exact: older.local/ns/a/sa/b}, {exact: other/ns/a/sa/b}, {suffix: /sa/c}]}], when: [{key: source_principal, not_values: [{exact: cluster.local/ns/a/sa/x}, {exact: old.local/ns/a/sa/x}, {exact: older.local/ns/a/sa/x}]}]}]}
               path decode_and_merge_slashes
+              telemetry {tracing: {disabled: true, sampling: 50000}}
             ! warning no_effect: ConfigMap istio-system/istio: data.mesh.trustDomain: elsewhere is not the controller's, which is cluster.local
+            ! warning unresolved: ConfigMap istio-system/istio: data.mesh.defaultProviders.tracing[0]: the mesh's configuration has no provider "trace"; nothing is traced where no Telemetry names another
             ! info no_effect: ConfigMap istio-system/istio: data.mesh.accessLogFile: the access log goes to standard output, not to /var/log/access
             ! info no_effect: ConfigMap istio-system/istio: data.mesh.enablePrometheusMerge: is carried out nowhere
             ! info no_effect: ConfigMap istio-system/istio: data.mesh.outboundTrafficPolicy.mode: REGISTRY_ONLY is not carried out: what is not in the mesh is reached as without it

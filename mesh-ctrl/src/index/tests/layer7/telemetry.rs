@@ -1,6 +1,6 @@
 use expect_test::expect;
 
-use super::check_models;
+use super::{WORLD, check_models, models};
 
 #[test]
 fn tokens_are_looked_at_where_a_waypoint_is() {
@@ -61,17 +61,23 @@ fn telemetry_that_is_nearer_says_more() {
             "shop",
             "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}], tracing: [{disableSpanReporting: true, customTags: {h: {header: {name: X-H, defaultValue: d}}}}]",
         ),
-        one("pods", "shop", "selector: {matchLabels: {app: web}}, accessLogging: [{disabled: true}]"),
+        one(
+            "pods",
+            "shop",
+            "selector: {matchLabels: {app: web}}, accessLogging: [{providers: [{name: envoy}, {name: als}], disabled: true}], metrics: [{providers: [{name: prometheus}, {name: sd}]}]",
+        ),
     ];
     check_models(
         &yaml.concat(),
         expect![[r#"
-        shop/wp/shop/web.shop.svc.cluster.local
-          80 http
-          telemetry {access_log: {enabled: true, filter: response.code >= 400}, metrics: {overrides: {requests_total: {labels: {method: request.method}}, x: {disabled: true}}}, tracing: {disabled: true, sampling: 500000, tags: {h: {header: {default: d, name: x-h}}}}}
-        ! info no_effect: Telemetry istio-system/mesh: spec.tracing[0].customTags.f: a tag of this form is left out
-        ! info no_effect: Telemetry shop/pods: spec.selector: waypoints are told by targetRefs; agents read no Telemetry
-    "#]],
+            shop/wp/shop/web.shop.svc.cluster.local
+              80 http
+              telemetry {access_log: {enabled: true, filter: response.code >= 400}, metrics: {overrides: {requests_total: {labels: {method: request.method}}, x: {disabled: true}}}, tracing: {disabled: true, sampling: 500000, tags: {h: {header: {default: d, name: x-h}}}}}
+            ! info no_effect: Telemetry istio-system/mesh: spec.tracing[0].customTags.f: a tag of this form is left out
+            ! info no_effect: Telemetry shop/pods: spec.accessLogging[0].providers[1]: is not told; what stands beside it holds all the same
+            ! info no_effect: Telemetry shop/pods: spec.metrics[0].providers[1]: is not told; what stands beside it holds all the same
+            ! info no_effect: Telemetry shop/pods: spec.selector: waypoints are told by targetRefs; agents read no Telemetry
+        "#]],
     );
 }
 
@@ -110,4 +116,20 @@ fn a_waypoint_for_workloads_has_a_model_without_ports() {
           policy {action: allow, name: shop/p, rules: [{to: [{methods: [{exact: GET}]}]}]}
     "#]],
     );
+}
+
+#[test]
+fn what_is_no_expression_is_reported() {
+    let telemetry = "---\n{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: t, namespace: shop}, spec: {accessLogging: [{filter: {expression: 'response.code >= 400'}}, {filter: {expression: 'response.code >='}}], \
+                     metrics: [{overrides: [{disabled: false}, {tagOverrides: {a: {value: request.method}, b: {value: 'f('}, c: {operation: REMOVE}}}]}]}}\n";
+    let said = models(&[WORLD, telemetry].concat());
+    let found: Vec<_> = said.lines().filter(|line| line.starts_with('!')).collect();
+    let [filter, label] = &found[..] else { panic!("{said}") };
+    for (line, start) in [
+        (filter, "spec.accessLogging[1].filter.expression: is not taken, and all is logged: "),
+        (label, "spec.metrics[0].overrides[1].tagOverrides.b.value: is not taken, and the label stays what it was: "),
+    ] {
+        let why = line.strip_prefix(&format!("! warning no_effect: Telemetry shop/t: {start}"));
+        assert!(why.is_some_and(|why| !why.is_empty()), "{line}");
+    }
 }

@@ -99,6 +99,7 @@ fn whatever_a_rule_does_is_taken() {
                 4: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 503, rewrite: {authority: other, path: {prefix: /v}}}}, origin: VirtualService/shop/web#4}
                 5: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 503, rewrite: {path: {regex: {pattern: a+, substitution: b}}}}}, origin: VirtualService/shop/web#5}
                 6: {action: {forward: {backends: [{to: {service: {port: 80, service: shop/web.shop.svc.cluster.local}}, weight: 1}], otherwise: 503}}, cors: {credentials: true, forward_unmatched: true, max_age: 60s, methods: [GET], origins: [present, {regex: https://.*}]}, fault: {abort: {share: 1000000, with: {grpc: 14}}, delay: {share: 5000, time: 1s}}, mirrors: [{share: 100000, to: {service: {port: 80, service: shop/api.shop.svc.cluster.local}}}], origin: VirtualService/shop/web#6, response_headers: {add: [[x-y, z]]}, timeout: 2s}
+            ! info no_effect: VirtualService shop/web: spec.http[1].redirect.derivePort: the port that was asked for stays
         "#]],
     );
 }
