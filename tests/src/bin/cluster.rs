@@ -46,6 +46,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Build { nodes } => {
             let binaries = if nodes { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
+            Binaries::ensure_grpc_calls()?;
             println!("etcd and kube-apiserver are in {}", binaries.dir().display());
         }
         Command::Up { nodes, name, images } => up(&name, nodes, images)?,

@@ -1,4 +1,4 @@
-//! Kubernetes' own programs: ready ones, or built once from source by Go and kept outside of the checkout.
+//! Programs in Go, Kubernetes' own above all: ready ones, or built once from source and kept outside of the checkout.
 //!
 //! `KUBEBUILDER_ASSETS` names a folder of ready ones (as envtest's users have it). Otherwise the modules in
 //! `tests/binaries/` are built into `$XDG_CACHE_HOME/weft/cluster/<key>/`, where the key is of what they are built from.
@@ -58,6 +58,15 @@ const NODES: [Source; 4] = [
     containerd("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
     containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
 ];
+
+/// A client by Go's gRPC library.
+const CALLS: [Source; 1] = [Source {
+    program: "grpc-calls",
+    module: "grpc-calls",
+    package: ".",
+    minutes: 1,
+    flags: || "-s -w".to_owned(),
+}];
 
 /// What `kubernetes` is called as.
 const NAMES: [&str; 4] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"];
@@ -124,6 +133,24 @@ impl Binaries {
             _ => build(&NODES)?,
         };
         Ok(Binaries { nodes: Some(nodes), ..plane })
+    }
+
+    /// The gRPC client (tests/binaries/grpc-calls) if it is there, without building it.
+    #[must_use]
+    pub fn grpc_calls() -> Option<PathBuf> {
+        let dir = cache(&CALLS).ok().filter(|dir| all_in(dir, &CALLS))?;
+        Some(dir.join(CALLS[0].program))
+    }
+
+    /// Builds it if it is not there.
+    ///
+    /// # Errors
+    /// Without Go or network, or when the build fails.
+    pub fn ensure_grpc_calls() -> Result<()> {
+        if Binaries::grpc_calls().is_none() {
+            build(&CALLS)?;
+        }
+        Ok(())
     }
 
     #[must_use]
