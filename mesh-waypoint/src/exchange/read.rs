@@ -97,6 +97,12 @@ impl Incoming {
     }
 }
 
+/// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so.
+pub(super) fn scheme(headers: &HeaderMap) -> &'static str {
+    let said = headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
+    if said.is_some_and(|said| said.eq_ignore_ascii_case(b"https")) { "https" } else { "http" }
+}
+
 pub(super) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_2 => "HTTP/2",
