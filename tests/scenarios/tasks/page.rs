@@ -18,6 +18,8 @@ pub(super) struct Page {
     steps: Vec<Step>,
 }
 
+type Action = dyn Fn(&mut Stage) -> Result<()>;
+
 enum Step {
     Ask(Ask),
     /// Asked until it is answered so.
@@ -28,7 +30,7 @@ enum Step {
     Greetings(Say, usize, Vec<(&'static str, usize)>),
     /// One of these is heard; none: the connection is cut.
     Say(Say, Vec<&'static str>),
-    Then(Box<dyn Fn(&mut Stage) -> Result<()>>),
+    Then(Box<Action>),
 }
 
 /// A connection of a client to `name:port`.
