@@ -109,7 +109,7 @@ async fn respond(
     let asked = head::Request {
         head: head::Head {
             method: incoming.method.as_str(),
-            scheme: "http",
+            scheme: read::scheme(&incoming.headers),
             authority: &incoming.authority,
             path: &incoming.path,
             query: incoming.query.as_deref(),

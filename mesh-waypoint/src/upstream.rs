@@ -105,6 +105,8 @@ struct Slot {
     shared: Mutex<Vec<Shared>>,
     /// Of those who dial for connections that many share.
     turn: tokio::sync::Mutex<()>,
+    /// Held by each connection, from when it is being opened.
+    open: Arc<()>,
 }
 
 struct Idle {
@@ -117,7 +119,13 @@ struct Idle {
 struct Life {
     made: Instant,
     served: u32,
+    _room: Room,
+}
+
+/// A place among the connections that there may be.
+struct Room {
     _taken: Option<Taken>,
+    _open: Arc<()>,
 }
 
 struct Shared {
@@ -188,14 +196,14 @@ impl Upstreams {
                 break (connection, life);
             }
             let _pending = terms.take(Limited::Pending)?;
-            let Ok(taken) = terms.take(Limited::Connections) else {
+            let Ok(room) = slot.room(terms) else {
                 slot.wait(terms.connect_timeout).await?;
                 continue;
             };
             // Rare, and large.
             let opening = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout);
             let io = Box::pin(opening).await?;
-            break (Connection::new(io), Life { made: Instant::now(), served: 0, _taken: taken });
+            break (Connection::new(io), Life { made: Instant::now(), served: 0, _room: room });
         };
         life.served += 1;
         let returning = Returning { slot: slot.clone(), life: Some(life) };
@@ -251,8 +259,8 @@ impl Upstreams {
             return Ok(());
         }
         let _pending = terms.take(Limited::Pending)?;
-        let taken = match terms.take(Limited::Connections) {
-            Ok(taken) => taken,
+        let room = match slot.room(terms) {
+            Ok(room) => room,
             Err(overflow) => {
                 let Some(busy) = slot.busy() else { return Err(overflow.into()) };
                 tokio::time::timeout(terms.connect_timeout, busy.freed()).await.map_err(|_| overflow)?;
@@ -261,7 +269,7 @@ impl Upstreams {
         };
         let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
         let connection = second::Connection::start(io, MOST_HEAD as u32);
-        slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _taken: taken } });
+        slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _room: room } });
         Ok(())
     }
 
@@ -290,6 +298,18 @@ impl Upstreams {
 impl Slot {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For one more connection. The first one here has it also where other workers and endpoints have used up the limit: nobody
+    /// would return a connection to who waits for one here.
+    fn room(&self, terms: &Terms) -> Result<Room, Overflow> {
+        let open = self.open.clone();
+        match terms.take(Limited::Connections) {
+            Ok(taken) => Ok(Room { _taken: taken, _open: open }),
+            // It and the slot's own.
+            Err(_) if Arc::strong_count(&open) == 2 => Ok(Room { _taken: None, _open: open }),
+            Err(overflow) => Err(overflow),
+        }
     }
 
     /// For a connection that comes back.

@@ -5,10 +5,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::cluster::binaries::Binaries;
 use weft_tests::place::Place;
-use weft_tests::program::{Launch, find};
+use weft_tests::program::Launch;
 use weft_tests::reviews::{Reviews, SERVICE, virtual_service};
 use weft_tests::{apps, needs};
-use xtask::wheel;
+use xtask::wheel::CLIENTS;
 
 /// What the calls of both clients ask for by name.
 const RULES: &str = "[{match: [{headers: {x-late: {exact: '1'}}}], fault: {delay: {fixedDelay: 2s, percentage: {value: 100}}}, route: \
@@ -20,9 +20,19 @@ const DENY: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy
                     {targetRefs: [{kind: Service, group: '', name: reviews}], action: DENY, rules: [{to: [{operation: {paths: \
                     [/weft.test.Secret/*]}}]}]}}\n---\n";
 
+/// As `needs!`, for what `cargo xtask setup` gets by pip.
+macro_rules! libraries {
+    () => {
+        if !CLIENTS.is_there() {
+            println!("skipped: {}:{}: needs {} (cargo xtask setup)", module_path!(), line!(), CLIENTS.name);
+            return Ok(());
+        }
+    };
+}
+
 fn python(place: &Place, script: &str) -> Launch {
     let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
-    place.command("python3").arg("-u").arg(script).env("PYTHONPATH", wheel::CLIENTS.dir())
+    place.command("python3").arg("-u").arg(script).env("PYTHONPATH", CLIENTS.dir())
 }
 
 fn guarded(name: &str) -> Result<Reviews> {
@@ -33,7 +43,8 @@ fn guarded(name: &str) -> Result<Reviews> {
 
 #[test]
 fn grpc_of_python_has_its_calls_statuses_and_deadlines() -> Result<()> {
-    needs!("curl", "python3", "grpc of python");
+    needs!("curl", "python3");
+    libraries!();
     let reviews = guarded("l7-python")?;
     let _server = apps::grpc(&reviews.versions[0], 9000)?;
     let said = python(&reviews.web, "grpc_calls.py").arg(format!("{SERVICE}:9000")).stdout()?;
@@ -52,7 +63,11 @@ fn grpc_of_python_has_its_calls_statuses_and_deadlines() -> Result<()> {
 fn grpc_of_go_has_the_same() -> Result<()> {
     needs!("curl");
     let Some(calls) = Binaries::grpc_calls() else {
-        println!("skipped: {}:{}: needs grpc-calls, which `cargo xtask cluster build` builds with Go", module_path!(), line!());
+        println!(
+            "skipped: {}:{}: needs grpc-calls, which `cargo xtask cluster build` builds with Go",
+            module_path!(),
+            line!()
+        );
         return Ok(());
     };
     let reviews = guarded("l7-go")?;
@@ -71,7 +86,8 @@ fn grpc_of_go_has_the_same() -> Result<()> {
 
 #[test]
 fn a_web_socket_carries_messages_of_both_kinds_and_closes_in_order() -> Result<()> {
-    needs!("curl", "python3", "grpc of python");
+    needs!("curl", "python3");
+    libraries!();
     let reviews = guarded("l7-socket")?;
     let place: &Place = &reviews.versions[0];
     let mut server = python(place, "websocket.py").args(["serve", "7000"]).start()?;
@@ -86,7 +102,6 @@ fn a_web_socket_carries_messages_of_both_kinds_and_closes_in_order() -> Result<(
 #[test]
 fn what_browsers_say_for_grpc_passes_untouched() -> Result<()> {
     needs!("curl");
-    ensure!(find("curl").is_some());
     let reviews = guarded("l7-grpc-web")?;
     // A frame with no compression of three bytes, in base64 as `grpc-web-text` has it.
     let body = "AAAAAAMKAXg=";

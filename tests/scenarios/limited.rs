@@ -1,8 +1,9 @@
 //! How many requests a client may make at a service with a waypoint.
 
 use anyhow::{Result, ensure};
+use weft_tests::answer::Answer;
 use weft_tests::needs;
-use weft_tests::reviews::{Answer, Reviews};
+use weft_tests::reviews::Reviews;
 
 /// Limits for the service, as rules in YAML's flow style.
 fn limits(rules: &str) -> String {

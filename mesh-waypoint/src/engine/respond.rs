@@ -120,13 +120,16 @@ pub fn no_healthy_upstream() -> Reply {
 
 /// A limit of the connection pool is reached.
 pub fn overflow() -> Reply {
-    Reply { why: Why::Overflow, ..reset("overflow") }
+    let mut reply = Reply { why: Why::Overflow, ..reset("overflow", false) };
+    reply.headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    reply
 }
 
 /// The backend's connection ended before a reply began: `remote connection failure`, `connection timeout`,
-/// `connection termination`, `remote reset`, `remote refused stream reset`, `protocol error`.
-pub fn reset(reason: &str) -> Reply {
-    let text = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+/// `connection termination`, `remote reset`, `remote refused stream reset`, `protocol error`; `retried`: it was the last of several.
+pub fn reset(reason: &str, retried: bool) -> Reply {
+    let latest = if retried { "retried and the latest " } else { "" };
+    let text = format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}");
     Reply::text(StatusCode::SERVICE_UNAVAILABLE, text, Why::Reset)
 }
 
@@ -186,6 +189,7 @@ fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
 }
 
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// As a client sees it.
@@ -217,7 +221,7 @@ mod tests {
         check(
             overflow(),
             expect![
-                "503\ncontent-type: text/plain\n\nupstream connect error or disconnect/reset before headers. reset reason: overflow"
+                "503\ncontent-type: text/plain\nx-envoy-overloaded: true\n\nupstream connect error or disconnect/reset before headers. reset reason: overflow"
             ],
         );
         check(timeout(), expect!["504\ncontent-type: text/plain\n\nupstream request timeout"]);

@@ -164,7 +164,7 @@ pub(super) async fn forward(
                 tried.push(endpoint.uid().clone());
                 pause(wait, patience, began).await?;
             }
-            None => return Err(own(outcome, error.as_ref())),
+            None => return Err(own(outcome, error.as_ref(), made > 1)),
         }
     }
 }
@@ -265,16 +265,16 @@ fn broken(error: &SendError) -> Broken {
     }
 }
 
-fn own(outcome: Broken, error: Option<&SendError>) -> Reply {
+fn own(outcome: Broken, error: Option<&SendError>, retried: bool) -> Reply {
     match (outcome, error) {
         (Broken::TryTimeout, _) => respond::timeout(),
         (Broken::Overflow, _) => respond::overflow(),
         (Broken::Connect, Some(SendError::Unreached(unreached))) if unreached.reason() == "connect_timeout" => {
-            respond::reset("connection timeout")
+            respond::reset("connection timeout", retried)
         }
-        (Broken::Connect, _) => respond::reset("remote connection failure"),
-        (Broken::Refused, _) => respond::reset("remote refused stream reset"),
-        (Broken::Reset { .. }, Some(SendError::Protocol(_))) => respond::reset("protocol error"),
-        (Broken::Reset { .. }, _) => respond::reset("connection termination"),
+        (Broken::Connect, _) => respond::reset("remote connection failure", retried),
+        (Broken::Refused, _) => respond::reset("remote refused stream reset", retried),
+        (Broken::Reset { .. }, Some(SendError::Protocol(_))) => respond::reset("protocol error", retried),
+        (Broken::Reset { .. }, _) => respond::reset("connection termination", retried),
     }
 }

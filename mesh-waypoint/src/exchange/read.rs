@@ -21,7 +21,8 @@ pub(super) struct Incoming {
     pub(super) version: Version,
     /// Without what ends at this hop and what a client must not say.
     pub(super) headers: HeaderMap,
-    /// What the connection is to become (`websocket`).
+    /// What the connection is to become: `websocket`. Any other wish is passed over (RFC 9110, section 7.8): behind `h2c` a backend
+    /// would take further requests that nobody here looks at.
     pub(super) upgrade: Option<http::HeaderValue>,
 }
 
@@ -80,7 +81,7 @@ impl Incoming {
             .any(names_upgrade)
             .then(|| headers.get(header::UPGRADE).cloned())
             .flatten()
-            .filter(|_| version == Version::HTTP_11);
+            .filter(|to| version == Version::HTTP_11 && to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         headers::sanitise(&mut headers);
         headers.remove(header::UPGRADE);
         headers.remove(header::HOST);
@@ -94,6 +95,12 @@ impl Incoming {
             None => self.path.clone(),
         }
     }
+}
+
+/// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so.
+pub(super) fn scheme(headers: &HeaderMap) -> &'static str {
+    let said = headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
+    if said.is_some_and(|said| said.eq_ignore_ascii_case(b"https")) { "https" } else { "http" }
 }
 
 pub(super) fn protocol(version: Version) -> &'static str {

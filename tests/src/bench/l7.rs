@@ -14,7 +14,6 @@ mod change;
 mod figures;
 mod proxy;
 mod ground;
-mod wheel;
 pub mod waypoint;
 pub mod model;
 mod envoy;

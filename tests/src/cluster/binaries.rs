@@ -60,13 +60,8 @@ const NODES: [Source; 4] = [
 ];
 
 /// A client by Go's gRPC library.
-const CALLS: [Source; 1] = [Source {
-    program: "grpc-calls",
-    module: "grpc-calls",
-    package: ".",
-    minutes: 1,
-    flags: || "-s -w".to_owned(),
-}];
+const CALLS: [Source; 1] =
+    [Source { program: "grpc-calls", module: "grpc-calls", package: ".", minutes: 1, flags: || "-s -w".to_owned() }];
 
 /// What `kubernetes` is called as.
 const NAMES: [&str; 4] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"];

@@ -7,8 +7,9 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::screen::Screen;
+use crate::answer::Answer;
 use crate::objects::security;
-use crate::reviews::{Answer, Reviews, subsets, virtual_service};
+use crate::reviews::{Reviews, subsets, virtual_service};
 use crate::tokens::Issuer;
 use crate::wait::{PATIENCE, until};
 

