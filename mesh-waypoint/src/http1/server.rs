@@ -56,22 +56,26 @@ pub async fn serve<S: ByteStream + 'static>(
     let Limits { head_timeout, idle_timeout, max_head, .. } = *limits;
     loop {
         let next = async {
-            if !begun(&line, idle_timeout, &mut draining).await {
+            if !begun(service, &line, idle_timeout, &mut draining).await {
                 return Ok(None);
             }
             let head = poll_fn(|cx| lock(&line).poll_head(cx, max_head));
             // Who says half of a head and stops holds no more than that.
-            tokio::time::timeout(head_timeout, head).await.unwrap_or(Ok(None))
+            tokio::time::timeout(head_timeout, head).await.unwrap_or(Err(BadHead::TooSlow))
         };
         let head = match next.await {
             Ok(Some(head)) => head,
             Ok(None) => break,
+            // Lines that are empty are no request.
+            Err(BadHead::TooSlow) if lock(&line).input.iter().all(u8::is_ascii_whitespace) => break,
             Err(bad) => {
-                let status = match bad {
-                    BadHead::TooLong(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    _ => StatusCode::BAD_REQUEST,
+                let answered = match bad {
+                    BadHead::TooSlow => service.too_slow(),
+                    BadHead::TooLong(_) => {
+                        service.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &bad.to_string())
+                    }
+                    _ => service.refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
                 };
-                let answered = service.refuse(status, &bad.to_string());
                 let asked =
                     Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false, trailers: false };
                 if answer(&line, &asked, answered, true).await.is_ok() {
@@ -83,7 +87,7 @@ pub async fn serve<S: ByteStream + 'static>(
         let (asked, arriving) = begin(&line, head);
         let exchanging = Box::pin(service.answer(arriving));
         let Some(answered) = answered(&line, exchanging).await else { return };
-        let is_last = *draining.borrow();
+        let is_last = *draining.borrow() || service.is_tight();
         match answer(&line, &asked, answered, is_last).await {
             Ok(true) => {}
             Ok(false) => return linger(&line).await,
@@ -95,7 +99,12 @@ pub async fn serve<S: ByteStream + 'static>(
 }
 
 /// Waits for the first byte of a request; false: there will be none.
-async fn begun<S: ByteStream>(line: &Mutex<Line<S>>, idle: Duration, draining: &mut watch::Receiver<bool>) -> bool {
+async fn begun<S: ByteStream>(
+    service: &impl Service,
+    line: &Mutex<Line<S>>,
+    idle: Duration,
+    draining: &mut watch::Receiver<bool>,
+) -> bool {
     let came = |cx: &mut Context<'_>| {
         let mut line = lock(line);
         let Line { io, input, ended, .. } = &mut *line;
@@ -116,6 +125,7 @@ async fn begun<S: ByteStream>(line: &Mutex<Line<S>>, idle: Duration, draining: &
         came = poll_fn(came) => came,
         () = tokio::time::sleep(idle) => false,
         _ = draining.wait_for(|d| *d) => false,
+        () = service.tight() => false,
     }
 }
 

@@ -26,6 +26,7 @@ use mesh_waypoint::dial::{Dialler, Own};
 use mesh_waypoint::export::Exporter;
 use mesh_waypoint::keys::Keys;
 use mesh_waypoint::limits::Limits;
+use mesh_waypoint::overload::{Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::telemetry::trace::{Counts, Tracer};
@@ -101,6 +102,7 @@ impl Bench {
             upstreams: Upstreams::new(dialler),
             telemetry: Telemetry::default(),
             limits: Limits::default(),
+            overload: Overload::new(Bounds::requests(1 << 16)),
             draining,
             experiences: Arc::default(),
             breakers: Arc::default(),
