@@ -114,7 +114,8 @@ async fn respond(
 ) -> message::Answer {
     let limits = session.shared.limits;
     // A stream of gRPC may be quiet for as long as its ends want.
-    let patience = (!head::is_grpc(&arriving.headers)).then_some(limits.stream_idle);
+    let waits = arriving.body.whole().is_none() && !head::is_grpc(&arriving.headers);
+    let patience = waits.then_some(limits.stream_idle);
     let body = Replay::new(std::mem::take(&mut arriving.body), limits.replay, patience);
     story.body = Some(body.clone());
     story.record.service = session.asked.service(&world.snapshot);

@@ -25,3 +25,4 @@ mod crowds;
 mod routing;
 mod guarded;
 mod limited;
+mod overload;
