@@ -181,8 +181,8 @@ async fn short_memory_ends_connections_and_refuses_requests() {
         idle.read_buf(&mut heard).await.unwrap();
     }
     let (mut second, _) = bench.stream();
-    second.write_all(&hello(&[])).await.unwrap();
-    until(&mut second, |(head, _)| head.kind == kind::SETTINGS).await;
+    second.write_all(&[hello(&[]), head(1, true, &GET)].concat()).await.unwrap();
+    until(&mut second, |(head, payload)| head.kind == kind::DATA && *payload == b"ok").await;
     let (mut silent, _) = bench.stream();
 
     overload.set(Level::Tight);
@@ -191,6 +191,14 @@ async fn short_memory_ends_connections_and_refuses_requests() {
     until(&mut second, |(head, _)| head.kind == kind::GOAWAY).await;
     let answered = bench.ask(get()).await;
     assert_eq!((answered.status().as_u16(), &answered.headers()["connection"]), (200, &"close".parse().unwrap()));
+    // Whoever comes is served first, and told then.
+    let (mut late, _) = bench.stream();
+    late.write_all(&hello(&[])).await.unwrap();
+    let greeting = until(&mut late, |(head, _)| head.kind == kind::SETTINGS).await;
+    assert!(frames(&greeting).iter().all(|(head, _)| head.kind != kind::GOAWAY));
+    late.write_all(&head(1, true, &GET)).await.unwrap();
+    let heard = until(&mut late, |(head, payload)| head.kind == kind::DATA && *payload == b"ok").await;
+    assert!(frames(&heard).iter().any(|(head, _)| head.kind == kind::GOAWAY));
 
     let (held, status) = asks_slowly(&bench, "client").await;
     assert_eq!(status, 200);

@@ -1,5 +1,8 @@
 //! More is asked of a waypoint than it takes on.
 
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+
 use anyhow::{Context, Result, ensure};
 use weft_tests::mesh::Setup;
 use weft_tests::needs;
@@ -50,5 +53,16 @@ fn a_greedy_client_stops_no_other() -> Result<()> {
     assert_eq!(log.matches("overload is over").count(), 1);
     let again = greedy.command("curl").args(["--silent", "--write-out", "%{http_code}", "--output", "/dev/null"]);
     assert_eq!(again.arg(&url).stdout()?, "200");
+
+    // Connections without a request are counted too, up to twice as many.
+    let to = SocketAddr::new(SERVICE.parse()?, 80);
+    let _idle: Vec<TcpStream> = (0..MANY).map(|_| greedy.dial(to)).collect::<io::Result<_>>()?;
+    let refused = || -> Result<bool> {
+        Ok(reviews.waypoint.admin("/metrics")?.contains("streams_refused_total{reason=\"overload\"}"))
+    };
+    until("streams that are refused", PATIENCE, || refused().ok()?.then_some(()))?;
+    for _ in 0..10 {
+        assert_eq!(reviews.ask("/quick", &[])?.status, 200);
+    }
     Ok(())
 }

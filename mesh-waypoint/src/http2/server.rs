@@ -46,21 +46,21 @@ pub async fn serve(
     );
     let closing = Closing(link.clone());
     let mut told = pin!(async {
-        tokio::select! {
-            // The sender is gone when the process is about to end.
-            _ = draining.wait_for(|d| *d) => {}
-            () = service.tight() => {}
-        }
+        // The sender is gone when the process is about to end.
+        let _ = draining.wait_for(|d| *d).await;
     });
-    let mut is_told = false;
+    let mut tight = pin!(service.tight());
+    let (mut is_told, mut has_asked) = (false, false);
     let mut patience = Patience::new(limits);
     let mut is_over = false;
     let ended = poll_fn(|cx| {
-        if !is_told && told.as_mut().poll(cx).is_ready() {
+        // Each connection is good for a request, however little memory there is.
+        if !is_told && (told.as_mut().poll(cx).is_ready() || has_asked && tight.as_mut().poll(cx).is_ready()) {
             is_told = true;
             link.drain();
         }
         let driven = link.poll_drive(cx, &mut io, |asked| {
+            has_asked = true;
             // Boxed, because a task is moved several times before it runs, and this one is large.
             tokio::spawn(Box::pin(one(service.clone(), link.clone(), asked)));
         });
