@@ -185,13 +185,14 @@ impl<'a> Aim<'a> {
         }
     }
 
-    pub fn terms(&self) -> Terms {
+    pub fn terms(&self, session: &Session) -> Terms {
         let pool = &self.policy.pool;
         Terms {
             connect_timeout: pool.connect_timeout,
             idle_timeout: pool.idle_timeout,
             max_age: pool.max_connection_duration,
             max_requests: pool.max_requests_per_connection,
+            stream_idle: session.shared.limits.stream_idle,
             bounds: self.at.as_ref().map(|known| (known.breaker.clone(), pool.clone())),
         }
     }

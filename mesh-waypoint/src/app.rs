@@ -32,6 +32,7 @@ use crate::export::Exporter;
 use crate::keys::Keys;
 
 use crate::limits::Limits;
+use crate::overload::{self, Bounds, Overload};
 use crate::session::Shared;
 use crate::settings::Settings;
 use crate::telemetry::trace::{Counts, Origin, Tracer};
@@ -83,9 +84,17 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         counts: spans.clone(),
     };
     let exporter = exporter.start(told);
+    let memory = overload::limit();
+    let bounds = match settings.worker_requests {
+        Some(requests) => Bounds::requests(requests),
+        None => Bounds::of(memory.unwrap_or(u64::MAX), settings.workers),
+    };
+    let limits = Limits { stream_idle: settings.stream_idle, ..Limits::default() };
+    let level = overload::follow(memory);
     for index in 0..settings.workers {
         let listener =
             worker::listen(settings.listen).with_context(|| format!("listen for tunnels at {}", settings.listen))?;
+        let level = level.clone();
         let (config, own, world, telemetry, access_log, tracer, draining, experiences, breakers, keys) = (
             config.clone(),
             own.clone(),
@@ -104,7 +113,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 world,
                 upstreams,
                 telemetry: telemetry.worker(Some(access_log.worker()), tracer),
-                limits: Limits::default(),
+                limits,
+                overload: Overload::new(bounds),
                 draining,
                 experiences,
                 breakers,
@@ -112,7 +122,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 keys,
                 network: config.network.clone(),
             };
-            Worker { config, own, shared }
+            Worker { config, own, shared, level }
         };
         Worker::start(index, listener, make).with_context(|| format!("start worker {index}"))?;
     }
@@ -155,6 +165,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         gateway = %settings.gateway,
         version = env!("CARGO_PKG_VERSION"),
         workers = settings.workers,
+        memory,
+        requests = bounds.requests,
         listen = %settings.listen,
         admin = %settings.admin_address,
         "waypoint running"

@@ -4,9 +4,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::stall::Clock;
 
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -118,10 +121,29 @@ struct Kept {
     /// Some of it is lost to later readers.
     spent: bool,
     total: u64,
+    /// For what its sender may take to go on, until there is an answer.
+    clock: Option<Clock>,
+    stalled: bool,
+}
+
+impl Kept {
+    /// More of what has not come yet.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let polled = Pin::new(rest).poll_frame(cx);
+        let Some(clock) = &mut self.clock else { return polled };
+        clock.judge(cx, polled).map(|judged| {
+            judged.unwrap_or_else(|stalled| {
+                self.stalled = true;
+                Some(Err(stalled.into()))
+            })
+        })
+    }
 }
 
 impl Replay {
-    pub fn new(body: Body, limit: usize) -> Self {
+    /// `patience`: how long its sender may stop in the middle before there is an answer.
+    pub fn new(body: Body, limit: usize, patience: Option<Duration>) -> Self {
         Self(Arc::new(Mutex::new(Kept {
             rest: Some(body),
             frames: Vec::new(),
@@ -129,6 +151,8 @@ impl Replay {
             limit,
             spent: false,
             total: 0,
+            clock: patience.map(Clock::new),
+            stalled: false,
         })))
     }
 
@@ -142,6 +166,8 @@ impl Replay {
             limit: kept.limit,
             spent: kept.spent,
             total: kept.total,
+            clock: None,
+            stalled: false,
         })))
     }
 
@@ -156,6 +182,16 @@ impl Replay {
         kept.limit = 0;
     }
 
+    /// There is an answer: from here on the sender may take its time.
+    pub fn answered(&self) {
+        self.lock().clock = None;
+    }
+
+    /// Whether its sender stopped in the middle for too long.
+    pub fn is_stalled(&self) -> bool {
+        self.lock().stalled
+    }
+
     /// Bytes that have come of it so far.
     pub fn received(&self) -> u64 {
         self.lock().total
@@ -168,9 +204,8 @@ impl Replay {
     pub async fn prefix(&self, most: usize) -> Result<(Bytes, bool), BodyError> {
         poll_fn(|cx| {
             let mut kept = self.lock();
-            while kept.bytes < most {
-                let Some(rest) = &mut kept.rest else { break };
-                match ready!(Pin::new(rest).poll_frame(cx)) {
+            while kept.bytes < most && kept.rest.is_some() {
+                match ready!(kept.poll_rest(cx)) {
                     Some(Ok(frame)) => {
                         let bytes = frame.data_ref().map_or(0, Buf::remaining);
                         kept.total += bytes as u64;
@@ -242,8 +277,7 @@ impl HttpBody for Reader {
             self.next += 1;
             return Poll::Ready(Some(Ok(again)));
         }
-        let Some(rest) = &mut kept.rest else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(rest).poll_frame(cx)) {
+        let frame = match ready!(kept.poll_rest(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 kept.spent = true;

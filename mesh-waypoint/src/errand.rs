@@ -154,7 +154,7 @@ async fn sent(
         *at = Some(endpoint.clone());
         let _in_flight = way.aim.begin(&endpoint);
         let request = request(errand);
-        let (terms, client) = (way.aim.terms(), session.client.address);
+        let (terms, client) = (way.aim.terms(session), session.client.address);
         let sending = session.shared.upstreams.send(&endpoint, version, &terms, client, Some(service), request);
         match sending.await {
             Ok(Received { response, .. }) => {

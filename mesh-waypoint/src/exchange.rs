@@ -23,6 +23,7 @@ use crate::engine::head;
 use crate::engine::headers;
 use crate::engine::respond::{self, Reply};
 use crate::message::{self, Arriving, Joined, Service};
+use crate::overload::Shed;
 use crate::session::Session;
 use crate::telemetry::{Record, Word};
 use crate::world::{Compiled, World};
@@ -35,7 +36,9 @@ impl Service for Session {
         let world = self.world();
         let record = Record::new(self.client.clone(), self.asked.address, read::protocol(arriving.version));
         let mut story = Story::begin(self.shared.telemetry.clone(), record);
+        let taken = self.party.request().map(|taken| story.taken = Some(taken));
         let answer = match self.compiled(&world) {
+            _ if let Err(shed) = taken => overloaded(self, &world, &mut story, &arriving, shed),
             Some(compiled) => {
                 story.rules = compiled.telemetry.clone();
                 respond(self, &world, &compiled, &mut story, arriving).await
@@ -47,13 +50,42 @@ impl Service for Session {
     }
 
     fn refuse(&self, status: StatusCode, why: &str) -> message::Answer {
-        let record = Record::new(self.client.clone(), self.asked.address, read::protocol(Version::HTTP_11));
-        let mut story = Story::begin(self.shared.telemetry.clone(), record);
-        story.record.service = self.asked.service(&self.world().snapshot);
-        story.record.details = format!("http1.codec_error{{{}}}", why.replace(' ', "_")).into();
-        let answer = own(&mut story, Reply { status, ..respond::bad_request() });
-        finish(story, answer)
+        let details = format!("http1.codec_error{{{}}}", why.replace(' ', "_"));
+        unread(self, Reply { status, ..respond::bad_request() }, details)
     }
+
+    fn too_slow(&self) -> message::Answer {
+        unread(self, respond::slow_head(), String::new())
+    }
+
+    fn is_tight(&self) -> bool {
+        self.shared.overload.is_tight()
+    }
+
+    fn tight(&self) -> impl Future<Output = ()> + Send {
+        self.shared.overload.tight()
+    }
+}
+
+/// The answer to what was not read as a request. `details`: those of the reply if there are none.
+fn unread(session: &Session, reply: Reply, details: String) -> message::Answer {
+    let record = Record::new(session.client.clone(), session.asked.address, read::protocol(Version::HTTP_11));
+    let mut story = Story::begin(session.shared.telemetry.clone(), record);
+    story.record.service = session.asked.service(&session.world().snapshot);
+    story.record.details = details.into();
+    let answer = own(&mut story, reply);
+    finish(story, answer)
+}
+
+/// The answer to a request that is not looked at: what is told of it is what it says itself.
+fn overloaded(session: &Session, world: &World, story: &mut Story, arriving: &Arriving, shed: Shed) -> message::Answer {
+    session.shared.telemetry.shed(shed);
+    story.record.service = session.asked.service(&world.snapshot);
+    story.record.texts.set(Word::Method, arriving.method.as_str());
+    story.record.texts.set(Word::Path, &arriving.target);
+    story.record.is_grpc = head::is_grpc(&arriving.headers);
+    let reply = respond::overloaded().for_client(story.record.is_grpc);
+    own(story, reply)
 }
 
 fn finish(mut story: Story, answer: message::Answer) -> message::Answer {
@@ -80,7 +112,11 @@ async fn respond(
     story: &mut Story,
     mut arriving: Arriving,
 ) -> message::Answer {
-    let body = Replay::new(std::mem::take(&mut arriving.body), session.shared.limits.replay);
+    let limits = session.shared.limits;
+    // A stream of gRPC may be quiet for as long as its ends want.
+    let waits = arriving.body.whole().is_none() && !head::is_grpc(&arriving.headers);
+    let patience = waits.then_some(limits.stream_idle);
+    let body = Replay::new(std::mem::take(&mut arriving.body), limits.replay, patience);
     story.body = Some(body.clone());
     story.record.service = session.asked.service(&world.snapshot);
     story.record.texts.set(Word::Method, arriving.method.as_str());

@@ -210,7 +210,7 @@ impl Exporter {
             let answer = read(answer.response).await?;
             return Ok(if provider.protocol == ProviderProtocol::OtlpHttp { refused(answer.body) } else { 0 });
         }
-        let connection = http2::client::Connection::start(io, MOST_ANSWER as u32);
+        let connection = http2::client::Connection::start(io, MOST_ANSWER as u32, PATIENCE);
         let answer = read(connection.send(request).await?.response).await?;
         let status = answer.trailers.get(GRPC_STATUS).or_else(|| answer.headers.get(GRPC_STATUS));
         if status.is_none_or(|status| status != "0") {

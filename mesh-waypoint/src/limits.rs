@@ -10,6 +10,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// For a request's head, from its first byte to its last.
     pub head_timeout: Duration,
+    /// Without anything said of a body that is waited for, or anything taken of what is written: by a client or an endpoint.
+    pub stream_idle: Duration,
     /// Largest request head, in bytes.
     pub max_head: usize,
     pub max_streams: u32,
@@ -24,6 +26,7 @@ impl Default for Limits {
         Self {
             idle_timeout: Duration::from_secs(3600),
             head_timeout: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(300),
             max_head: 60 << 10,
             max_streams: 256,
             replay: 64 << 10,

@@ -80,4 +80,13 @@ pub trait Service: Send + Sync {
 
     /// The answer to what is no request.
     fn refuse(&self, status: StatusCode, why: &str) -> Answer;
+
+    /// The answer to a head that did not come to its end in time.
+    fn too_slow(&self) -> Answer;
+
+    /// Whether connections are to end when nothing is under way on them.
+    fn is_tight(&self) -> bool;
+
+    /// Ready when [`is_tight`](Self::is_tight) is.
+    fn tight(&self) -> impl Future<Output = ()> + Send;
 }

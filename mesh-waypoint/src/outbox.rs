@@ -1,5 +1,6 @@
 //! What is to be written, gathered so that one call takes all of it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,7 +29,7 @@ impl Outbox {
 
     /// Whether so much waits that no more of a body should be asked for.
     pub fn is_full(&self) -> bool {
-        self.length >= AHEAD
+        self.length >= AHEAD.get()
     }
 
     pub fn put(&mut self, bytes: &[u8]) {
@@ -104,8 +105,18 @@ impl Outbox {
     }
 }
 
-/// Bytes that wait for the socket before bodies may add to them.
-const AHEAD: usize = 256 << 10;
+thread_local! {
+    /// Bytes that wait for the socket before bodies may add to them.
+    static AHEAD: Cell<usize> = const { Cell::new(PLENTY) };
+}
+
+/// Whether bodies are read ahead of their readers from here on, by all connections of this thread.
+pub fn read_ahead(reads: bool) {
+    AHEAD.set(if reads { PLENTY } else { SMALL });
+}
+
+/// Where there is memory for it.
+const PLENTY: usize = 256 << 10;
 /// Bytes up to which copying is cheaper than one piece more.
 const SMALL: usize = 4096;
 /// Pieces of one call.

@@ -10,6 +10,7 @@ use crate::io::{ByteStream, Rewound};
 use crate::limits::Limits;
 use crate::session::Session;
 use crate::sniff::{self, Spoken};
+use crate::stall::Impatient;
 use crate::{http1, http2, relay};
 
 impl Session {
@@ -72,7 +73,10 @@ impl Session {
         let Limits { idle_timeout, head_timeout, sniff_timeout, .. } = self.shared.limits;
         let mut draining = self.shared.draining.clone();
         let drained = async {
-            let _ = draining.wait_for(|d| *d).await;
+            tokio::select! {
+                _ = draining.wait_for(|d| *d) => {}
+                () = self.shared.overload.tight() => {}
+            }
             // What was sent before is on its way.
             tokio::time::sleep(sniff_timeout).await;
         };
@@ -100,6 +104,7 @@ impl Session {
 
     async fn requests(self, is_second: bool, io: impl ByteStream + 'static, first: BytesMut) {
         let (limits, draining) = (self.shared.limits, self.shared.draining.clone());
+        let io = Impatient::new(io, limits.stream_idle);
         match is_second {
             true => http2::server::serve(Arc::new(self), &limits, draining, Rewound::new(first.freeze(), io)).await,
             false => http1::server::serve(&self, &limits, draining, io, first).await,

@@ -14,6 +14,7 @@ use crate::engine::limits::Breakers;
 use crate::engine::ratelimit::ConnectionLimits;
 use crate::keys::Keys;
 use crate::limits::Limits;
+use crate::overload::{Overload, Party};
 use crate::spots::Spots;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
@@ -26,6 +27,7 @@ pub struct Shared {
     pub upstreams: Upstreams,
     pub telemetry: Telemetry,
     pub limits: Limits,
+    pub overload: Overload,
     /// Turns true when this instance is to stop: what is open ends in good order.
     pub draining: watch::Receiver<bool>,
     pub experiences: Arc<Experiences>,
@@ -40,6 +42,8 @@ pub struct Shared {
 pub struct Session {
     pub shared: Shared,
     pub client: Arc<Client>,
+    /// What is counted for this client.
+    pub party: Arc<Party>,
     pub asked: Asked,
     /// Of the model that was in force at the last request.
     narrowed: Arc<Mutex<Option<Arc<Narrowed>>>>,
@@ -54,12 +58,14 @@ pub struct Narrowed {
 
 impl Session {
     pub fn new(shared: Shared, client: Client, asked: Asked) -> Self {
-        Self { shared, client: Arc::new(client), asked, narrowed: Arc::default() }
+        let party = shared.overload.party(&client.identity);
+        Self { shared, client: Arc::new(client), party, asked, narrowed: Arc::default() }
     }
 
     /// For a request of the waypoint's own, on the way of this one.
     pub fn on_errand(&self, asked: Asked) -> Self {
-        Self { shared: self.shared.clone(), client: self.client.clone(), asked, narrowed: Arc::default() }
+        let Self { shared, client, party, .. } = self.clone();
+        Self { shared, client, party, asked, narrowed: Arc::default() }
     }
 
     /// What is left to ask of each request of this client.

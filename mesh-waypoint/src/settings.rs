@@ -64,6 +64,13 @@ pub struct Flags {
     /// Threads that carry requests; by default as many as cores.
     #[arg(long, env = "WORKER_THREADS")]
     pub workers: Option<String>,
+    /// Requests that a thread carries at once before it refuses clients that have more than their share; by default what the memory of the
+    /// process is enough for.
+    #[arg(long, env = "WORKER_REQUESTS")]
+    pub worker_requests: Option<String>,
+    /// How long a client or an endpoint may stop in the middle of a body, or take nothing of what it is sent, in seconds.
+    #[arg(long, env = "STREAM_IDLE_SECONDS", default_value = "300")]
+    pub stream_idle_seconds: String,
     /// Where readiness, metrics and views are served.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
@@ -109,6 +116,9 @@ pub struct Settings {
     pub trust_domain: String,
     pub trust_domain_aliases: Vec<String>,
     pub workers: usize,
+    /// `None`: what the memory is enough for.
+    pub worker_requests: Option<usize>,
+    pub stream_idle: Duration,
     pub admin_address: SocketAddr,
     pub transport: Transport,
     pub drain: Duration,
@@ -185,6 +195,13 @@ impl Flags {
                 1
             }
         };
+        let worker_requests = self.worker_requests.as_deref().map(|text| match text.parse::<usize>() {
+            Ok(count) if count >= 1 => count,
+            _ => {
+                wrong.push(format!("--worker-requests {text:?} is not a number from 1 on"));
+                1
+            }
+        });
         let mut address = |flag: &str, text: &str| {
             text.parse().unwrap_or_else(|_| {
                 wrong.push(format!("--{flag} {text:?} is not ip:port"));
@@ -208,6 +225,7 @@ impl Flags {
                 Duration::from_secs(least)
             }
         };
+        let stream_idle = seconds("stream-idle-seconds", &self.stream_idle_seconds, 1);
         let drain = seconds("drain-seconds", &self.drain_seconds, 0);
         let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
         let [otlp, zipkin] =
@@ -264,6 +282,8 @@ impl Flags {
                 .map(str::to_owned)
                 .collect(),
             workers,
+            worker_requests,
+            stream_idle,
             admin_address,
             transport,
             drain,

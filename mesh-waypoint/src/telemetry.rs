@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 use tracing::{Level as Severity, enabled, warn};
 
 use crate::client::Client;
+use crate::overload::Shed;
 pub use expression::Headers;
 pub use line::Form;
 pub use log::{AccessLog, Lines};
@@ -62,6 +63,7 @@ struct All {
     policy_recorded: Family<Recorded, Counter>,
     ejections: Family<Ejected, Counter>,
     limited: Family<Limited, Counter>,
+    shed: Family<Reason, Counter>,
     live: Sharded<Level>,
 }
 
@@ -133,6 +135,7 @@ impl Telemetry {
         );
         registry.register("weft_outlier_ejections", "Endpoints ejected", all.ejections.clone());
         registry.register("weft_requests_limited", "Requests over a rate limit", all.limited.clone());
+        registry.register("weft_requests_shed", "Requests refused because there was too much to do", all.shed.clone());
         registry.register("weft_requests_live", "Requests and connections of bytes in flight", all.live.clone());
     }
 
@@ -167,6 +170,11 @@ impl Telemetry {
     pub fn limited(&self, policy: &str, enforced: bool) {
         let enforced = if enforced { "true" } else { "false" };
         self.0.all.limited.get_or_create(&Limited { policy: policy.to_owned(), enforced }).inc();
+    }
+
+    /// A request was refused because there was too much to do.
+    pub fn shed(&self, shed: Shed) {
+        self.0.all.shed.get_or_create(&Reason { reason: shed.reason() }).inc();
     }
 
     pub fn ejected(&self, service: &str) {

@@ -22,6 +22,7 @@ use crate::engine::limits::{Breaker, Limited, Overflow, Taken};
 use crate::http1::client::{Connection, Failed, Keeper, Lost};
 use crate::http2::client::{self as second, Over};
 use crate::message::{Answer, Departing};
+use crate::stall::Impatient;
 
 /// How an endpoint is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Terms {
     pub idle_timeout: Option<Duration>,
     pub max_age: Option<Duration>,
     pub max_requests: Option<u32>,
+    /// Without anything taken of what is written to the endpoint.
+    pub stream_idle: Duration,
     /// Of the destination as a whole, its other endpoints included; `None`: nothing is counted.
     pub bounds: Option<(Arc<Breaker>, Pool)>,
 }
@@ -203,6 +206,7 @@ impl Upstreams {
             // Rare, and large.
             let opening = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout);
             let io = Box::pin(opening).await?;
+            let io = Box::new(Impatient::new(io, terms.stream_idle));
             break (Connection::new(io), Life { made: Instant::now(), served: 0, _room: room });
         };
         life.served += 1;
@@ -268,7 +272,7 @@ impl Upstreams {
             }
         };
         let io = self.dialler.open(endpoint, Some(client), service, terms.connect_timeout).await?;
-        let connection = second::Connection::start(io, MOST_HEAD as u32);
+        let connection = second::Connection::start(io, MOST_HEAD as u32, terms.stream_idle);
         slot.shared().push(Shared { connection, life: Life { made: Instant::now(), served: 0, _room: room } });
         Ok(())
     }

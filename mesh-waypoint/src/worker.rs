@@ -13,12 +13,15 @@ use mesh_net::tunnel;
 use mesh_net::tunnel::server::{Connection, Request, Status};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use crate::asked;
 use crate::client::Client;
 use crate::dial::Own;
 use crate::io::Carried;
+use crate::outbox;
+use crate::overload::Level;
 use crate::session::{Session, Shared};
 use crate::world::World;
 
@@ -45,6 +48,8 @@ pub struct Worker {
     pub config: Arc<Config>,
     pub own: Arc<Own>,
     pub shared: Shared,
+    /// Of the process.
+    pub level: watch::Receiver<Level>,
 }
 
 /// A listener that shares its address with those of other workers: the kernel spreads connections over them.
@@ -88,8 +93,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn run(self, listener: TcpListener) {
+    async fn run(mut self, listener: TcpListener) {
         let mut sweep = tokio::time::interval(SWEEP);
+        self.adapt();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -100,7 +106,19 @@ impl Worker {
                     }
                 },
                 _ = sweep.tick() => self.shared.upstreams.sweep(Duration::from_secs(3600)),
+                Ok(()) = self.level.changed() => self.adapt(),
             }
+        }
+    }
+
+    /// To how much memory there is.
+    fn adapt(&mut self) {
+        let level = *self.level.borrow_and_update();
+        self.shared.overload.set(level);
+        let is_tight = level >= Level::Tight;
+        outbox::read_ahead(!is_tight);
+        if is_tight {
+            self.shared.upstreams.sweep(Duration::ZERO);
         }
     }
 
@@ -164,6 +182,14 @@ impl Worker {
         let asked = match asked::asked(&world.snapshot, network, gateway, &authority) {
             Ok(asked) => asked,
             Err(not) => return refuse(not.reason(), format!("{authority}: {not}"), Status::BadRequest, request),
+        };
+        let taken = self.shared.overload.party(&client.identity).stream();
+        let _taken = match taken {
+            Ok(taken) => taken,
+            Err(shed) => {
+                let detail = format!("{authority}: {shed}");
+                return refuse("overload", detail, Status::Unavailable, request);
+            }
         };
         let model = tokio::time::timeout(self.config.model_timeout, self.with_model(&asked)).await;
         let Ok(world) = model else {

@@ -17,3 +17,5 @@ mod draining;
 mod first;
 #[path = "hostile/second.rs"]
 mod second;
+#[path = "hostile/stalled.rs"]
+mod stalled;

@@ -19,6 +19,7 @@ use mesh_waypoint::client::Client;
 use mesh_waypoint::dial::{Dialler, Own};
 use mesh_waypoint::keys::Keys;
 use mesh_waypoint::limits::Limits;
+use mesh_waypoint::overload::{Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::upstream::Upstreams;
@@ -52,6 +53,7 @@ pub(crate) async fn start(rules: &str, address: SocketAddr) -> Result<()> {
         spots: Default::default(),
         keys: Keys::default(),
         network: "".into(),
+        overload: Overload::new(Bounds::requests(1 << 16)),
     };
     let service = ServiceKey { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
     let asked = Asked { address: SERVICE, of: Of::Service(service) };

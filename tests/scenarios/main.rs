@@ -28,3 +28,4 @@ mod limited;
 mod traced;
 mod tasks;
 mod clients;
+mod overload;

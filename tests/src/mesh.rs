@@ -43,6 +43,8 @@ pub struct Setup {
     pub agent: Vec<(String, String)>,
     /// Environment of the agent of one node, after that.
     pub agent_of: Vec<(String, String, String)>,
+    /// Environment of waypoints, after what they are given anyway.
+    pub waypoint: Vec<(String, String)>,
     /// Further arguments of the controller.
     pub controller: Vec<String>,
     /// A command, with its arguments, that becomes the agent: `setpriv`, say.
@@ -63,6 +65,13 @@ impl Setup {
     #[must_use]
     pub fn agent_of(mut self, node: &str, name: &str, value: &str) -> Setup {
         self.agent_of.push((node.to_owned(), name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With `name` in the environment of waypoints.
+    #[must_use]
+    pub fn waypoint(mut self, name: &str, value: &str) -> Setup {
+        self.waypoint.push((name.to_owned(), value.to_owned()));
         self
     }
 

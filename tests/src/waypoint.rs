@@ -130,6 +130,7 @@ pub fn launch(mesh: &Mesh, pod: &Pod, name: &str) -> Result<Program> {
         .env("LOG_FORMAT", "json")
         .env("LOG_LEVEL", "info,mesh_waypoint=debug,mesh_net=debug");
     let launch = std::env::var("WEFT_TEST_TRANSPORT").iter().fold(launch, |l, value| l.env("TRANSPORT", value));
+    let launch = mesh.setup.waypoint.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let mut program = launch.start()?;
     wait_ready(pod, &mut program, 15000)?;
     Ok(program)

@@ -33,6 +33,12 @@ pub enum Why {
     Overflow,
     Reset,
     Timeout,
+    /// The client did not go on with its head.
+    SlowHead,
+    /// Nor with its body.
+    Stalled,
+    /// There is too much to do.
+    Overload,
 }
 
 impl Why {
@@ -53,6 +59,9 @@ impl Why {
             Self::Overflow => "overflow",
             Self::Reset => "upstream_reset",
             Self::Timeout => "timeout",
+            Self::SlowHead => "slow_head",
+            Self::Stalled => "stalled",
+            Self::Overload => "overload",
         }
     }
 }
@@ -135,6 +144,21 @@ pub fn reset(reason: &str, retried: bool) -> Reply {
 
 pub fn timeout() -> Reply {
     Reply::text(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", Why::Timeout)
+}
+
+/// The client does not end its head.
+pub fn slow_head() -> Reply {
+    Reply::text(StatusCode::REQUEST_TIMEOUT, "request header timeout", Why::SlowHead)
+}
+
+/// The client does not go on with its body.
+pub fn stalled() -> Reply {
+    Reply::text(StatusCode::REQUEST_TIMEOUT, "stream timeout", Why::Stalled)
+}
+
+/// There is too much to do.
+pub fn overloaded() -> Reply {
+    Reply::text(StatusCode::SERVICE_UNAVAILABLE, "envoy overloaded", Why::Overload)
 }
 
 /// What a fault does to a request. The wait comes first.

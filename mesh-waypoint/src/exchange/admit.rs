@@ -85,6 +85,7 @@ pub(super) async fn admit(
                 story.edits.extend(response);
             }
             Ok(Ruling::Deny(reply)) => return Err(reply.for_client(is_grpc)),
+            Err(_) if body.is_stalled() => return Err(respond::stalled().for_client(is_grpc)),
             Err(error) => {
                 let (provider, policy) = (&authorizer.provider, &question.policy);
                 warn!(%provider, %policy, %error, fail_open = authorizer.fail_open, "an authorizer cannot be asked");

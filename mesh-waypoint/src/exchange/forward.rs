@@ -102,7 +102,7 @@ pub(super) async fn forward(
         let under_way = aim.begin(&endpoint).map_err(|_| respond::overflow())?;
         let request = request(outgoing, body, patience, now.duration_since(began), made);
         let version = spoken(&aim, outgoing);
-        let terms = aim.terms();
+        let terms = aim.terms(session);
         let limit = match (left, patience.retries.per_try_timeout) {
             (Some(left), Some(one)) => Some(left.min(one)),
             (left, one) => left.or(one),
@@ -130,12 +130,14 @@ pub(super) async fn forward(
                         continue;
                     }
                     None => {
+                        body.answered();
                         let response = response.map(|body| body.watched(Held(Some(under_way))));
                         let (endpoint, set_cookie) = (endpoint.uid().clone(), aim.stuck.set_cookie.clone());
                         return Ok(Answer { response, joined, endpoint, took: began.elapsed(), set_cookie });
                     }
                 }
             }
+            Ok(Err(SendError::Request(_))) if body.is_stalled() => return Err(respond::stalled()),
             Ok(Err(error @ SendError::Request(_))) => {
                 story.record.details = error.to_string().into();
                 return Err(respond::bad_request());
@@ -176,7 +178,7 @@ pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body
     let endpoint = aim.endpoint(session, world, &[], Instant::now())?;
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Duration::ZERO, 1);
-    let terms = aim.terms();
+    let terms = aim.terms(session);
     let (client, service) = (session.client.address, aim.vouched(session));
     let sending =
         session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await;

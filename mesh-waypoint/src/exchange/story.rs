@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::edit::Edit;
 use crate::body::{Replay, Watch};
 use crate::engine::respond::Why;
+use crate::overload::Taken;
 use crate::telemetry::{Headers, Live, Record, Rules, Telemetry};
 
 /// The record of one exchange: written and counted when this is dropped.
@@ -19,6 +20,8 @@ pub(super) struct Story {
     pub(super) edits: Vec<Edit>,
     /// The response went to the client whole.
     complete: bool,
+    /// Of what the client may have at once.
+    pub(super) taken: Option<Taken>,
     _live: Live,
 }
 
@@ -26,7 +29,16 @@ impl Story {
     pub(super) fn begin(telemetry: Telemetry, record: Record) -> Self {
         let (live, texts) = (telemetry.begin(), telemetry.texts());
         let record = Record { texts, ..record };
-        Self { telemetry, record, body: None, rules: None, edits: Vec::new(), complete: false, _live: live }
+        Self {
+            telemetry,
+            record,
+            body: None,
+            rules: None,
+            edits: Vec::new(),
+            complete: false,
+            taken: None,
+            _live: live,
+        }
     }
 
     /// Keeps this instance from ending for as long as it is held, beyond the story itself.
@@ -55,6 +67,9 @@ impl Story {
             Why::Overflow => ("UO", "upstream_reset_before_response_started{overflow}"),
             Why::Reset => ("UF", "upstream_reset_before_response_started"),
             Why::Timeout => ("UT", "response_timeout"),
+            Why::SlowHead => ("-", "request_header_timeout"),
+            Why::Stalled => ("SI", "stream_idle_timeout"),
+            Why::Overload => ("OM", "overload"),
         };
         self.record.flags = flags;
         if self.record.details.is_empty() {

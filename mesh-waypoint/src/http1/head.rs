@@ -44,6 +44,8 @@ pub enum BadHead {
     Unasked,
     #[error("the head is longer than {0} bytes, or has more than {MOST_FIELDS} fields")]
     TooLong(usize),
+    #[error("the head did not come to its end in time")]
+    TooSlow,
 }
 
 impl From<TwoWays> for BadHead {

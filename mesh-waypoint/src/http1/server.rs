@@ -11,7 +11,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use super::framing::{self, Framing};
@@ -25,6 +24,7 @@ use crate::io::{ByteStream, Rewound};
 use crate::limits::Limits;
 use crate::message::{Answer, Arriving, Service};
 use crate::outbox::Outbox;
+use crate::stall::Clock;
 
 /// A connection, shared with the body of the request that is under way.
 struct Line<S> {
@@ -56,11 +56,16 @@ pub async fn serve<S: ByteStream + 'static>(
     let line = Arc::new(Mutex::new(line));
     let Limits { head_timeout, idle_timeout, max_head, .. } = *limits;
     let leaving = draining.clone();
-    let mut over = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
-    let mut sleep = pin!(tokio::time::sleep(idle_timeout));
+    let mut over = pin!(async {
+        tokio::select! {
+            _ = draining.wait_for(|draining| *draining) => {}
+            () = service.tight() => {}
+        }
+    });
+    let mut idle = Clock::new(idle_timeout);
     loop {
         let next = async {
-            if !begun(&line, idle_timeout, sleep.as_mut(), over.as_mut()).await {
+            if !begun(&line, &mut idle, over.as_mut()).await {
                 return Ok(None);
             }
             let mut head = poll_fn(|cx| lock(&line).poll_head(cx, max_head));
@@ -69,17 +74,21 @@ pub async fn serve<S: ByteStream + 'static>(
                 return head;
             }
             // Who says half of a head and stops holds no more than that.
-            tokio::time::timeout(head_timeout, head).await.unwrap_or(Ok(None))
+            tokio::time::timeout(head_timeout, head).await.unwrap_or(Err(BadHead::TooSlow))
         };
         let head = match next.await {
             Ok(Some(head)) => head,
             Ok(None) => break,
+            // Lines that are empty are no request.
+            Err(BadHead::TooSlow) if lock(&line).input.iter().all(u8::is_ascii_whitespace) => break,
             Err(bad) => {
-                let status = match bad {
-                    BadHead::TooLong(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    _ => StatusCode::BAD_REQUEST,
+                let answered = match bad {
+                    BadHead::TooSlow => service.too_slow(),
+                    BadHead::TooLong(_) => {
+                        service.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &bad.to_string())
+                    }
+                    _ => service.refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
                 };
-                let answered = service.refuse(status, &bad.to_string());
                 let asked =
                     Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false, trailers: false };
                 if answer(&line, &asked, answered, true).await.is_ok() {
@@ -91,7 +100,7 @@ pub async fn serve<S: ByteStream + 'static>(
         let (asked, arriving) = begin(&line, head);
         let exchanging = Box::pin(service.answer(arriving));
         let Some(answered) = answered(&line, exchanging).await else { return };
-        let is_last = *leaving.borrow();
+        let is_last = *leaving.borrow() || service.is_tight();
         match answer(&line, &asked, answered, is_last).await {
             Ok(true) => {}
             Ok(false) => return linger(&line).await,
@@ -102,12 +111,10 @@ pub async fn serve<S: ByteStream + 'static>(
     let _ = poll_fn(|cx| Pin::new(&mut lock(&line).io).poll_shutdown(cx)).await;
 }
 
-/// Waits for the first byte of a request; false: there will be none. `sleep` is the connection's, and is set only when it runs
-/// out: a timer for each request costs more than looking at the clock.
+/// Waits for the first byte of a request; false: there will be none.
 async fn begun<S: ByteStream>(
     line: &Mutex<Line<S>>,
-    idle: Duration,
-    mut sleep: Pin<&mut Sleep>,
+    idle: &mut Clock,
     mut over: Pin<&mut impl Future<Output = ()>>,
 ) -> bool {
     let came = |cx: &mut Context<'_>| {
@@ -125,18 +132,12 @@ async fn begun<S: ByteStream>(
     if let Poll::Ready(came) = poll_fn(|cx| Poll::Ready(came(cx))).await {
         return came;
     }
-    let until = Instant::now() + idle;
     poll_fn(|cx| {
-        if let Poll::Ready(came) = came(cx) {
-            return Poll::Ready(came);
+        let came = came(cx);
+        match idle.judge(cx, came) {
+            Poll::Ready(came) => Poll::Ready(came.unwrap_or(false)),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| false),
         }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
-                return Poll::Ready(false);
-            }
-            sleep.as_mut().reset(until);
-        }
-        over.as_mut().poll(cx).map(|()| false)
     })
     .await
 }

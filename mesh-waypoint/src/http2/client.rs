@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
@@ -22,6 +23,7 @@ use crate::body::Body;
 use crate::io::ByteStream;
 use crate::length::{self, TwoWays};
 use crate::message::{Answer, Departing};
+use crate::stall::Impatient;
 
 /// A connection. When the last of its clones is gone, it ends with its last stream.
 #[derive(Clone)]
@@ -48,18 +50,20 @@ pub enum Failed {
 }
 
 impl Connection {
-    /// Begins to speak HTTP/2.
-    pub fn start(mut io: impl ByteStream + 'static, max_head: u32) -> Self {
+    /// Begins to speak HTTP/2. `patience`: how long the endpoint may take nothing of what is to be sent to it.
+    pub fn start(io: impl ByteStream + 'static, max_head: u32, patience: Duration) -> Self {
+        let mut io = Impatient::new(io, patience);
         let link = Link::new(
             Role::Client,
             Limits {
-                first_window: 1 << 20,
+                first_window: 64 << 10,
                 stream_window: 4 << 20,
-                growth: 64 << 20,
+                growth: 16 << 20,
                 max_frame: 64 << 10,
                 max_streams: u32::MAX >> 1,
                 max_head,
             },
+            patience,
         );
         let driven = link.clone();
         tokio::spawn(async move {
@@ -136,7 +140,7 @@ async fn upload(link: Arc<Link>, stream: u32, body: Body) {
         let body = pin!(body);
         if let Err(over) = send_body(&link, stream, body).await {
             debug!(%over, "a request was not sent whole");
-            link.give_up(stream);
+            link.give_up(stream, over);
         }
     });
     let first = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;

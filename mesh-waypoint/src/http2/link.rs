@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -21,7 +22,11 @@ use crate::io::ByteStream;
 use crate::outbox::Outbox;
 
 /// See the module's description.
-pub(super) struct Link(Mutex<State>);
+pub(super) struct Link {
+    state: Mutex<State>,
+    /// How long a stream may take nothing of what is to be sent on it.
+    patience: Duration,
+}
 
 struct State {
     http: Connection,
@@ -67,8 +72,8 @@ const STUCK: usize = 1 << 20;
 const AT_ONCE: usize = 16;
 
 impl Link {
-    pub(super) fn new(role: Role, limits: Limits) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+    pub(super) fn new(role: Role, limits: Limits, patience: Duration) -> Arc<Self> {
+        let state = State {
             http: Connection::new(role, limits),
             out: Outbox::default(),
             streams: HashMap::default(),
@@ -80,11 +85,16 @@ impl Link {
             unused: false,
             draining: false,
             reads: 0,
-        })))
+        };
+        Arc::new(Self { state: Mutex::new(state), patience })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// Moves the connection's bytes; ready when it is over. `asked` gets what the peer asks for.
@@ -263,11 +273,11 @@ impl Link {
     }
 
     /// What was being sent cannot be sent whole.
-    pub(super) fn give_up(&self, stream: u32) {
+    pub(super) fn give_up(&self, stream: u32, over: Over) {
         let mut state = self.lock();
         state.http.reset(stream, Code::CANCEL);
         if let Some(own) = state.streams.get_mut(&stream) {
-            own.break_off(Over::Body);
+            own.break_off(over);
         }
         state.wake_openers();
         state.wake_driver();

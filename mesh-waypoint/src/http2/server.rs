@@ -23,6 +23,7 @@ use crate::io::ByteStream;
 use crate::length;
 use crate::limits::Limits;
 use crate::message::{Answer, Arriving, Service};
+use crate::stall::Clock;
 
 /// Answers all requests of a connection.
 pub async fn serve(
@@ -41,21 +42,25 @@ pub async fn serve(
             max_streams: limits.max_streams,
             max_head: u32::try_from(limits.max_head).unwrap_or(u32::MAX),
         },
+        limits.stream_idle,
     );
     let closing = Closing(link.clone());
     let mut told = pin!(async {
         // The sender is gone when the process is about to end.
         let _ = draining.wait_for(|d| *d).await;
     });
-    let mut is_told = false;
+    let mut tight = pin!(service.tight());
+    let (mut is_told, mut has_asked) = (false, false);
     let mut patience = Patience::new(limits);
     let mut is_over = false;
     let ended = poll_fn(|cx| {
-        if !is_told && told.as_mut().poll(cx).is_ready() {
+        // Each connection is good for a request, however little memory there is.
+        if !is_told && (told.as_mut().poll(cx).is_ready() || has_asked && tight.as_mut().poll(cx).is_ready()) {
             is_told = true;
             link.drain();
         }
         let driven = link.poll_drive(cx, &mut io, |asked| {
+            has_asked = true;
             // Boxed, because a task is moved several times before it runs, and this one is large.
             tokio::spawn(Box::pin(one(service.clone(), link.clone(), asked)));
         });
@@ -159,9 +164,10 @@ async fn send(link: &Link, stream: u32, answer: Answer, is_head: bool) -> Result
 /// Fields that HTTP/2 does not have (RFC 9113, section 8.2.2).
 const APART: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// Sends a body to its end. One that breaks off leaves the stream without an end.
+/// Sends a body to its end. One that breaks off, or of which the peer takes no more, leaves the stream without an end.
 pub(super) async fn send_body(link: &Link, stream: u32, mut body: Pin<&mut Body>) -> Result<(), Over> {
     let mut over = false;
+    let mut clock = Clock::new(link.patience());
     while !over {
         let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
@@ -185,7 +191,16 @@ pub(super) async fn send_body(link: &Link, stream: u32, mut body: Pin<&mut Body>
             }
         };
         over |= body.is_end_stream();
-        poll_fn(|cx| link.poll_send(cx, stream, &mut data, over)).await?;
+        let mut left = data.len();
+        poll_fn(|cx| {
+            let polled = link.poll_send(cx, stream, &mut data, over);
+            if data.len() < left {
+                left = data.len();
+                clock.moved();
+            }
+            clock.judge(cx, polled).map(|judged| judged.unwrap_or(Err(Over::Unread)))
+        })
+        .await?;
     }
     Ok(())
 }

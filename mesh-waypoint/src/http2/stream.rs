@@ -34,6 +34,9 @@ pub enum Over {
     /// Of ours.
     #[error("the body broke off")]
     Body,
+    /// The peer takes no more of what is sent.
+    #[error("the peer does not read")]
+    Unread,
 }
 
 /// What comes next on a stream.

@@ -58,17 +58,21 @@ async fn what_is_too_much_or_nonsense_is_refused_and_ended() {
 async fn who_dawdles_is_ended() {
     let mut bench = Bench::new(&[], Keys::default(), |_| {}).await;
     bench.limit(|limits| limits.head_timeout = Duration::from_millis(300));
-    for sent in [
-        "GET / HTTP/1.1\r\nhost: web\r\nx-long: yyyyyyyyyyyyyyyyyyyyyy",
-        "PRI * HTTP/2.0\r\n\r\n",
-        "\r\n\r\n\r\n\r\n\r\n\r\n\r\n",
+    for (sent, is_told) in [
+        ("GET / HTTP/1.1\r\nhost: web\r\nx-long: yyyyyyyyyyyyyyyyyyyyyy", true),
+        ("PRI * HTTP/2.0\r\n\r\n", false),
+        ("\r\n\r\n\r\n\r\n\r\n\r\n\r\n", false),
     ] {
         let (mut stream, _) = bench.stream();
         for byte in sent.bytes() {
             let _ = stream.write_all(&[byte]).await;
             sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(all(&mut stream).await, b"", "{sent:?}");
+        let heard = String::from_utf8(all(&mut stream).await).unwrap();
+        match is_told {
+            true => assert!(heard.starts_with("HTTP/1.1 408 ") && heard.ends_with("request header timeout"), "{heard}"),
+            false => assert_eq!(heard, "", "{sent:?}"),
+        }
     }
     bench.limit(|limits| limits.idle_timeout = Duration::from_millis(300));
     assert_eq!(all(&mut bench.stream().0).await, b"", "nothing was said");

@@ -26,11 +26,14 @@ use mesh_waypoint::dial::{Dialler, Own};
 use mesh_waypoint::export::Exporter;
 use mesh_waypoint::keys::Keys;
 use mesh_waypoint::limits::Limits;
+use mesh_waypoint::overload::{Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::telemetry::trace::{Counts, Tracer};
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -103,6 +106,7 @@ impl Bench {
             upstreams: Upstreams::new(dialler),
             telemetry: Telemetry::default(),
             limits: Limits::default(),
+            overload: Overload::new(Bounds::requests(1 << 16)),
             draining,
             experiences: Arc::default(),
             breakers: Arc::default(),
@@ -139,6 +143,21 @@ impl Bench {
         change(&mut self.shared.limits);
     }
 
+    /// Streams from here on are counted anew, against other bounds.
+    pub(crate) fn bound(&mut self, bounds: Bounds) -> Overload {
+        self.shared.overload = Overload::new(bounds);
+        self.shared.overload.clone()
+    }
+
+    /// What is told of all requests.
+    pub(crate) fn metrics(&self) -> String {
+        let mut registry = Registry::default();
+        self.shared.telemetry.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
     /// Tells all streams that this instance is to stop.
     pub(crate) fn drain(&self) {
         self.drain.send_replace(true);
@@ -146,8 +165,13 @@ impl Bench {
 
     /// A client's end of a stream, and the waypoint's work on it.
     pub(crate) fn stream(&self) -> (DuplexStream, JoinHandle<()>) {
+        self.stream_of("client")
+    }
+
+    /// As [`Bench::stream`], of that service account.
+    pub(crate) fn stream_of(&self, account: &str) -> (DuplexStream, JoinHandle<()>) {
         let client = Client {
-            identity: SpiffeId::new("td", "shop", "client").unwrap(),
+            identity: SpiffeId::new("td", "shop", account).unwrap(),
             address: "10.0.0.9:4000".parse().unwrap(),
             workload: None,
         };
@@ -157,7 +181,12 @@ impl Bench {
 
     /// What `web`, or its workload where the model is of workloads, answers, over a stream of its own.
     pub(crate) async fn ask(&self, request: Request<&str>) -> Response<String> {
-        let (near, _) = self.stream();
+        self.ask_as("client", request).await
+    }
+
+    /// As [`Bench::ask`], of that service account.
+    pub(crate) async fn ask_as(&self, account: &str, request: Request<&str>) -> Response<String> {
+        let (near, _) = self.stream_of(account);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
         let (mut parts, body) = request.into_parts();
