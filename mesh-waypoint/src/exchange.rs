@@ -145,7 +145,7 @@ async fn respond(
     let asked = head::Request {
         head: head::Head {
             method: incoming.method.as_str(),
-            scheme: read::scheme(&incoming.headers),
+            scheme: incoming.scheme,
             authority: &incoming.authority,
             path: &incoming.path,
             query: incoming.query.as_deref(),

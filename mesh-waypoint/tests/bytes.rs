@@ -147,6 +147,7 @@ fn a_request_goes_on_and_its_answer_comes_back() {
             GET /a?b=c HTTP/1.1
             host: web
             x-own: 1
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"
@@ -168,11 +169,13 @@ fn requests_in_a_row_are_answered_in_order() {
         expect![[r#"
             GET /1 HTTP/1.1
             host: web
+            x-forwarded-proto: http
             x-request-id: ..
 
             ----
             GET /2 HTTP/1.1
             host: web
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"
@@ -200,6 +203,7 @@ fn http_1_0_is_answered_and_closed() {
         expect![[r#"
             GET / HTTP/1.1
             host: 
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"
@@ -222,6 +226,7 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
             POST / HTTP/1.1
             host: web
             content-length: 5
+            x-forwarded-proto: http
             x-request-id: ..
 
             hello
@@ -242,6 +247,7 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
             POST /chunked HTTP/1.1
             host: web
             te: trailers
+            x-forwarded-proto: http
             x-request-id: ..
             transfer-encoding: chunked
 
@@ -268,6 +274,7 @@ fn bodies_with_a_length_and_in_chunks_with_trailers() {
         expect![[r#"
             HEAD / HTTP/1.1
             host: web
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"
@@ -309,6 +316,7 @@ fn what_ends_at_this_hop_does_not_go_on() {
             host: web
             x-forwarded-for: 1.2.3.4
             te: trailers
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"
@@ -330,6 +338,7 @@ fn an_absolute_target_sets_the_host() {
         expect![[r#"
             GET /x HTTP/1.1
             host: other:81
+            x-forwarded-proto: http
             x-request-id: ..
         "#]],
         expect![[r#"

@@ -28,12 +28,10 @@ enum Changing {
 }
 
 /// Headers that one of the two has and the other does not, on purpose.
-const DELIBERATE: [(&str, Where); 7] = [
+const DELIBERATE: [(&str, Where); 6] = [
     // How a body is framed is each hop's own affair; the body itself is compared, and a message framed twice is not read.
     ("content-length", Where::Both),
     ("transfer-encoding", Where::Both),
-    // Of requests: a waypoint is spoken to through tunnels, never by TLS of its own, and a gateway before it has said what it ended.
-    ("x-forwarded-proto", Where::Request),
     // Weft tells backends of the second try and those after it.
     ("x-envoy-attempt-count", Where::Request),
     // Envoy answers it itself; here the backend does.

@@ -17,7 +17,7 @@ use mesh_core::workload::ServiceKey;
 
 use super::cors::{Grant, Verdict};
 use super::head::{Fields, Request, with_query};
-use super::headers::{Edits, ORIGINAL_HOST, ORIGINAL_PATH, ReplyOps};
+use super::headers::{Edits, ORIGINAL_HOST, ORIGINAL_PATH, Ops, ReplyOps};
 use super::matcher::{BadEntry, Matched, Matcher};
 use super::respond::{self, Reply};
 use super::split;
@@ -146,6 +146,15 @@ impl CompiledRoutes {
 }
 
 impl Rule {
+    /// What is done first and what after it, which has the last word: the only destination, but the rule where there are several,
+    /// as the reference puts them together.
+    fn ordered<'a>(&self, rule: &'a Ops, destination: &'a Ops) -> (&'a Ops, &'a Ops) {
+        match &self.action {
+            Action::Forward(forward) if forward.backends.len() > 1 => (destination, rule),
+            _ => (rule, destination),
+        }
+    }
+
     fn then<'a, F: Fields + ?Sized>(
         &'a self,
         request: &Request<'_, F>,
@@ -155,7 +164,13 @@ impl Rule {
         mut draw: impl FnMut() -> u64,
     ) -> Then<'a> {
         let own = |reply: Reply, backend: Option<&'a Backend>| {
-            let ops = ReplyOps::new(&self.response, backend.map(|backend| &backend.response), request);
+            let ops = match backend {
+                Some(backend) => {
+                    let (first, then) = self.ordered(&self.response, &backend.response);
+                    ReplyOps::new(first, Some(then), request)
+                }
+                None => ReplyOps::new(&self.response, None, request),
+            };
             Then::Reply(dress(reply.for_client(is_grpc), &ops, grant.as_ref()))
         };
         let forward = match &self.action {
@@ -175,7 +190,8 @@ impl Rule {
             To::Missing(status) => return own(respond::no_backend(*status), Some(backend)),
         };
         let rewrite = backend.rewrite.as_ref().unwrap_or(&forward.rewrite);
-        let mut edits = Edits::of_request(&self.request, Some(&backend.request), request);
+        let (first, then) = self.ordered(&self.request, &backend.request);
+        let mut edits = Edits::of_request(first, Some(then), request);
         let target = rewrite
             .path
             .as_ref()
@@ -202,7 +218,10 @@ impl Rule {
             authority,
             edits,
             mirrors: split::mirrors(&self.mirrors, || millionth(draw())).filter(|to| is_there(to)).collect(),
-            reply: ReplyOps::new(&self.response, Some(&backend.response), request),
+            reply: {
+                let (first, then) = self.ordered(&self.response, &backend.response);
+                ReplyOps::new(first, Some(then), request)
+            },
             grant,
             is_grpc,
         })

@@ -93,7 +93,7 @@ pub struct Edits<'a> {
 }
 
 impl<'a> Edits<'a> {
-    /// Of a rule, and then of the destination that was drawn. A value that comes to nothing leaves its header alone.
+    /// Of what is done first, and then of what has the last word. A value that comes to nothing leaves its header alone.
     pub fn of_request<F: Fields + ?Sized>(
         rule: &'a Ops,
         destination: Option<&'a Ops>,

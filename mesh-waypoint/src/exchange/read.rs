@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use mesh_core::l7::PathNormalization;
 
 use crate::engine::head;
@@ -14,6 +14,7 @@ use crate::message::Arriving;
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) method: Method,
+    pub(super) scheme: &'static str,
     pub(super) authority: String,
     /// Normalised, without query.
     pub(super) path: String,
@@ -23,7 +24,7 @@ pub(super) struct Incoming {
     pub(super) headers: HeaderMap,
     /// What the connection is to become: `websocket`. Any other wish is passed over (RFC 9110, section 7.8): behind `h2c` a backend
     /// would take further requests that nobody here looks at.
-    pub(super) upgrade: Option<http::HeaderValue>,
+    pub(super) upgrade: Option<HeaderValue>,
 }
 
 /// What cannot be read in one way only is not carried on.
@@ -72,7 +73,7 @@ impl Incoming {
         }
         let target = path::target(method.as_str(), &raw, how).map_err(|_| BadRequest::Path)?;
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
-        let names_upgrade = |value: &http::HeaderValue| {
+        let names_upgrade = |value: &HeaderValue| {
             value.as_bytes().split(|b| *b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         };
         let upgrade = headers
@@ -85,7 +86,8 @@ impl Incoming {
         headers::sanitise(&mut headers);
         headers.remove(header::UPGRADE);
         headers.remove(header::HOST);
-        Ok(Self { method, authority, path, query, version, headers, upgrade })
+        let scheme = scheme(&mut headers);
+        Ok(Self { scheme, method, authority, path, query, version, headers, upgrade })
     }
 
     /// Path and query as they go on, unless a route says otherwise.
@@ -97,11 +99,13 @@ impl Incoming {
     }
 }
 
-/// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so.
-pub(super) fn scheme(headers: &HeaderMap) -> &'static str {
-    let said = headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
-    if said.is_some_and(|said| said.eq_ignore_ascii_case(b"https")) { "https" } else { "http" }
+/// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so. Whoever is behind it is told.
+fn scheme(headers: &mut HeaderMap) -> &'static str {
+    let said = headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if said.as_bytes().eq_ignore_ascii_case(b"https") { "https" } else { "http" }
 }
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 pub(super) fn protocol(version: Version) -> &'static str {
     match version {
