@@ -52,7 +52,7 @@ enum Where {
 /// How far apart times may be.
 const TIMES: Duration = Duration::from_millis(150);
 
-/// What a client, a backend or a clock could tell the two by. `coarse`: of responses only whether it is a refusal.
+/// What a client or a backend could tell the two by. `coarse`: of responses only whether it is a refusal.
 pub(crate) fn differences(weft: &Did, envoy: &Did, coarse: bool) -> Vec<String> {
     let mut found = Vec::new();
     let outcomes = |did: &Did| sorted(did.outcomes.iter().map(if coarse { class } else { shown_outcome }));
@@ -60,10 +60,12 @@ pub(crate) fn differences(weft: &Did, envoy: &Did, coarse: bool) -> Vec<String> 
     tell(&mut found, "client", &ours, &theirs);
     let [ours, theirs] = [weft, envoy].map(|did| sorted(did.seen.iter().map(shown_seen)));
     tell(&mut found, "backends", &ours, &theirs);
-    if weft.took.abs_diff(envoy.took) > TIMES {
-        found.push(format!("Weft took {:?}, Envoy {:?}", weft.took, envoy.took));
-    }
     found
+}
+
+/// What the clock could tell them by.
+pub(crate) fn difference_of_time(weft: &Did, envoy: &Did) -> Option<String> {
+    (weft.took.abs_diff(envoy.took) > TIMES).then(|| format!("Weft took {:?}, Envoy {:?}", weft.took, envoy.took))
 }
 
 fn tell(found: &mut Vec<String>, who: &str, weft: &[String], envoy: &[String]) {
