@@ -117,7 +117,9 @@ pub struct Pool {
     /// Requests in flight, HTTP/1.1's as well.
     pub max_requests: Option<u32>,
     pub max_requests_per_connection: Option<u32>,
+    /// Retries under way; where there is a budget it says that alone.
     pub max_retries: Option<u32>,
+    pub retry_budget: Option<RetryBudget>,
     pub max_concurrent_streams: Option<u32>,
     /// HTTP/1.1 requests go on as HTTP/2.
     pub upgrade: bool,
@@ -137,11 +139,21 @@ impl Default for Pool {
             max_requests: None,
             max_requests_per_connection: None,
             max_retries: None,
+            retry_budget: None,
             max_concurrent_streams: None,
             upgrade: false,
             use_client_protocol: false,
         }
     }
+}
+
+/// How many retries may be under way: a share of all requests under way and waiting, and some in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBudget {
+    /// Thousandths of a percent, 0 to 100,000.
+    pub millipercent: u32,
+    pub least: u32,
 }
 
 /// When an endpoint gets nothing for a while. Counters of 0 never eject.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::l7::destination::{
-    Balance, ClientCertificate, HashBy, Originate, Outliers, Policy, Pool, Roots, SlowStart, SubsetPolicy, Tls,
+    Balance, ClientCertificate, HashBy, Originate, Outliers, Policy, Pool, RetryBudget, Roots, SlowStart, SubsetPolicy,
+    Tls,
 };
 use mesh_core::traffic::Keepalive;
 use serde::Deserialize;
@@ -65,6 +66,16 @@ struct Sections {
     connection_pool: Option<ConnectionPool>,
     outlier_detection: Option<OutlierDetection>,
     tls: Option<ClientTls>,
+    /// Of the whole policy: ports have none of their own, and that of the policy that they stand in.
+    retry_budget: Option<RawRetryBudget>,
+}
+
+/// See [`RetryBudget`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawRetryBudget {
+    percent: Option<f64>,
+    min_retry_concurrency: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -215,8 +226,8 @@ pub type Find<'a> = &'a mut dyn FnMut(&Arc<str>) -> Option<Option<Arc<str>>>;
 /// What holds for a service as a whole, and for its ports.
 pub fn general(policy: Option<&TrafficPolicy>, find: Find<'_>) -> SubsetPolicy {
     let Some(policy) = policy else { return SubsetPolicy::default() };
-    let ports = policy.port_level_settings.iter().map(|port| (port.port.number, port.sections.policy(find)));
-    let ports = ports.collect();
+    let of_port = |port: &PortSettings| (port.port.number, policy.own.of_port(&port.sections).policy(find));
+    let ports = policy.port_level_settings.iter().map(of_port).collect();
     SubsetPolicy { general: policy.own.policy(find), ports }
 }
 
@@ -224,23 +235,21 @@ pub fn general(policy: Option<&TrafficPolicy>, find: Find<'_>) -> SubsetPolicy {
 pub fn of_subset(service: Option<&TrafficPolicy>, subset: &TrafficPolicy, find: Find<'_>) -> SubsetPolicy {
     let nothing = TrafficPolicy::default();
     let service = service.unwrap_or(&nothing);
+    let general = subset.own.over(&service.own);
     let mut ports: BTreeMap<u16, Policy> = BTreeMap::new();
     for port in &service.port_level_settings {
-        ports.insert(port.port.number, subset.own.over(&port.sections).policy(find));
+        ports.insert(port.port.number, general.of_port(&subset.own.over(&port.sections)).policy(find));
     }
     for port in &subset.port_level_settings {
-        ports.insert(port.port.number, port.sections.policy(find));
+        ports.insert(port.port.number, general.of_port(&port.sections).policy(find));
     }
-    SubsetPolicy { general: subset.own.over(&service.own).policy(find), ports }
+    SubsetPolicy { general: general.policy(find), ports }
 }
 
 /// Fields of a DestinationRule that no waypoint carries out, and why.
 pub(super) fn unused(rule: &Value) -> Vec<(String, &'static str)> {
-    const OF_POLICIES: [(&str, &str); 3] = [
-        ("tunnel", "is carried out nowhere"),
-        ("proxyProtocol", "is carried out nowhere"),
-        ("retryBudget", "is carried out nowhere"),
-    ];
+    const OF_POLICIES: [(&str, &str); 2] =
+        [("tunnel", "is carried out nowhere"), ("proxyProtocol", "is carried out nowhere")];
     const OF_SECTIONS: [(&str, &str); 2] = [
         ("tls.caCrl", "revoked certificates are not looked for"),
         ("loadBalancer.consistentHash.httpCookie.attributes", "a cookie that is set has a path and a lifetime"),
@@ -275,7 +284,13 @@ impl Sections {
             connection_pool: self.connection_pool.clone().or_else(|| under.connection_pool.clone()),
             outlier_detection: self.outlier_detection.clone().or_else(|| under.outlier_detection.clone()),
             tls: self.tls.clone().or_else(|| under.tls.clone()),
+            retry_budget: self.retry_budget.clone().or_else(|| under.retry_budget.clone()),
         }
+    }
+
+    /// Settings of a port within this policy.
+    fn of_port(&self, port: &Self) -> Self {
+        Self { retry_budget: self.retry_budget.clone(), ..port.clone() }
     }
 
     fn policy(&self, find: Find<'_>) -> Policy {
@@ -286,11 +301,23 @@ impl Sections {
         Policy {
             balance: balancer.balance(),
             locality,
-            pool: self.connection_pool.as_ref().map(ConnectionPool::read).unwrap_or_default(),
+            pool: Pool {
+                retry_budget: self.retry_budget.as_ref().map(RawRetryBudget::read),
+                ..self.connection_pool.as_ref().map(ConnectionPool::read).unwrap_or_default()
+            },
             outliers,
             tls: self.tls.as_ref().map(|tls| tls.read(find)).unwrap_or_default(),
             slow_start: balancer.slow_start(),
         }
+    }
+}
+
+impl RawRetryBudget {
+    /// Defaults are the reference's.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn read(&self) -> RetryBudget {
+        let percent = self.percent.unwrap_or(20.0).clamp(0.0, 100.0);
+        RetryBudget { millipercent: (percent * 1000.0) as u32, least: self.min_retry_concurrency.unwrap_or(3) }
     }
 }
 
@@ -353,6 +380,7 @@ impl ConnectionPool {
             max_requests: set(http.http2_max_requests),
             max_requests_per_connection: set(http.max_requests_per_connection),
             max_retries: set(http.max_retries),
+            retry_budget: None,
             max_concurrent_streams: set(http.max_concurrent_streams),
             upgrade: http.h2_upgrade_policy == UpgradePolicy::Upgrade,
             use_client_protocol: http.use_client_protocol,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_core::l7::destination::Pool;
+use mesh_core::l7::destination::{Pool, RetryBudget};
 use thiserror::Error;
 
 use super::experience::Target;
@@ -68,12 +68,19 @@ impl Breaker {
             Limited::Connections => pool.max_connections,
             Limited::Pending => pool.max_pending,
             Limited::Requests => pool.max_requests,
-            Limited::Retries => pool.max_retries,
+            Limited::Retries => pool.retry_budget.map(|budget| self.within(budget)).or(pool.max_retries),
         };
         let more = |count: u32| count.checked_add(1).filter(|count| most.is_none_or(|most| *count <= most));
         // Nothing else is published by a count.
         let counted = self.count(what).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.map(|_| Taken { breaker: self.clone(), what }).map_err(|_| Overflow(what))
+    }
+
+    /// Retries that may be under way now, as the reference counts: of what is under way and what waits, rounded down.
+    fn within(&self, budget: RetryBudget) -> u32 {
+        let all = u64::from(self.used(Limited::Requests)) + u64::from(self.used(Limited::Pending));
+        let share = all * u64::from(budget.millipercent) / 100_000;
+        u32::try_from(share).unwrap_or(u32::MAX).max(budget.least)
     }
 
     pub fn used(&self, what: Limited) -> u32 {
@@ -145,6 +152,32 @@ mod tests {
             "a limit that comes later holds for the next"
         );
         assert!(breaker.take(Limited::Pending, &pool(Some(0))).is_err());
+    }
+
+    #[test]
+    fn a_budget_lets_retries_grow_with_what_is_under_way() {
+        let pool = |millipercent: u32, least: u32| Pool {
+            max_retries: Some(1),
+            retry_budget: Some(RetryBudget { millipercent, least }),
+            ..Pool::default()
+        };
+        for (requests, waiting, millipercent, least, retries) in [
+            (0, 0, 20_000, 3, 3),
+            (14, 5, 20_000, 3, 3),
+            (15, 5, 20_000, 3, 4),
+            (100, 0, 12_500, 0, 12),
+            (9, 0, 0, 0, 0),
+        ] {
+            let breaker = Arc::new(Breaker::default());
+            let none = Pool::default();
+            let _held: Vec<_> = std::iter::repeat_n(Limited::Requests, requests)
+                .chain(std::iter::repeat_n(Limited::Pending, waiting))
+                .map(|what| breaker.take(what, &none))
+                .collect();
+            let pool = pool(millipercent, least);
+            let taken: Vec<_> = std::iter::from_fn(|| breaker.take(Limited::Retries, &pool).ok()).collect();
+            assert_eq!(taken.len(), retries, "{requests} and {waiting} at {millipercent}, {least} at least");
+        }
     }
 
     #[test]

@@ -109,11 +109,6 @@ impl Retries {
     }
 }
 
-/// Whether one more retry may be in flight, among those of all requests of a destination.
-pub fn within_budget(retries_in_flight: u32, max_retries: Option<u32>) -> bool {
-    max_retries.is_none_or(|max| retries_in_flight < max)
-}
-
 fn grpc_status<R: Fields + ?Sized>(headers: &R) -> Option<GrpcStatus> {
     str::from_utf8(headers.first(&GRPC_STATUS)?).ok()?.parse().ok().map(GrpcStatus)
 }
@@ -236,13 +231,6 @@ mod tests {
         assert_eq!(expected(None, Some(400), 800), Some(400));
         assert_eq!(expected(Some(1000), None, 1000), None);
         assert_eq!(expected(None, Some(0), 0), None);
-    }
-
-    #[test]
-    fn the_budget_bounds_retries_in_flight() {
-        assert!(within_budget(99, None));
-        assert_eq!([0, 1, 2].map(|in_flight| within_budget(in_flight, Some(2))), [true, true, false]);
-        assert!(!within_budget(0, Some(0)));
     }
 
     proptest! {

@@ -39,8 +39,7 @@ fn every_setting_of_a_policy_is_taken_and_what_no_waypoint_does_is_told() {
         expect![[r#"
             shop/wp/shop/web.shop.svc.cluster.local
               80 http
-              to shop/web.shop.svc.cluster.local: {general: {balance: {hash: {header: x-user}}, locality: {failover: {regions: {a: b}, scopes: [region, zone, subzone]}}, outliers: {base_ejection: 2s, consecutive_5xx: 5, consecutive_gateway: 3, consecutive_local: 5, interval: 1s, max_ejection_percent: 50, min_health_percent: 10, split_local: true}, pool: {connect_timeout: 1s, keepalive: {probes: 3, time: 60s}, max_concurrent_streams: 3, max_connection_duration: 3600s, max_pending: 1, max_requests_per_connection: 2, upgrade: true}, slow_start: {aggression: 1000, minimum_percent: 20, window: 10s}, tls: {originate: {client: {chain: /c, key: /k}, roots: {file: /r}, subject_alt_names: [x]}}}}
-            ! info no_effect: DestinationRule shop/web: spec.trafficPolicy.retryBudget: is carried out nowhere
+              to shop/web.shop.svc.cluster.local: {general: {balance: {hash: {header: x-user}}, locality: {failover: {regions: {a: b}, scopes: [region, zone, subzone]}}, outliers: {base_ejection: 2s, consecutive_5xx: 5, consecutive_gateway: 3, consecutive_local: 5, interval: 1s, max_ejection_percent: 50, min_health_percent: 10, split_local: true}, pool: {connect_timeout: 1s, keepalive: {probes: 3, time: 60s}, max_concurrent_streams: 3, max_connection_duration: 3600s, max_pending: 1, max_requests_per_connection: 2, retry_budget: {least: 3, millipercent: 20000}, upgrade: true}, slow_start: {aggression: 1000, minimum_percent: 20, window: 10s}, tls: {originate: {client: {chain: /c, key: /k}, roots: {file: /r}, subject_alt_names: [x]}}}}
         "#]],
     );
 }

@@ -20,7 +20,6 @@ fn fields_of_a_destination_rule() {
     for (written, place) in [
         ("tunnel: {targetHost: a.example, targetPort: 80}", "tunnel"),
         ("proxyProtocol: {version: V1}", "proxyProtocol"),
-        ("retryBudget: {percent: 20}", "retryBudget"),
         ("tls: {mode: SIMPLE, caCrl: /crl}", "tls.caCrl"),
         (
             "loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: 0s, attributes: [{name: SameSite, value: Lax}]}}}",
@@ -32,7 +31,7 @@ fn fields_of_a_destination_rule() {
         assert_eq!(findings("DestinationRule", &whole), [format!("spec.trafficPolicy.{place}")]);
         let subset = format!("host: web, subsets: [{{name: a}}, {{name: b, trafficPolicy: {{{written}}}}}]");
         assert_eq!(findings("DestinationRule", &subset), [format!("spec.subsets[1].trafficPolicy.{place}")]);
-        if !["tunnel", "proxyProtocol", "retryBudget"].contains(&place) {
+        if !["tunnel", "proxyProtocol"].contains(&place) {
             let port =
                 format!("host: web, trafficPolicy: {{portLevelSettings: [{{port: {{number: 80}}, {written}}}]}}");
             let place = format!("spec.trafficPolicy.portLevelSettings[0].{place}");
