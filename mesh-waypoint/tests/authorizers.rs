@@ -308,6 +308,7 @@ async fn a_grpc_authorizer_is_told_of_the_request_and_lets_it_pass() {
             "authorization: Basic x",
             "content-length: 5",
             "x-envoy-auth-partial-body: false",
+            "x-forwarded-proto: http",
             "x-request-id: 7",
             "x-team: blue,green",
         ]
