@@ -28,4 +28,5 @@ mod limited;
 mod traced;
 mod tasks;
 mod clients;
+mod originated;
 mod overload;

@@ -41,4 +41,5 @@ pub mod run;
 pub mod cgroup;
 pub mod dialogue;
 pub mod bulk;
+pub mod dashboard;
 pub mod wait;

@@ -115,15 +115,13 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Build { release } => {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
-            build(if release { Profile::Dist } else { Profile::Dev }).map(|()| ExitCode::SUCCESS)
+            build(release).map(|()| ExitCode::SUCCESS)
         }
         Command::Demo { keep, dev, args } => {
             setup::ensure(&Purpose::RUN)?;
             clean_up()?;
-            // What is to be seen does not need the compiler's last tenth.
-            let profile = if dev { Profile::Dev } else { Profile::Release };
-            build(profile)?;
-            let mut demo = built("demo", profile)?;
+            build(!dev)?;
+            let mut demo = built("demo", !dev)?;
             let status = child::foreground(demo.args(keep.then_some("--keep")).args(args))?;
             if child::interrupted() {
                 clean_up()?;
@@ -145,46 +143,18 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Runs a program of the testbed, all built as it is shipped, and takes apart what it may have left.
+/// Runs a program of the testbed, optimised, and takes apart what it may have left.
 fn measure(program: &str, args: &[String]) -> Result<ExitCode> {
     setup::ensure(&Purpose::RUN)?;
     clean_up()?;
-    build(Profile::Dist)?;
-    let status = child::foreground(built(program, Profile::Dist)?.args(args))?;
+    build(true)?;
+    let status = child::foreground(built(program, true)?.args(args))?;
     clean_up()?;
     Ok(child::code(status))
 }
 
-/// How well programs are built: see the workspace's Cargo.toml.
-#[derive(Clone, Copy)]
-enum Profile {
-    Dev,
-    Release,
-    /// As they are shipped and measured.
-    Dist,
-}
-
-impl Profile {
-    /// For cargo.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Dev => "dev",
-            Self::Release => "release",
-            Self::Dist => "dist",
-        }
-    }
-
-    /// In the target directory.
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Dev => "debug",
-            Self::Release | Self::Dist => self.name(),
-        }
-    }
-}
-
 /// Builds every program, and what scenarios and the demo run beside them.
-fn build(profile: Profile) -> Result<()> {
+fn build(release: bool) -> Result<()> {
     let mut build = child::cargo(&[
         "build",
         "-p",
@@ -197,7 +167,7 @@ fn build(profile: Profile) -> Result<()> {
         "weft-tests",
         "--bins",
     ]);
-    child::succeed(build.args(["--profile", profile.name()]))
+    child::succeed(build.args(release.then_some("--release")))
 }
 
 /// The program that starts and ends clusters.
@@ -210,7 +180,7 @@ fn cluster(args: &[String]) -> Result<process::Command> {
         false => &[],
     };
     child::succeed(child::cargo(&packages).args(programs))?;
-    built("cluster", Profile::Dev)
+    built("cluster", false)
 }
 
 /// Has the tests that compare `deploy/crds` with the tables write it.
@@ -221,10 +191,10 @@ fn manifests() -> Result<()> {
 
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them
 /// use, and builds TLS a second time.
-fn built(name: &str, profile: Profile) -> Result<process::Command> {
+fn built(name: &str, release: bool) -> Result<process::Command> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("this program is in target/<profile>")?;
-    let path = target.join(profile.folder()).join(name);
+    let path = target.join(if release { "release" } else { "debug" }).join(name);
     if !path.exists() {
         bail!("{} was not built", path.display());
     }
