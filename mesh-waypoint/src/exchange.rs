@@ -209,7 +209,7 @@ async fn respond(
         Ok(Answer { mut response, endpoint, took, set_cookie, joined: None }) => {
             headers::strip_hop_by_hop(response.headers_mut());
             let time = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(time));
+            response.headers_mut().insert(headers::SERVICE_TIME, HeaderValue::from(time));
             let status = response.status().as_u16();
             forward.reply_headers(status, response.headers_mut());
             if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
@@ -232,8 +232,6 @@ async fn respond(
 
 /// With it a client of the reference's proxy asks for a request's spans.
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
-const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 fn outgoing(incoming: Incoming, is_grpc: bool, forward: Option<&Forward<'_>>) -> Outgoing {
     let mut target = incoming.canonical();
@@ -260,7 +258,7 @@ fn describe(story: &mut Story, incoming: &Incoming) {
     for (word, name) in [
         (Word::RequestId, headers::REQUEST_ID),
         (Word::UserAgent, header::USER_AGENT),
-        (Word::ForwardedFor, FORWARDED_FOR),
+        (Word::ForwardedFor, headers::FORWARDED_FOR),
     ] {
         if let Some(value) = incoming.headers.get(&name) {
             texts.set_bytes(word, value.as_bytes());

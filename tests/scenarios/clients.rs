@@ -20,16 +20,6 @@ const DENY: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy
                     {targetRefs: [{kind: Service, group: '', name: reviews}], action: DENY, rules: [{to: [{operation: {paths: \
                     [/weft.test.Secret/*]}}]}]}}\n---\n";
 
-/// As `needs!`, for what `cargo xtask setup` gets by pip.
-macro_rules! libraries {
-    () => {
-        if !CLIENTS.is_there() {
-            println!("skipped: {}:{}: needs {} (cargo xtask setup)", module_path!(), line!(), CLIENTS.name);
-            return Ok(());
-        }
-    };
-}
-
 fn python(place: &Place, script: &str) -> Launch {
     let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     place.command("python3").arg("-u").arg(script).env("PYTHONPATH", CLIENTS.dir())
@@ -43,8 +33,7 @@ fn guarded(name: &str) -> Result<Reviews> {
 
 #[test]
 fn grpc_of_python_has_its_calls_statuses_and_deadlines() -> Result<()> {
-    needs!("curl", "python3");
-    libraries!();
+    needs!("curl", "python3", "grpcio and websockets");
     let reviews = guarded("l7-python")?;
     let _server = apps::grpc(&reviews.versions[0], 9000)?;
     let said = python(&reviews.web, "grpc_calls.py").arg(format!("{SERVICE}:9000")).stdout()?;
@@ -86,8 +75,7 @@ fn grpc_of_go_has_the_same() -> Result<()> {
 
 #[test]
 fn a_web_socket_carries_messages_of_both_kinds_and_closes_in_order() -> Result<()> {
-    needs!("curl", "python3");
-    libraries!();
+    needs!("curl", "python3", "grpcio and websockets");
     let reviews = guarded("l7-socket")?;
     let place: &Place = &reviews.versions[0];
     let mut server = python(place, "websocket.py").args(["serve", "7000"]).start()?;

@@ -42,4 +42,5 @@ pub mod cgroup;
 pub mod dialogue;
 pub mod bulk;
 pub mod dashboard;
+pub mod unary;
 pub mod wait;

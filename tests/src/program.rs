@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use xtask::wheel::ENVOY;
+use xtask::wheel;
 
 use crate::cgroup::Cgroup;
 use crate::netns::Netns;
@@ -141,7 +141,8 @@ fn pin_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Where a program is: a path as it is, a name in PATH and in root's directories, and what `cargo xtask setup` fetched.
+/// Where a program is: a path as it is, a name in PATH and in root's directories, and what `cargo xtask setup` fetched by the name
+/// that it has there.
 #[must_use]
 pub fn find(program: &str) -> Option<OsString> {
     if program.contains('/') {
@@ -151,7 +152,7 @@ pub fn find(program: &str) -> Option<OsString> {
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(program))
-        .chain(Some(ENVOY.file()).filter(|file| file.ends_with(program)))
+        .chain(wheel::ALL.iter().filter(|wheel| wheel.name == program).map(|wheel| wheel.file()))
         .find(|file| file.is_file())
         .map(PathBuf::into_os_string)
 }

@@ -33,6 +33,9 @@ pub static CLIENTS: Wheel = Wheel {
     megabytes: 7,
 };
 
+/// What may be asked for by its name.
+pub static ALL: [&Wheel; 2] = [&ENVOY, &CLIENTS];
+
 impl Wheel {
     /// The folder that they are in, or would be.
     #[must_use]

@@ -246,6 +246,9 @@ const FRAMING: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCOD
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 /// What the reference calls itself, whatever the backend or a route says: dashboards and probes look for it.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::l7::route::{BackendRef, Mirror, by_weight};
 
+use super::headers::FORWARDED_FOR;
+
 /// Index of the backend that is drawn, by the weights and any number; `None` when no weight is above 0.
 pub fn draw(weights: impl Iterator<Item = u32> + Clone, drawn: u64) -> Option<usize> {
     let sum: u64 = weights.clone().map(u64::from).sum();
@@ -26,7 +28,6 @@ pub fn mark_copy(headers: &mut HeaderMap, own: IpAddr) {
 }
 
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use mesh_core::l7::PathNormalization;
 
 use crate::engine::head;
@@ -100,12 +100,10 @@ impl Incoming {
 }
 
 /// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so. Whoever is behind it is told.
-fn scheme(headers: &mut HeaderMap) -> &'static str {
-    let said = headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+fn scheme(fields: &mut HeaderMap) -> &'static str {
+    let said = fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     if said.as_bytes().eq_ignore_ascii_case(b"https") { "https" } else { "http" }
 }
-
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 pub(super) fn protocol(version: Version) -> &'static str {
     match version {

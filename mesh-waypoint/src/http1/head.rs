@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use thiserror::Error;
 
 use super::framing::{self, Framing};
+use crate::engine::headers;
 use crate::length::TwoWays;
 
 /// A request's head.
@@ -145,10 +146,10 @@ fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHe
 fn name(bytes: &[u8]) -> Result<HeaderName, BadHead> {
     // Nearly all that are not among those of the standards: what is known needs no memory of its own.
     static KNOWN: [HeaderName; 6] = [
-        HeaderName::from_static("x-request-id"),
-        HeaderName::from_static("x-forwarded-for"),
-        HeaderName::from_static("x-forwarded-proto"),
-        HeaderName::from_static("x-envoy-upstream-service-time"),
+        headers::REQUEST_ID,
+        headers::FORWARDED_FOR,
+        headers::FORWARDED_PROTO,
+        headers::SERVICE_TIME,
         HeaderName::from_static("traceparent"),
         HeaderName::from_static("tracestate"),
     ];

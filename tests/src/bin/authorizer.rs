@@ -2,24 +2,10 @@
 //! needed here: a request whose header `x-pass` is `yes` may pass and is told who let it. Runs inside pods.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::net::{Ipv6Addr, SocketAddr};
 
-use anyhow::{Context as _, Result};
-use clap::Parser;
+use anyhow::Result;
 use prost::Message;
-use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, body::Body};
-use tonic_prost::ProstCodec;
-
-#[derive(Parser)]
-struct Arguments {
-    #[arg(long)]
-    port: u16,
-}
+use weft_tests::unary::{self, Method};
 
 #[derive(Clone, PartialEq, Message)]
 struct CheckRequest {
@@ -91,43 +77,21 @@ struct Header {
 }
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let on = SocketAddr::from((Ipv6Addr::UNSPECIFIED, Arguments::parse().port));
-    runtime.block_on(async { Server::builder().add_service(Authorizer).serve(on).await.context("serve") })
-}
-
-#[derive(Clone)]
-struct Authorizer;
-
-impl NamedService for Authorizer {
-    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
-}
-
-impl Service<http::Request<Body>> for Authorizer {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(Check, request).await) })
-    }
+    unary::main::<Check>()
 }
 
 struct Check;
 
-impl UnaryService<CheckRequest> for Check {
-    type Response = CheckResponse;
-    type Future = Ready<Result<Response<CheckResponse>, Status>>;
+impl Method for Check {
+    const SERVICE: &'static str = "envoy.service.auth.v3.Authorization";
+    type Asked = CheckRequest;
+    type Answer = CheckResponse;
 
-    fn call(&mut self, request: Request<CheckRequest>) -> Self::Future {
-        let http = request.into_inner().attributes.and_then(|all| all.request).and_then(|asked| asked.http);
+    fn answer(asked: CheckRequest) -> CheckResponse {
+        let http = asked.attributes.and_then(|all| all.request).and_then(|asked| asked.http);
         let passes = http.is_some_and(|http| http.headers.get("x-pass").is_some_and(|value| value == "yes"));
         let header = Header { key: "x-let-in-by".to_owned(), value: "authorizer".to_owned() };
-        ready(Ok(Response::new(match passes {
+        match passes {
             true => CheckResponse {
                 status: Some(Code { code: 0 }),
                 denied: None,
@@ -138,6 +102,6 @@ impl UnaryService<CheckRequest> for Check {
                 denied: Some(Denied { status: Some(Code { code: 451 }), body: "not without a pass".to_owned() }),
                 allowed: None,
             },
-        })))
+        }
     }
 }

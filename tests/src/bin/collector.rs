@@ -2,63 +2,27 @@
 //! `parent` (both in digits) and `tags`. Runs inside pods.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::net::{Ipv6Addr, SocketAddr};
 
-use anyhow::{Context as _, Result};
-use clap::Parser;
+use anyhow::Result;
 use mesh_waypoint::wire::opentelemetry::proto::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, any_value,
 };
 use serde_json::json;
-use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, body::Body};
-use tonic_prost::ProstCodec;
-
-#[derive(Parser)]
-struct Arguments {
-    #[arg(long)]
-    port: u16,
-}
+use weft_tests::unary::{self, Method};
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let on = SocketAddr::from((Ipv6Addr::UNSPECIFIED, Arguments::parse().port));
-    runtime.block_on(async { Server::builder().add_service(Collector).serve(on).await.context("serve") })
-}
-
-#[derive(Clone)]
-struct Collector;
-
-impl NamedService for Collector {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
-
-impl Service<http::Request<Body>> for Collector {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(Export, request).await) })
-    }
+    unary::main::<Export>()
 }
 
 struct Export;
 
-impl UnaryService<ExportTraceServiceRequest> for Export {
-    type Response = ExportTraceServiceResponse;
-    type Future = Ready<Result<Response<ExportTraceServiceResponse>, Status>>;
+impl Method for Export {
+    const SERVICE: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
+    type Asked = ExportTraceServiceRequest;
+    type Answer = ExportTraceServiceResponse;
 
-    fn call(&mut self, request: Request<ExportTraceServiceRequest>) -> Self::Future {
-        for told in request.into_inner().resource_spans {
+    fn answer(asked: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
+        for told in asked.resource_spans {
             let who = texts(told.resource.iter().flat_map(|resource| &resource.attributes));
             for span in told.scope_spans.iter().flat_map(|scope| &scope.spans) {
                 let line = json!({
@@ -71,7 +35,7 @@ impl UnaryService<ExportTraceServiceRequest> for Export {
                 println!("{line}");
             }
         }
-        ready(Ok(Response::new(ExportTraceServiceResponse::default())))
+        ExportTraceServiceResponse::default()
     }
 }
 
