@@ -24,7 +24,7 @@ use crate::engine::headers;
 use crate::engine::respond::{self, Reply};
 use crate::message::{self, Arriving, Joined, Service};
 use crate::overload::Shed;
-use crate::session::Session;
+use crate::session::{InForce, Session};
 use crate::telemetry::{Record, Word};
 use crate::world::{Compiled, World};
 use forward::{Answer, At, Outgoing, Patience};
@@ -34,14 +34,15 @@ use story::Story;
 impl Service for Session {
     async fn answer(&self, arriving: Arriving) -> message::Answer {
         let world = self.world();
+        let in_force = self.in_force(&world);
         let record = Record::new(self.client.clone(), self.asked.address, read::protocol(arriving.version));
         let mut story = Story::begin(self.shared.telemetry.clone(), record);
         let taken = self.party.request().map(|taken| story.taken = Some(taken));
-        let answer = match self.compiled(&world) {
-            _ if let Err(shed) = taken => overloaded(self, &world, &mut story, &arriving, shed),
+        let answer = match &in_force.compiled {
+            _ if let Err(shed) = taken => overloaded(self, &in_force, &mut story, &arriving, shed),
             Some(compiled) => {
                 story.rules = compiled.telemetry.clone();
-                respond(self, &world, &compiled, &mut story, arriving).await
+                respond(self, &world, &in_force, compiled, &mut story, arriving).await
             }
             // It does not use this waypoint any more.
             None => own(&mut story, respond::no_backend(StatusCode::SERVICE_UNAVAILABLE)),
@@ -71,16 +72,22 @@ impl Service for Session {
 fn unread(session: &Session, reply: Reply, details: String) -> message::Answer {
     let record = Record::new(session.client.clone(), session.asked.address, read::protocol(Version::HTTP_11));
     let mut story = Story::begin(session.shared.telemetry.clone(), record);
-    story.record.service = session.asked.service(&session.world().snapshot);
+    story.record.service = session.in_force(&session.world()).service.clone();
     story.record.details = details.into();
     let answer = own(&mut story, reply);
     finish(story, answer)
 }
 
 /// The answer to a request that is not looked at: what is told of it is what it says itself.
-fn overloaded(session: &Session, world: &World, story: &mut Story, arriving: &Arriving, shed: Shed) -> message::Answer {
+fn overloaded(
+    session: &Session,
+    in_force: &InForce,
+    story: &mut Story,
+    arriving: &Arriving,
+    shed: Shed,
+) -> message::Answer {
     session.shared.telemetry.shed(shed);
-    story.record.service = session.asked.service(&world.snapshot);
+    story.record.service = in_force.service.clone();
     story.record.texts.set(Word::Method, arriving.method.as_str());
     story.record.texts.set(Word::Path, &arriving.target);
     story.record.is_grpc = head::is_grpc(&arriving.headers);
@@ -108,6 +115,7 @@ fn finish(mut story: Story, answer: message::Answer) -> message::Answer {
 async fn respond(
     session: &Session,
     world: &World,
+    in_force: &InForce,
     compiled: &Arc<Compiled>,
     story: &mut Story,
     mut arriving: Arriving,
@@ -118,7 +126,7 @@ async fn respond(
     let patience = waits.then_some(limits.stream_idle);
     let body = Replay::new(std::mem::take(&mut arriving.body), limits.replay, patience);
     story.body = Some(body.clone());
-    story.record.service = session.asked.service(&world.snapshot);
+    story.record.service = in_force.service.clone();
     story.record.texts.set(Word::Method, arriving.method.as_str());
     story.record.texts.set(Word::Path, &arriving.target);
     let is_forced = arriving.headers.contains_key(&FORCE_TRACE);
@@ -134,7 +142,7 @@ async fn respond(
     let (tracer, tracing) = (session.shared.telemetry.tracer(), &compiled.model.telemetry.tracing);
     story.record.trace = tracer.begin(tracing, &incoming.headers, is_forced);
 
-    if let Err(reply) = admit::admit(session, world, compiled, story, &mut incoming, &body).await {
+    if let Err(reply) = admit::admit(session, world, in_force, compiled, story, &mut incoming, &body).await {
         return own(story, reply);
     }
     if let Some(begun) = &story.record.trace {
@@ -158,7 +166,7 @@ async fn respond(
             identity: Some(session.client.identity.uri()),
             address: Some(session.client.address),
         },
-        received: SystemTime::now(),
+        received: story.record.began_at,
     };
     story.record.is_grpc = asked.head.is_grpc();
     let at = At { session, world, compiled };

@@ -107,8 +107,9 @@ async fn connected(
 ) -> Result<Box<dyn ByteStream>, FetchError> {
     let world = session.world();
     if let Some(service) = service(&world.snapshot, host, &wanted.namespace) {
-        let compiled = session.compiled(&world).ok_or(FetchError::Gone)?;
-        let way = Way::to(session, &world, &compiled, service, port)?;
+        let in_force = session.in_force(&world);
+        let compiled = in_force.compiled.as_ref().ok_or(FetchError::Gone)?;
+        let way = Way::to(session, &world, compiled, service, port)?;
         let endpoint = way.endpoint(&world, &[])?;
         let dialler = session.shared.upstreams.dialler();
         return Ok(dialler.open(&endpoint, None, Some(service), wanted.timeout).await?);

@@ -12,9 +12,9 @@ pub struct TwoWays;
 /// # Errors
 /// They differ, or one is no number.
 pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
-    let found = promised(headers)?;
+    let (found, lines) = read(headers)?;
     if let Some(length) = found
-        && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+        && lines > 1
     {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -26,7 +26,12 @@ pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
 /// # Errors
 /// As [`said`].
 pub fn promised(headers: &HeaderMap) -> Result<Option<u64>, TwoWays> {
-    let mut found = None;
+    read(headers).map(|(found, _)| found)
+}
+
+/// What is said, and in how many lines.
+fn read(headers: &HeaderMap) -> Result<(Option<u64>, usize), TwoWays> {
+    let (mut found, mut lines) = (None, 0);
     for line in headers.get_all(header::CONTENT_LENGTH) {
         let digits = line.as_bytes();
         let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
@@ -35,6 +40,7 @@ pub fn promised(headers: &HeaderMap) -> Result<Option<u64>, TwoWays> {
             return Err(TwoWays);
         }
         found = Some(length);
+        lines += 1;
     }
-    Ok(found)
+    Ok((found, lines))
 }

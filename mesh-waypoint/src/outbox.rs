@@ -65,6 +65,11 @@ impl Outbox {
         io: &mut W,
     ) -> Poll<io::Result<()>> {
         while self.length > 0 {
+            if self.sealed.is_empty() {
+                let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.open))?;
+                self.written(written)?;
+                continue;
+            }
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let all = self.sealed.iter().map(|piece| &piece[..]).chain([&self.open[..]]);
             let mut count = 0;
@@ -76,10 +81,7 @@ impl Outbox {
                 [one] => ready!(Pin::new(&mut *io).poll_write(cx, one)),
                 several => ready!(Pin::new(&mut *io).poll_write_vectored(cx, several)),
             }?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written(written);
+            self.written(written)?;
         }
         self.open = BytesMut::new();
         Poll::Ready(Ok(()))
@@ -91,17 +93,21 @@ impl Outbox {
         pieces.concat()
     }
 
-    fn written(&mut self, mut count: usize) {
+    fn written(&mut self, mut count: usize) -> io::Result<()> {
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         self.length -= count;
         while let Some(first) = self.sealed.front_mut() {
             if first.len() > count {
                 first.advance(count);
-                return;
+                return Ok(());
             }
             count -= first.len();
             self.sealed.pop_front();
         }
         self.open.advance(count);
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::engine::authorization::{Peer, Verdict};
 use crate::engine::balance::stick;
 use crate::engine::outliers::Outcome;
 use crate::io::{ByteStream, Rewound};
-use crate::session::Session;
+use crate::session::{InForce, Session};
 use crate::telemetry::{Record, Word};
 use crate::world::Compiled;
 
@@ -40,7 +40,7 @@ pub async fn bytes(session: Session, mut client: impl ByteStream + 'static, sni:
     let mut record = Record::new(session.client.clone(), session.asked.address, "-");
     record.texts.set(Word::Authority, sni.unwrap_or_default());
     let live = telemetry.begin();
-    let rules = session.compiled(&session.world()).and_then(|compiled| compiled.telemetry.clone());
+    let rules = session.in_force(&session.world()).compiled.as_ref().and_then(|compiled| compiled.telemetry.clone());
     match Box::pin(reach(&session, &mut record, sni)).await {
         Ok((mut upstream, _in_flight)) => {
             telemetry.connection_opened(&record, rules.as_ref());
@@ -67,13 +67,15 @@ async fn reach(
     sni: Option<&str>,
 ) -> Result<(Box<dyn ByteStream>, UnderWay), (&'static str, String)> {
     let world = session.world();
-    let compiled = session.compiled(&world).ok_or(("NC", "it does not use this waypoint any more".to_owned()))?;
-    record.service = session.asked.service(&world.snapshot);
-    admit(session, &compiled, sni).map_err(|why| ("-", why))?;
-    let to = destination(session, &compiled, sni).ok_or(("NR", "no route leads anywhere".to_owned()))?;
+    let in_force = session.in_force(&world);
+    let InForce { compiled, service, .. } = &*in_force;
+    let compiled = compiled.as_ref().ok_or(("NC", "it does not use this waypoint any more".to_owned()))?;
+    record.service = service.clone();
+    admit(session, compiled, sni).map_err(|why| ("-", why))?;
+    let to = destination(session, compiled, sni).ok_or(("NR", "no route leads anywhere".to_owned()))?;
     let empty = HeaderMap::new();
     let head = stick::Head { fields: &empty, query: None, client: session.client.address.ip() };
-    let aim = Aim::new(session, &world, &compiled, &to, &head)
+    let aim = Aim::new(session, &world, compiled, &to, &head)
         .map_err(|Unknown| ("NC", "the destination of the route is not known".to_owned()))?;
     record.service = aim.service.clone().or_else(|| record.service.take());
     let mut tried = Vec::new();

@@ -16,10 +16,16 @@ use crate::{http1, http2, relay};
 impl Session {
     /// Carries the stream from its first byte to its last.
     pub async fn serve(self, mut io: impl ByteStream + 'static) {
-        let world = self.world();
-        let Some(compiled) = self.compiled(&world) else { return };
-        let rules = self.rules(&compiled);
-        let protocol = rules.map(|rules| rules.protocol).unwrap_or_default();
+        // Looked at once: nothing is held for as long as the stream is.
+        let (protocol, patient, tls) = {
+            let Some(compiled) = &self.in_force(&self.world()).compiled else { return };
+            let rules = self.rules(compiled);
+            // A server that speaks first is waited for by its client: but where something is said about requests, nothing goes on
+            // before it is known whether it is one.
+            let patient = rules.is_some_and(|rules| rules.http.is_some()) || compiled.guards_requests();
+            let tls = rules.is_some_and(|rules| !rules.tls.is_empty());
+            (rules.map(|rules| rules.protocol).unwrap_or_default(), patient, tls)
+        };
         let mut first = BytesMut::new();
         let spoken = match protocol {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => match self.preface(&mut io, &mut first).await {
@@ -28,17 +34,11 @@ impl Session {
             },
             Protocol::Tcp => Spoken::Other,
             Protocol::Tls => Spoken::Tls,
-            Protocol::Detect => {
-                // A server that speaks first is waited for by its client: but where something is said about requests, nothing
-                // goes on before it is known whether it is one.
-                let patient = rules.is_some_and(|rules| rules.http.is_some()) || compiled.guards_requests();
-                match self.sniff(&mut io, &mut first, patient).await {
-                    Some(spoken) => spoken,
-                    None => return,
-                }
-            }
+            Protocol::Detect => match self.sniff(&mut io, &mut first, patient).await {
+                Some(spoken) => spoken,
+                None => return,
+            },
         };
-        let tls = rules.is_some_and(|rules| !rules.tls.is_empty());
         match spoken {
             Spoken::Http1 => self.requests(false, io, first).await,
             Spoken::Http2 => self.requests(true, io, first).await,

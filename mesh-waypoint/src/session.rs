@@ -1,9 +1,10 @@
 //! What is at hand for as long as a stream is: what all streams share, who asks, and for what.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mesh_core::l7::PortRules;
+use mesh_core::service::Service;
 use tokio::sync::watch;
 
 use crate::asked::Asked;
@@ -45,13 +46,23 @@ pub struct Session {
     /// What is counted for this client.
     pub party: Arc<Party>,
     pub asked: Asked,
-    /// Of the model that was in force at the last request.
-    narrowed: Arc<Mutex<Option<Arc<Narrowed>>>>,
+    /// At the last request.
+    in_force: Arc<Mutex<Option<Arc<InForce>>>>,
 }
 
-/// What may concern this client, with the model that it is of.
+/// What of a state of the world concerns one client: looked up once for all requests that it holds for. The state itself is not
+/// kept by who is idle.
+pub struct InForce {
+    world: u64,
+    /// `None`: what is asked for does not use this waypoint any more.
+    pub compiled: Option<Arc<Compiled>>,
+    /// `None`: what is asked for is a workload.
+    pub service: Option<Arc<Service>>,
+    narrowed: OnceLock<Arc<Narrowed>>,
+}
+
+/// What may concern this client.
 pub struct Narrowed {
-    of: Arc<Compiled>,
     pub policies: ConnectionPolicies,
     pub limits: ConnectionLimits,
 }
@@ -59,43 +70,54 @@ pub struct Narrowed {
 impl Session {
     pub fn new(shared: Shared, client: Client, asked: Asked) -> Self {
         let party = shared.overload.party(&client.identity);
-        Self { shared, client: Arc::new(client), party, asked, narrowed: Arc::default() }
+        Self { shared, client: Arc::new(client), party, asked, in_force: Arc::default() }
     }
 
     /// For a request of the waypoint's own, on the way of this one.
     pub fn on_errand(&self, asked: Asked) -> Self {
         let Self { shared, client, party, .. } = self.clone();
-        Self { shared, client, party, asked, narrowed: Arc::default() }
-    }
-
-    /// What is left to ask of each request of this client.
-    pub fn narrowed(&self, compiled: &Arc<Compiled>) -> Arc<Narrowed> {
-        let mut narrowed = self.narrowed.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*narrowed {
-            Some(known) if Arc::ptr_eq(&known.of, compiled) => known.clone(),
-            _ => {
-                let peer = Peer {
-                    identity: Some(&self.client.identity),
-                    address: self.client.address.ip(),
-                    destination: self.asked.address.ip(),
-                    port: self.asked.address.port(),
-                    sni: None,
-                };
-                let policies = compiled.policies.for_connection(peer);
-                let limits = compiled.rate_limits.for_connection(peer);
-                let made = Arc::new(Narrowed { of: compiled.clone(), policies, limits });
-                *narrowed = Some(made.clone());
-                made
-            }
-        }
+        Self { shared, client, party, asked, in_force: Arc::default() }
     }
 
     pub fn world(&self) -> Arc<World> {
         self.shared.world.borrow().clone().unwrap_or_default()
     }
 
-    pub fn compiled(&self, world: &World) -> Option<Arc<Compiled>> {
-        world.compiled(&self.asked.target()).cloned()
+    pub fn in_force(&self, world: &World) -> Arc<InForce> {
+        let mut known = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(known) if known.world == world.id => known.clone(),
+            before => {
+                let now = Arc::new(self.looked_up(world, before.as_deref()));
+                *known = Some(now.clone());
+                now
+            }
+        }
+    }
+
+    fn looked_up(&self, world: &World, before: Option<&InForce>) -> InForce {
+        let compiled = world.compiled(&self.asked.target()).cloned();
+        let service = self.asked.service(&world.snapshot);
+        let is_same =
+            |before: &&InForce| before.compiled.as_ref().map(Arc::as_ptr) == compiled.as_ref().map(Arc::as_ptr);
+        let narrowed = before.filter(is_same).map(|before| before.narrowed.clone()).unwrap_or_default();
+        InForce { world: world.id, compiled, service, narrowed }
+    }
+
+    /// What is left to ask of each request of this client, by a model that is in force.
+    pub fn narrowed<'a>(&self, at: &'a InForce, compiled: &Compiled) -> &'a Narrowed {
+        at.narrowed.get_or_init(|| {
+            let peer = Peer {
+                identity: Some(&self.client.identity),
+                address: self.client.address.ip(),
+                destination: self.asked.address.ip(),
+                port: self.asked.address.port(),
+                sni: None,
+            };
+            let policies = compiled.policies.for_connection(peer);
+            let limits = compiled.rate_limits.for_connection(peer);
+            Arc::new(Narrowed { policies, limits })
+        })
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -20,7 +20,7 @@ use crate::engine::jwt;
 use crate::engine::respond::{self, Reply, Why};
 use crate::fetch;
 use crate::keys::Need;
-use crate::session::Session;
+use crate::session::{InForce, Session};
 use crate::world::{Compiled, World};
 
 /// # Errors
@@ -28,6 +28,7 @@ use crate::world::{Compiled, World};
 pub(super) async fn admit(
     session: &Session,
     world: &World,
+    in_force: &InForce,
     compiled: &Arc<Compiled>,
     story: &mut Story,
     incoming: &mut Incoming,
@@ -46,7 +47,7 @@ pub(super) async fn admit(
     if let Some(accepted) = &accepted {
         change(incoming, &accepted.changes);
     }
-    let narrowed = session.narrowed(compiled);
+    let narrowed = session.narrowed(in_force, compiled);
     // Each authorizer is asked once: policy is evaluated anew when it has let the request pass.
     let mut passed = Vec::new();
     loop {

@@ -144,6 +144,22 @@ fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHe
 }
 
 fn name(bytes: &[u8]) -> Result<HeaderName, BadHead> {
+    // What most heads have, as clients write it: it need not be looked up in the table of all names.
+    match bytes {
+        b"host" | b"Host" => return Ok(header::HOST),
+        b"date" | b"Date" => return Ok(header::DATE),
+        b"accept" | b"Accept" => return Ok(header::ACCEPT),
+        b"server" | b"Server" => return Ok(header::SERVER),
+        b"cookie" | b"Cookie" => return Ok(header::COOKIE),
+        b"user-agent" | b"User-Agent" => return Ok(header::USER_AGENT),
+        b"connection" | b"Connection" => return Ok(header::CONNECTION),
+        b"content-type" | b"Content-Type" => return Ok(header::CONTENT_TYPE),
+        b"authorization" | b"Authorization" => return Ok(header::AUTHORIZATION),
+        b"content-length" | b"Content-Length" => return Ok(header::CONTENT_LENGTH),
+        b"accept-encoding" | b"Accept-Encoding" => return Ok(header::ACCEPT_ENCODING),
+        b"accept-language" | b"Accept-Language" => return Ok(header::ACCEPT_LANGUAGE),
+        _ => {}
+    }
     // Nearly all that are not among those of the standards: what is known needs no memory of its own.
     static KNOWN: [HeaderName; 6] = [
         headers::REQUEST_ID,
@@ -224,7 +240,7 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap) {
 fn framed(out: &mut BytesMut, headers: &HeaderMap, framing: Option<Framing>) {
     match framing {
         Some(Framing::Length(length)) if !headers.contains_key(header::CONTENT_LENGTH) => {
-            put(out, &[b"content-length: ", HeaderValue::from(length).as_bytes(), b"\r\n"]);
+            put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
         }
         Some(Framing::Chunked) => out.put_slice(b"transfer-encoding: chunked\r\n"),
         _ => {}

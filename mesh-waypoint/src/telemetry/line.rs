@@ -48,8 +48,20 @@ impl Clock {
     }
 }
 
-/// Appends the line of what `record` tells, which ended `at`.
-pub(super) fn append(record: &Record, form: Form, clock: &mut Clock, at: SystemTime, to: &mut Vec<u8>) {
+macro_rules! name {
+    ($name:literal) => {
+        Name {
+            text: concat!(" ", $name, "="),
+            json: concat!(",\"", $name, "\":"),
+            text_quoted: concat!(" ", $name, "=\""),
+            json_quoted: concat!(",\"", $name, "\":\""),
+        }
+    };
+}
+
+/// Appends the line of what `record` tells, which is over.
+pub(super) fn append(record: &Record, form: Form, clock: &mut Clock, to: &mut Vec<u8>) {
+    let at = record.began_at + record.took;
     match form {
         Form::Text => {
             clock.append(at, to);
@@ -65,34 +77,34 @@ pub(super) fn append(record: &Record, form: Form, clock: &mut Clock, at: SystemT
     }
     let mut line = Line { to, form };
     let duration = u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX);
-    line.text("method", record.texts.get(Word::Method));
-    line.text("path", record.texts.get(Word::Path));
-    line.text("protocol", record.protocol);
-    line.text("authority", record.texts.get(Word::Authority));
-    line.number("response_code", record.status.into());
-    line.text("response_flags", record.flags);
-    line.text("response_code_details", &record.details);
+    line.text(name!("method"), record.texts.get(Word::Method));
+    line.text(name!("path"), record.texts.get(Word::Path));
+    line.text(name!("protocol"), record.protocol);
+    line.text(name!("authority"), record.texts.get(Word::Authority));
+    line.number(name!("response_code"), record.status.into());
+    line.text(name!("response_flags"), record.flags);
+    line.text(name!("response_code_details"), &record.details);
     if let Some(status) = record.grpc_status {
-        line.quoted("grpc_status", status.0);
+        line.quoted(name!("grpc_status"), status.0);
     }
-    line.text("upstream_transport_failure_reason", &record.failure);
-    line.number("bytes_received", record.received);
-    line.number("bytes_sent", record.sent);
-    line.number("duration", duration);
-    line.number("attempts", record.attempts.into());
-    line.text("x_forwarded_for", record.texts.get(Word::ForwardedFor));
-    line.text("user_agent", record.texts.get(Word::UserAgent));
-    line.text("request_id", record.texts.get(Word::RequestId));
+    line.text(name!("upstream_transport_failure_reason"), &record.failure);
+    line.number(name!("bytes_received"), record.received);
+    line.number(name!("bytes_sent"), record.sent);
+    line.number(name!("duration"), duration);
+    line.number(name!("attempts"), record.attempts.into());
+    line.text(name!("x_forwarded_for"), record.texts.get(Word::ForwardedFor));
+    line.text(name!("user_agent"), record.texts.get(Word::UserAgent));
+    line.text(name!("request_id"), record.texts.get(Word::RequestId));
     if let Some(upstream) = record.upstream {
-        line.quoted("upstream_host", Address(upstream));
+        line.quoted(name!("upstream_host"), Address(upstream));
     }
-    line.text("upstream_cluster", record.service.as_ref().map_or("", |service| &service.key.hostname));
-    line.text("upstream_workload", record.destination.as_ref().map_or("", |workload| &workload.name));
-    line.shown("downstream_local_address", Address(record.asked));
-    line.shown("downstream_remote_address", Address(record.client.address));
-    line.shown("downstream_identity", record.client.identity.uri());
-    line.text("downstream_workload", record.client.workload.as_ref().map_or("", |workload| &workload.name));
-    line.text("route_name", record.route.as_deref().unwrap_or_default());
+    line.text(name!("upstream_cluster"), record.service.as_ref().map_or("", |service| &service.key.hostname));
+    line.text(name!("upstream_workload"), record.destination.as_ref().map_or("", |workload| &workload.name));
+    line.shown(name!("downstream_local_address"), Address(record.asked));
+    line.shown(name!("downstream_remote_address"), Address(record.client.address));
+    line.shown(name!("downstream_identity"), record.client.identity.uri());
+    line.text(name!("downstream_workload"), record.client.workload.as_ref().map_or("", |workload| &workload.name));
+    line.text(name!("route_name"), record.route.as_deref().unwrap_or_default());
     match form {
         Form::Text => to.push(b'\n'),
         Form::Json => {
@@ -103,6 +115,15 @@ pub(super) fn append(record: &Record, form: Form, clock: &mut Clock, at: SystemT
     }
 }
 
+/// A field's name with what stands around it: written with one copy.
+#[derive(Clone, Copy)]
+struct Name {
+    text: &'static str,
+    json: &'static str,
+    text_quoted: &'static str,
+    json_quoted: &'static str,
+}
+
 struct Line<'a> {
     to: &'a mut Vec<u8>,
     form: Form,
@@ -110,54 +131,55 @@ struct Line<'a> {
 
 // Nothing that is written here can fail: it goes to memory.
 impl Line<'_> {
-    fn name(&mut self, name: &str) {
-        match self.form {
-            Form::Text => {
-                self.to.push(b' ');
-                self.to.extend_from_slice(name.as_bytes());
-                self.to.push(b'=');
-            }
-            Form::Json => {
-                self.to.extend_from_slice(b",\"");
-                self.to.extend_from_slice(name.as_bytes());
-                self.to.extend_from_slice(b"\":");
-            }
-        }
+    fn name(&mut self, name: Name) {
+        let name = match self.form {
+            Form::Text => name.text,
+            Form::Json => name.json,
+        };
+        self.to.extend_from_slice(name.as_bytes());
+    }
+
+    /// The name, and the quote that its value begins with.
+    fn opened(&mut self, name: Name) {
+        let name = match self.form {
+            Form::Text => name.text_quoted,
+            Form::Json => name.json_quoted,
+        };
+        self.to.extend_from_slice(name.as_bytes());
     }
 
     /// What is empty is left out.
-    fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: Name, value: &str) {
         if value.is_empty() {
             return;
         }
-        self.name(name);
         if is_plain(value.as_bytes()) {
-            self.to.push(b'"');
+            self.opened(name);
             self.to.extend_from_slice(value.as_bytes());
             self.to.push(b'"');
             return;
         }
+        self.name(name);
         match self.form {
             Form::Text => drop(write!(self.to, "{value:?}")),
             Form::Json => drop(serde_json::to_writer(&mut *self.to, value)),
         }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         append_number(value, self.to);
     }
 
     /// What needs no escaping, in quotes.
-    fn quoted(&mut self, name: &str, value: impl Append) {
-        self.name(name);
-        self.to.push(b'"');
+    fn quoted(&mut self, name: Name, value: impl Append) {
+        self.opened(name);
         value.append(self.to);
         self.to.push(b'"');
     }
 
     /// What needs no escaping, in quotes where the form has no values without.
-    fn shown(&mut self, name: &str, value: impl Append) {
+    fn shown(&mut self, name: Name, value: impl Append) {
         match self.form {
             Form::Json => self.quoted(name, value),
             Form::Text => {
@@ -197,14 +219,18 @@ impl Append for Address {
             let _ = write!(to, "{}", self.0);
             return;
         };
-        for (at, octet) in address.ip().octets().into_iter().enumerate() {
-            if at > 0 {
-                to.push(b'.');
-            }
-            append_number(octet.into(), to);
+        // The longest is 255.255.255.255:65535.
+        let mut text = [0; 22];
+        let mut at = 0;
+        let numbers = address.ip().octets().map(u64::from).into_iter().chain([address.port().into()]);
+        for (number, behind) in numbers.zip(*b"...: ") {
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(number).as_bytes();
+            text[at..at + digits.len()].copy_from_slice(digits);
+            text[at + digits.len()] = behind;
+            at += digits.len() + 1;
         }
-        to.push(b':');
-        append_number(address.port().into(), to);
+        to.extend_from_slice(&text[..at - 1]);
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -144,7 +144,7 @@ impl Lines {
         let mut desk = lock(&self.worker.desk);
         let Desk { page, clock } = &mut *desk;
         let is_first = page.bytes.is_empty();
-        line::append(record, self.log.0.form, clock, SystemTime::now(), &mut page.bytes);
+        line::append(record, self.log.0.form, clock, &mut page.bytes);
         page.lines += 1;
         if page.bytes.len() >= PAGE - PAGE / 16 {
             self.hand_over(page);

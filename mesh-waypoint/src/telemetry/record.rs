@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use mesh_core::service::Service;
@@ -23,6 +23,8 @@ pub struct Record {
     pub upstream: Option<SocketAddr>,
     pub asked: SocketAddr,
     pub began: Instant,
+    /// The same by the calendar.
+    pub began_at: SystemTime,
     /// Known when it is over.
     pub took: Duration,
     /// `HTTP/1.1` and the like; `-` for bytes.
@@ -55,6 +57,7 @@ impl Record {
             upstream: None,
             asked,
             began: Instant::now(),
+            began_at: SystemTime::now(),
             took: Duration::ZERO,
             protocol,
             texts: Texts::default(),
