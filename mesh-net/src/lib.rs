@@ -21,6 +21,7 @@ pub mod tunnel;
 pub mod testing;
 pub mod tls;
 pub mod http2;
+pub mod header_list;
 pub mod svid;
 pub mod causes;
 mod unix_time;

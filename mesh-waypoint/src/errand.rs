@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
 use mesh_core::l7::Protocol;
 use mesh_core::service::Service;
 use mesh_core::workload::{ServiceKey, Uid};
+use mesh_net::header_list::HeaderList;
 use thiserror::Error;
 
 use crate::aim::{Aim, Destination, Unknown};
@@ -19,7 +20,7 @@ use crate::body::{Body, BodyError};
 use crate::dial::Endpoint;
 use crate::engine::balance::stick;
 use crate::engine::outliers::Outcome;
-use crate::message::{Answer as Received, Departing};
+use crate::message::{Answer as Received, Departing, Response};
 use crate::session::Session;
 use crate::upstream::{SendError, Version};
 use crate::world::{Compiled, World};
@@ -33,7 +34,7 @@ pub struct Errand {
     pub authority: String,
     /// Path and query.
     pub target: String,
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
     pub body: Bytes,
     /// It is HTTP/2 in any case.
     pub is_grpc: bool,
@@ -45,7 +46,7 @@ pub struct Errand {
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
     pub body: Bytes,
     pub trailers: HeaderMap,
 }
@@ -86,7 +87,7 @@ impl<'a> Way<'a> {
         let ip = service.addresses.first().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip);
         let asked = Asked { address: SocketAddr::new(ip, port), of: Of::Service(key.clone()) };
         let session = session.on_errand(asked);
-        let head = stick::Head { fields: &HeaderMap::new(), query: None, client: session.client.address.ip() };
+        let head = stick::Head { fields: &HeaderList::new(), query: None, client: session.client.address.ip() };
         let to = Destination::Service { service: key.clone(), port, subset: None };
         let aim = Aim::new(&session, world, compiled, &to, &head)
             .map_err(|Unknown| ErrandError::Unknown(key.clone(), port))?;
@@ -121,8 +122,8 @@ pub async fn run(
     let mut at = None;
     let going = async {
         let response = sent(session, world, &way, &service, errand, &mut at).await?;
-        let (parts, body) = response.into_parts();
-        Ok(Answer { status: parts.status, headers: parts.headers, ..whole(body, most).await? })
+        let Response { status, headers, body } = response;
+        Ok(Answer { status, headers, ..whole(body, most).await? })
     };
     match tokio::time::timeout(errand.timeout, going).await {
         Ok(done) => done,
@@ -142,7 +143,7 @@ async fn sent(
     service: &Arc<Service>,
     errand: &Errand,
     at: &mut Option<Endpoint>,
-) -> Result<Response<Body>, ErrandError> {
+) -> Result<Response, ErrandError> {
     let version = match way.aim.protocol {
         _ if errand.is_grpc => Version::Http2,
         Protocol::Http2 | Protocol::Grpc => Version::Http2,
@@ -158,7 +159,7 @@ async fn sent(
         let sending = session.shared.upstreams.send(&endpoint, version, &terms, client, Some(service), request);
         match sending.await {
             Ok(Received { response, .. }) => {
-                way.judge(&endpoint, Outcome::Status(response.status().as_u16()));
+                way.judge(&endpoint, Outcome::Status(response.status.as_u16()));
                 return Ok(response);
             }
             Err(error) => {

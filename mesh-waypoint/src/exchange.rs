@@ -12,7 +12,7 @@ mod read;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use rand::RngExt;
 
 use crate::aim::Destination;
@@ -22,7 +22,7 @@ use crate::engine::decide::{Forward, Then};
 use crate::engine::head;
 use crate::engine::headers;
 use crate::engine::respond::{self, Reply};
-use crate::message::{self, Arriving, Joined, Service};
+use crate::message::{self, Arriving, Joined, Response, Service};
 use crate::overload::Shed;
 use crate::session::{InForce, Session};
 use crate::telemetry::{Record, Word};
@@ -97,17 +97,17 @@ fn overloaded(
 
 fn finish(mut story: Story, answer: message::Answer) -> message::Answer {
     let message::Answer { mut response, joined } = answer;
-    edit::apply(&story.edits, response.headers_mut());
+    edit::apply(&story.edits, &mut response.headers);
     if joined.is_some() {
-        response.headers_mut().insert(header::SERVER, headers::SERVER);
+        response.headers.insert(header::SERVER, headers::SERVER);
     } else {
-        headers::finish_reply(response.headers_mut());
+        headers::finish_reply(&mut response.headers);
     }
-    response.headers_mut().entry(header::DATE).or_insert_with(|| date::value(SystemTime::now()));
-    story.record.status = response.status().as_u16();
-    story.record.hear(response.headers());
+    response.headers.get_or_insert_with(header::DATE, || date::value(SystemTime::now()));
+    story.record.status = response.status.as_u16();
+    story.record.hear(response.headers.get(respond::GRPC_STATUS));
     if let Some(headers) = story.headers() {
-        headers.response = response.headers().clone();
+        headers.response = response.headers.clone();
     }
     message::Answer { response: response.map(|body| body.followed(story)), joined }
 }
@@ -215,18 +215,18 @@ async fn respond(
             message::Answer { response, joined: held(Some(joined), story) }
         }
         Ok(Answer { mut response, endpoint, took, set_cookie, joined: None }) => {
-            headers::strip_hop_by_hop(response.headers_mut());
+            headers::strip_hop_by_hop(&mut response.headers);
             let time = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            response.headers_mut().insert(headers::SERVICE_TIME, HeaderValue::from(time));
-            let status = response.status().as_u16();
-            forward.reply_headers(status, response.headers_mut());
+            response.headers.insert(headers::SERVICE_TIME, HeaderValue::from(time));
+            let status = response.status.as_u16();
+            forward.reply_headers(status, &mut response.headers);
             if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
-                response.headers_mut().append(header::SET_COOKIE, cookie);
+                response.headers.append(header::SET_COOKIE, cookie);
             }
             let begun = forward.rule.session.as_ref();
             let begun = begun.and_then(|session| session.header(&endpoint, pin.as_ref(), received));
             if let Some((name, value)) = begun {
-                response.headers_mut().append(name, value);
+                response.headers.append(name, value);
             }
             story.record.details = "via_upstream".into();
             response.into()
@@ -282,10 +282,7 @@ fn held(joined: Option<Joined>, story: &Story) -> Option<Joined> {
 /// An answer of the waypoint's own.
 fn own(story: &mut Story, reply: Reply) -> message::Answer {
     story.own(reply.why);
-    let mut response = Response::new(Body::full(reply.body));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
-    response.into()
+    Response { status: reply.status, headers: reply.headers, body: Body::full(reply.body) }.into()
 }
 
 /// A random UUID (RFC 9562, version 4).

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use mesh_core::l7::telemetry::{FieldValue, Place, Provider, ProviderProtocol};
+use mesh_net::header_list::HeaderList;
 use prost::Message;
 use rand::seq::IndexedRandom;
 use thiserror::Error;
@@ -31,7 +32,7 @@ use crate::engine::respond::GRPC_STATUS;
 use crate::fetch;
 use crate::http1::client::Once;
 use crate::io::ByteStream;
-use crate::message::Departing;
+use crate::message::{Departing, Response};
 use crate::telemetry::trace::{Counts, Span, Told, otlp, zipkin};
 use crate::wire::opentelemetry::proto::trace::v1::ExportTraceServiceResponse;
 use crate::world::World;
@@ -262,7 +263,7 @@ fn host(provider: &Provider) -> &Arc<str> {
 }
 
 /// Fields that the collector's provider asks for. What is none is left out.
-fn own_fields(provider: &Provider) -> HeaderMap {
+fn own_fields(provider: &Provider) -> HeaderList {
     let fields = provider.headers.iter().filter_map(|(name, value)| {
         let value = match value {
             FieldValue::Literal(text) => text.to_string(),
@@ -270,7 +271,7 @@ fn own_fields(provider: &Provider) -> HeaderMap {
         };
         Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::try_from(value).ok()?))
     });
-    let mut own = HeaderMap::new();
+    let mut own = HeaderList::new();
     for (name, value) in fields {
         own.append(name, value);
     }
@@ -279,19 +280,19 @@ fn own_fields(provider: &Provider) -> HeaderMap {
 
 /// An answer of a collector, read whole.
 struct Answer {
-    headers: HeaderMap,
+    headers: HeaderList,
     body: Bytes,
     trailers: HeaderMap,
 }
 
-async fn read(answer: Response<Body>) -> Result<Answer, ExportError> {
-    let (parts, body) = answer.into_parts();
-    if !parts.status.is_success() {
-        return Err(ExportError::Status(parts.status));
+async fn read(answer: Response) -> Result<Answer, ExportError> {
+    let Response { status, headers, body } = answer;
+    if !status.is_success() {
+        return Err(ExportError::Status(status));
     }
     let body = Limited::new(body, MOST_ANSWER).collect().await.map_err(ExportError::Body)?;
     let trailers = body.trailers().cloned().unwrap_or_default();
-    Ok(Answer { headers: parts.headers, body: body.to_bytes(), trailers })
+    Ok(Answer { headers, body: body.to_bytes(), trailers })
 }
 
 /// A message of gRPC, not compressed.

@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
+use mesh_net::header_list::HeaderList;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
@@ -77,7 +78,7 @@ async fn fetched(session: &Session, wanted: &Wanted) -> Result<String, FetchErro
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static("weft"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -92,10 +93,10 @@ async fn fetched(session: &Session, wanted: &Wanted) -> Result<String, FetchErro
     let answer = Connection::new(io).send(request, Once, MOST).await;
     let response = answer.map_err(|Lost { failed, .. }| FetchError::Http { host: host.to_owned(), source: failed })?;
     let response = response.response;
-    if response.status() != StatusCode::OK {
-        return Err(FetchError::Status(response.status()));
+    if response.status != StatusCode::OK {
+        return Err(FetchError::Status(response.status));
     }
-    let body = Limited::new(response.into_body(), MOST).collect().await.map_err(FetchError::Body)?;
+    let body = Limited::new(response.body, MOST).collect().await.map_err(FetchError::Body)?;
     String::from_utf8(body.to_bytes().into()).map_err(|_| FetchError::Text)
 }
 

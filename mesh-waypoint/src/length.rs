@@ -1,6 +1,7 @@
 //! How long a message says its body is (RFC 9110, section 8.6).
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
+use mesh_net::header_list::HeaderList;
 
 /// Whoever guessed would let one message be hidden in another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +12,7 @@ pub struct TwoWays;
 ///
 /// # Errors
 /// They differ, or one is no number.
-pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
+pub fn said(headers: &mut HeaderList) -> Result<Option<u64>, TwoWays> {
     let (found, lines) = read(headers)?;
     if let Some(length) = found
         && lines > 1
@@ -25,12 +26,12 @@ pub fn said(headers: &mut HeaderMap) -> Result<Option<u64>, TwoWays> {
 ///
 /// # Errors
 /// As [`said`].
-pub fn promised(headers: &HeaderMap) -> Result<Option<u64>, TwoWays> {
+pub fn promised(headers: &HeaderList) -> Result<Option<u64>, TwoWays> {
     read(headers).map(|(found, _)| found)
 }
 
 /// What is said, and in how many lines.
-fn read(headers: &HeaderMap) -> Result<(Option<u64>, usize), TwoWays> {
+fn read(headers: &HeaderList) -> Result<(Option<u64>, usize), TwoWays> {
     let (mut found, mut lines) = (None, 0);
     for line in headers.get_all(header::CONTENT_LENGTH) {
         let digits = line.as_bytes();

@@ -4,7 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{Method, StatusCode, Version};
+use mesh_net::header_list::HeaderList;
 use tracing::debug;
 
 use crate::body::Body;
@@ -19,7 +20,7 @@ pub struct Arriving {
     /// As in the request line: origin form, absolute form, or `*`.
     pub target: String,
     pub version: Version,
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
     pub body: Body,
 }
 
@@ -31,22 +32,36 @@ pub struct Departing {
     /// Path and query.
     pub target: String,
     /// Without those that say how the message is framed, but for `content-length`; without Host.
-    pub headers: Arc<HeaderMap>,
+    pub headers: Arc<HeaderList>,
     /// What the connection is asked to become.
     pub upgrade: Option<http::HeaderValue>,
     pub body: Body,
 }
 
-/// What comes back: its head, and its body as it is read.
+/// A response: its head, and its body as it is read.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderList,
+    pub body: Body,
+}
+
+impl Response {
+    pub fn map(self, body: impl FnOnce(Body) -> Body) -> Self {
+        Self { body: body(self.body), ..self }
+    }
+}
+
+/// What comes back.
 #[derive(Debug)]
 pub struct Answer {
-    pub response: Response<Body>,
+    pub response: Response,
     /// The connection has become something else: nothing follows the head but what that is.
     pub joined: Option<Joined>,
 }
 
-impl From<Response<Body>> for Answer {
-    fn from(response: Response<Body>) -> Self {
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
         Self { response, joined: None }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::HeaderMap;
 use mesh_core::l7::route::{SourceMatch, by_weight};
+use mesh_net::header_list::HeaderList;
 use rand::RngExt;
 use tokio::io::AsyncReadExt;
 
@@ -73,7 +73,7 @@ async fn reach(
     record.service = service.clone();
     admit(session, compiled, sni).map_err(|why| ("-", why))?;
     let to = destination(session, compiled, sni).ok_or(("NR", "no route leads anywhere".to_owned()))?;
-    let empty = HeaderMap::new();
+    let empty = HeaderList::new();
     let head = stick::Head { fields: &empty, query: None, client: session.client.address.ip() };
     let aim = Aim::new(session, &world, compiled, &to, &head)
         .map_err(|Unknown| ("NC", "the destination of the route is not known".to_owned()))?;

@@ -314,8 +314,8 @@ fn what_ends_at_this_hop_does_not_go_on() {
         expect![[r#"
             GET / HTTP/1.1
             host: web
-            x-forwarded-for: 1.2.3.4
             te: trailers
+            x-forwarded-for: 1.2.3.4
             x-forwarded-proto: http
             x-request-id: ..
         "#]],

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use mesh_core::identity::SpiffeId;
 use mesh_core::l7::authorization::Policy;
 use mesh_core::l7::destination;
 use mesh_core::l7::ratelimit::RateLimit;
 use mesh_core::workload::{ServiceKey, Uid};
+use mesh_net::header_list::HeaderList;
 use mesh_waypoint::engine::authorization::{Peer, Policies, Request, Verdict};
 use mesh_waypoint::engine::experience::{Experiences, Target};
 use mesh_waypoint::engine::jwt::{Authentication, Head};
@@ -43,7 +44,7 @@ fn a_request_goes_through_all_of_it() {
     let (policies, limits) = (policies.for_connection(peer), limits.for_connection(peer));
 
     // For each request.
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.insert("x-team", HeaderValue::from_static("blue"));
     let decide = |method: &str| {
         let head = Head { scheme: "http", host: "web", target: "/a?b", fields: &headers };

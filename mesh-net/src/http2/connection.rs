@@ -12,7 +12,6 @@
 //! streams that nobody reads.
 
 use bytes::Bytes;
-use http::HeaderMap;
 use thiserror::Error;
 
 use self::receive::State;
@@ -22,6 +21,7 @@ use super::fields::{Fields, Pseudo};
 use super::frame::{self, Code, Head, kind, setting};
 use super::hpack::decoder::Decoder;
 use super::hpack::encoder::Encoder;
+use crate::header_list::HeaderList;
 
 mod receive;
 mod control;
@@ -240,7 +240,7 @@ impl Connection {
     ///
     /// # Errors
     /// See [`NotOpened`].
-    pub fn open_with(&mut self, pseudo: &Pseudo, headers: &HeaderMap, end: bool) -> Result<u32, NotOpened> {
+    pub fn open_with(&mut self, pseudo: &Pseudo, headers: &HeaderList, end: bool) -> Result<u32, NotOpened> {
         if self.is_leaving() {
             return Err(NotOpened::Leaving);
         }

@@ -1,7 +1,9 @@
 //! What a request or a reply says of itself (RFC 9113, section 8).
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
+
+use crate::header_list::HeaderList;
 
 /// A head, or what follows a message (then `pseudo` is empty).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,7 +11,7 @@ pub struct Fields {
     pub pseudo: Pseudo,
     /// All others. Values of one name are in the order in which they came. What was sent as never to be indexed is marked
     /// sensitive, and what is so marked is sent that way.
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
 }
 
 /// Fields whose names begin with a colon (section 8.3). Bytes are as they came: without control characters and without
@@ -48,6 +50,6 @@ impl Pseudo {
 
 impl From<Pseudo> for Fields {
     fn from(pseudo: Pseudo) -> Self {
-        Self { pseudo, headers: HeaderMap::new() }
+        Self { pseudo, headers: HeaderList::new() }
     }
 }

@@ -6,9 +6,11 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use mesh_core::workload::WorkloadKind;
 use thiserror::Error;
+
+use crate::header_list::HeaderList;
 
 /// A request for a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +62,12 @@ impl Head {
 }
 
 /// Names and values as [`Head::from_fields`] reads them.
-pub(super) fn texts(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn texts(headers: &HeaderList) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
 }
 
 /// Fields as HTTP/2 sends them; what it has no way to say is left out.
-pub(super) fn headers(fields: impl IntoIterator<Item = (&'static [u8], String)>) -> HeaderMap {
+pub(super) fn headers(fields: impl IntoIterator<Item = (&'static [u8], String)>) -> HeaderList {
     let header = |(name, text)| Some((HeaderName::from_lowercase(name).ok()?, HeaderValue::try_from(text).ok()?));
     fields.into_iter().filter_map(header).collect()
 }

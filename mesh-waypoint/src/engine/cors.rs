@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use mesh_core::l7::route;
+use mesh_net::header_list::HeaderList;
 
 use super::head::{Fields, Head};
 use super::pattern::{BadRegex, Pattern};
@@ -111,7 +112,7 @@ impl Cors {
 
 impl Grant<'_> {
     /// In place of what the backend says itself.
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderList) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.origin.clone());
         if self.cors.credentials {
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
@@ -182,7 +183,7 @@ mod tests {
             Verdict::Silent => "silent".to_owned(),
             Verdict::Preflight(reply) => shown(&reply),
             Verdict::Granted(grant) => {
-                let mut headers = HeaderMap::new();
+                let mut headers = HeaderList::new();
                 headers.insert("access-control-allow-origin", HeaderValue::from_static("backend"));
                 grant.apply(&mut headers);
                 format!("granted\n{}", lines(&headers))

@@ -11,9 +11,10 @@ mod rule;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use mesh_core::l7::route::{self, BackendRef, HttpRoutes};
 use mesh_core::workload::ServiceKey;
+use mesh_net::header_list::HeaderList;
 
 use super::cors::{Grant, Verdict};
 use super::head::{Fields, Request, with_query};
@@ -49,6 +50,7 @@ pub struct Decision<'a> {
     pub then: Then<'a>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most decisions are the large one, and memory of its own costs more")]
 #[derive(Debug)]
 pub enum Then<'a> {
     /// Complete, but for [`super::headers::finish_reply`].
@@ -230,7 +232,7 @@ impl Rule {
 
 impl Forward<'_> {
     /// What is done to the headers of the backend's reply.
-    pub fn reply_headers(&self, status: u16, headers: &mut HeaderMap) {
+    pub fn reply_headers(&self, status: u16, headers: &mut HeaderList) {
         self.reply.apply(status, headers);
         if let Some(grant) = &self.grant {
             grant.apply(headers);

@@ -2,7 +2,7 @@
 //!
 //! Policy and tokens read a few fields of a head and copy none, so the head may be a map or the bytes that arrived.
 
-use http::HeaderMap;
+use mesh_net::header_list::HeaderList;
 
 pub trait Fields: Sync {
     /// Value of the `nth` line, from 0, that has this name (in lower case).
@@ -30,9 +30,9 @@ impl<'a> dyn Fields + 'a {
     }
 }
 
-impl Fields for HeaderMap {
+impl Fields for HeaderList {
     fn line(&self, name: &str, nth: usize) -> Option<&[u8]> {
-        self.get_all(name).iter().nth(nth).map(|value| value.as_bytes())
+        self.get_all(name).nth(nth).map(|value| value.as_bytes())
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn a_map_and_a_list_show_the_same_lines() {
         let list: &[(&str, &str)] = &[("a", "1"), ("b", "2"), ("a", "3")];
-        let map: HeaderMap = [("a", "1"), ("b", "2"), ("a", "3")]
+        let map: HeaderList = [("a", "1"), ("b", "2"), ("a", "3")]
             .into_iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
             .collect();

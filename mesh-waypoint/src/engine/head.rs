@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use mesh_core::workload::Uid;
+use mesh_net::header_list::HeaderList;
 
 /// Header fields, whoever holds them: a map, or ranges of the bytes that arrived.
 pub trait Fields {
@@ -16,9 +17,9 @@ pub trait Fields {
     }
 }
 
-impl Fields for HeaderMap {
+impl Fields for HeaderList {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.get_all(name).iter().map(|value| value.as_bytes())
+        self.get_all(name).map(|value| value.as_bytes())
     }
 }
 
@@ -30,7 +31,7 @@ impl Fields for [(&str, &str)] {
 }
 
 #[derive(Debug)]
-pub struct Head<'a, F: ?Sized = HeaderMap> {
+pub struct Head<'a, F: ?Sized = HeaderList> {
     pub method: &'a str,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'a str,
@@ -59,7 +60,7 @@ pub struct Client<'a> {
 
 /// All that a decision is about.
 #[derive(Debug)]
-pub struct Request<'a, F: ?Sized = HeaderMap> {
+pub struct Request<'a, F: ?Sized = HeaderList> {
     pub head: Head<'a, F>,
     pub client: Client<'a>,
     pub received: SystemTime,
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn a_map_and_a_list_show_the_same_lines() {
         let list: &[(&str, &str)] = &[("a", "1"), ("b", "2"), ("a", "3")];
-        let map: HeaderMap =
+        let map: HeaderList =
             list.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect();
         let name = HeaderName::from_static("a");
         assert_eq!(list.lines(&name).collect::<Vec<_>>(), [b"1", b"3"]);

@@ -8,8 +8,9 @@ mod format;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use mesh_core::l7::route::HeaderOps;
+use mesh_net::header_list::HeaderList;
 
 use super::head::{Fields, Request};
 pub use format::{BadFormat, Facts, Format};
@@ -118,7 +119,7 @@ impl<'a> Edits<'a> {
         self.set.push((name, value));
     }
 
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderList) {
         for name in &self.remove {
             headers.remove(*name);
         }
@@ -175,19 +176,16 @@ impl<'a> ReplyOps<'a> {
         Edits { remove: self.remove.clone(), set, add }
     }
 
-    pub fn apply(&self, status: u16, headers: &mut HeaderMap) {
+    pub fn apply(&self, status: u16, headers: &mut HeaderList) {
         self.edits(status, headers).apply(headers);
     }
 }
 
 /// Takes out of a request what ends at this hop and what a client must not say. Comes before anything that looks at headers,
 /// so that policy and routes see what the backend sees.
-pub fn sanitise(headers: &mut HeaderMap) {
+pub fn sanitise(headers: &mut HeaderList) {
     strip_hop_by_hop(headers);
-    let foreign: Vec<HeaderName> = headers.keys().filter(|name| is_control(name.as_str())).cloned().collect();
-    for name in foreign {
-        headers.remove(name);
-    }
+    headers.remove_if(|name| is_control(name.as_str()));
 }
 
 /// Whether a client's header would steer the mesh, or claim to come from it.
@@ -196,17 +194,16 @@ pub fn is_control(name: &str) -> bool {
 }
 
 /// What RFC 9110, section 7.6.1, keeps from the next hop, of requests and replies; upgrades and framing are the caller's.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub fn strip_hop_by_hop(headers: &mut HeaderList) {
     // One look at all names costs less than looking for each, and hardly a message has one.
     let ends_here =
         |name: &HeaderName| matches!(name.as_str(), "connection" | "keep-alive" | "proxy-connection" | "te");
-    if !headers.keys().any(ends_here) {
+    if !headers.has(ends_here) {
         return;
     }
     if headers.contains_key(header::CONNECTION) {
         let lines = headers.get_all(header::CONNECTION);
         let named: Vec<HeaderName> = lines
-            .iter()
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
             .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             .filter(|name| !FRAMING.contains(name) && *name != header::HOST && *name != header::TE)
@@ -226,18 +223,18 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Whether who sent them takes fields behind a body (RFC 9110, section 10.1.4).
-pub fn takes_trailers(headers: &HeaderMap) -> bool {
+pub fn takes_trailers(headers: &HeaderList) -> bool {
     let is_trailers = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"trailers");
     headers.get(header::TE).is_some_and(|te| te.as_bytes().split(|byte| *byte == b',').any(is_trailers))
 }
 
 /// Gives a request an id if it has none.
-pub fn ensure_request_id(headers: &mut HeaderMap, id: impl FnOnce() -> HeaderValue) {
-    headers.entry(REQUEST_ID).or_insert_with(id);
+pub fn ensure_request_id(headers: &mut HeaderList, id: impl FnOnce() -> HeaderValue) {
+    headers.get_or_insert_with(REQUEST_ID, id);
 }
 
 /// The last that is done to a reply, also to one of the waypoint's own.
-pub fn finish_reply(headers: &mut HeaderMap) {
+pub fn finish_reply(headers: &mut HeaderList) {
     strip_hop_by_hop(headers);
     headers.insert(header::SERVER, SERVER);
 }

@@ -1,8 +1,9 @@
 //! Replies of the waypoint's own, word for word as the reference has them: clients look at these.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use mesh_core::l7::route::{Abort, AbortWith, Fault, GrpcStatus};
+use mesh_net::header_list::HeaderList;
 use std::time::Duration;
 
 use super::path::encode;
@@ -10,7 +11,7 @@ use super::path::encode;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: HeaderList,
     pub body: Bytes,
     pub why: Why,
 }
@@ -70,7 +71,7 @@ impl Reply {
     /// `text/plain`, unless there is nothing to say.
     pub fn text(status: StatusCode, body: impl Into<Bytes>, why: Why) -> Self {
         let body = body.into();
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
@@ -309,7 +310,7 @@ mod tests {
         fn arbitrary_bodies_never_panic(body: Vec<u8>, status in 100..1000u16) {
             let status = StatusCode::from_u16(status).unwrap();
             let reply = Reply::text(status, body, Why::Direct).into_grpc();
-            prop_assert!(reply.headers.values().all(|value| value.to_str().is_ok()));
+            prop_assert!(reply.headers.iter().all(|(_, value)| value.to_str().is_ok()));
         }
     }
 }

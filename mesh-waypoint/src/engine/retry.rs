@@ -124,7 +124,7 @@ const MAX_BACKOFF: u32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderMap;
+    use mesh_net::header_list::HeaderList;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -151,7 +151,7 @@ mod tests {
         let retries = Retries::new(&route::Retries { on, ..route::Retries::default() }).unwrap();
         let is_retried = |outcome: &str| {
             let (status, rest) = outcome.split_once(' ').unwrap_or((outcome, ""));
-            let mut headers = HeaderMap::new();
+            let mut headers = HeaderList::new();
             if let Some((name, value)) = rest.split_once('=') {
                 headers.insert(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
             }
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn attempts_are_on_top_of_the_first_try() {
-        let outcome = Outcome::<HeaderMap>::Broken(Broken::Connect);
+        let outcome = Outcome::<HeaderList>::Broken(Broken::Connect);
         assert!(retries(0, None).next_try(1, &outcome, 0).is_none());
         let two = retries(2, None);
         assert_eq!([1, 2, 3].map(|made| two.next_try(made, &outcome, 0).is_some()), [true, true, false]);
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_ten_times_the_base() {
-        let outcome = Outcome::<HeaderMap>::Broken(Broken::Connect);
+        let outcome = Outcome::<HeaderList>::Broken(Broken::Connect);
         let longest = |made| {
             retries(u32::MAX, None)
                 .wait(made, 0)

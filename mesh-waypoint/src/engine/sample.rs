@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use mesh_core::l7::route::{
     Action, Backend, BackendRef, Entry, Fault, Forward, HeaderMatch, HeaderOps, Match, PathKind, PathMatch, QueryMatch,
     Retries, Rewrite, Rule, SourceMatch,
 };
 use mesh_core::l7::text::TextMatch;
 use mesh_core::workload::{ServiceKey, Uid};
+use mesh_net::header_list::HeaderList;
 
 use super::head::{Client, Head, Request};
 
@@ -112,7 +113,7 @@ pub(crate) struct Asked {
     query: Option<String>,
     namespace: String,
     uid: Option<Uid>,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: HeaderList,
 }
 
 impl Asked {
@@ -130,7 +131,7 @@ impl Asked {
             query,
             namespace: String::new(),
             uid: None,
-            headers: HeaderMap::new(),
+            headers: HeaderList::new(),
         };
         for word in words {
             if let Some(client) = word.strip_prefix('@') {
@@ -173,7 +174,7 @@ impl Asked {
 }
 
 /// `name: value` lines, in order.
-pub(crate) fn lines(headers: &HeaderMap) -> String {
+pub(crate) fn lines(headers: &HeaderList) -> String {
     let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}\n", value.to_str().unwrap());
     headers.iter().map(line).collect()
 }

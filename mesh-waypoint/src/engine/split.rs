@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use mesh_core::l7::route::{BackendRef, Mirror, by_weight};
+use mesh_net::header_list::HeaderList;
 
 use super::headers::FORWARDED_FOR;
 
@@ -19,7 +20,7 @@ pub fn mirrors(mirrors: &[Mirror], mut draw: impl FnMut() -> u32) -> impl Iterat
 }
 
 /// What tells a copy, which has all that the request to the backend has, from the request.
-pub fn mark_copy(headers: &mut HeaderMap, own: IpAddr) {
+pub fn mark_copy(headers: &mut HeaderList, own: IpAddr) {
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
     let before = headers.get(FORWARDED_FOR).map(|value| [value.as_bytes(), b","].concat()).unwrap_or_default();
     if let Ok(value) = HeaderValue::from_bytes(&[&before[..], own.to_string().as_bytes()].concat()) {
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_marked() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         mark_copy(&mut headers, "10.0.0.1".parse().unwrap());
         mark_copy(&mut headers, "10.0.0.2".parse().unwrap());
         assert_eq!(lines(&headers), "x-envoy-internal: true\nx-forwarded-for: 10.0.0.1,10.0.0.2\n");

@@ -1,6 +1,7 @@
 //! Changes to header fields that an authorizer asks for.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
+use mesh_net::header_list::HeaderList;
 
 /// One line's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +35,12 @@ impl Edit {
 
     /// Lines of one name, in place of what is there: all of them, in their order.
     pub(super) fn lines<'a>(
-        headers: &'a HeaderMap,
+        headers: &'a HeaderList,
         is_meant: impl Fn(&HeaderName) -> bool + 'a,
         first: How,
     ) -> impl Iterator<Item = Self> + 'a {
         headers.keys().filter(move |name| is_meant(name)).flat_map(move |name| {
-            let lines = headers.get_all(name).iter().enumerate();
+            let lines = headers.get_all(name).enumerate();
             lines.filter_map(move |(at, value)| {
                 let how = if at == 0 { first } else { How::Append };
                 Self::new(how, name.as_str().as_bytes(), value.as_bytes())
@@ -48,7 +49,7 @@ impl Edit {
     }
 }
 
-pub(super) fn apply(edits: &[Edit], headers: &mut HeaderMap) {
+pub(super) fn apply(edits: &[Edit], headers: &mut HeaderList) {
     for Edit { how, name, value } in edits {
         match (how, headers.contains_key(name)) {
             (How::Append, _) => {

@@ -4,19 +4,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use mesh_core::l7::Protocol;
 use mesh_core::workload::Uid;
+use mesh_net::header_list::HeaderList;
 use rand::RngExt;
 
 use super::story::Story;
 use crate::aim::{Aim, Destination, Unknown};
-use crate::body::{Body, Held, Replay};
+use crate::body::{Held, Replay};
 use crate::engine::balance::stick;
 use crate::engine::outliers;
 use crate::engine::respond::{self, Reply};
 use crate::engine::retry::{ATTEMPT_COUNT, Broken, EXPECTED_TIMEOUT, Outcome, Retries};
-use crate::message::{self, Departing, Joined};
+use crate::message::{self, Departing, Joined, Response};
 use crate::session::Session;
 use crate::upstream::{SendError, Version as Spoken};
 use crate::world::{Compiled, World};
@@ -37,7 +38,7 @@ pub(super) struct Outgoing {
     /// Path and query.
     pub(super) target: String,
     /// Shared by all tries that add nothing.
-    pub(super) headers: Arc<HeaderMap>,
+    pub(super) headers: Arc<HeaderList>,
     /// Of the client's request.
     pub(super) version: Version,
     pub(super) upgrade: Option<HeaderValue>,
@@ -57,7 +58,7 @@ pub(super) struct Patience<'a> {
 
 /// A response's head, who gave it, and what it asks to be added.
 pub(super) struct Answer {
-    pub(super) response: Response<Body>,
+    pub(super) response: Response,
     /// The connection, if it has become something else.
     pub(super) joined: Option<Joined>,
     pub(super) endpoint: Uid,
@@ -119,7 +120,7 @@ pub(super) async fn forward(
             Ok(Ok(message::Answer { response, joined })) => {
                 aim.judge(session, &endpoint, outliers::Outcome::Status(outcome_status(&response)));
                 let again = {
-                    let answered = Outcome::Answered { status: response.status(), headers: response.headers() };
+                    let answered = Outcome::Answered { status: response.status, headers: &response.headers };
                     again(patience, made, attempts, &answered, body)
                 };
                 match again.and_then(|wait| Some((wait, aim.retry()?))) {
@@ -159,7 +160,7 @@ pub(super) async fn forward(
         if let Some(error) = &error {
             story.record.failure = error.to_string();
         }
-        let again = again::<HeaderMap>(patience, made, attempts, &Outcome::Broken(outcome), body);
+        let again = again::<HeaderList>(patience, made, attempts, &Outcome::Broken(outcome), body);
         match again.and_then(|wait| Some((wait, aim.retry()?))) {
             Some((wait, taken)) => {
                 _retry = taken;
@@ -172,7 +173,7 @@ pub(super) async fn forward(
 }
 
 /// A copy: one try, whose answer is only read.
-pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body: &Replay) -> Option<Response<Body>> {
+pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body: &Replay) -> Option<Response> {
     let At { session, world, compiled } = at;
     let aim = aim(at, to, outgoing).ok()?;
     let endpoint = aim.endpoint(session, world, &[], Instant::now())?;
@@ -223,10 +224,10 @@ fn spoken(aim: &Aim<'_>, outgoing: &Outgoing) -> Spoken {
 }
 
 /// For gRPC the HTTP status that its code stands for.
-fn outcome_status(response: &Response<Body>) -> u16 {
-    let status = response.headers().get(respond::GRPC_STATUS).and_then(|v| v.to_str().ok()?.parse::<u16>().ok());
+fn outcome_status(response: &Response) -> u16 {
+    let status = response.headers.get(respond::GRPC_STATUS).and_then(|v| v.to_str().ok()?.parse::<u16>().ok());
     match status {
-        None | Some(0) => response.status().as_u16(),
+        None | Some(0) => response.status.as_u16(),
         Some(4) => 504,
         Some(14) => 503,
         Some(2 | 12 | 13 | 15) => 500,

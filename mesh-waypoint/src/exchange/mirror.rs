@@ -45,7 +45,7 @@ pub(super) async fn copies(
             let sending = forward::once(at, &to, &copy, &body);
             if let Ok(Some(response)) = tokio::time::timeout(PATIENCE, sending).await {
                 // Read, so that its connection can be used again.
-                let _ = response.into_body().collect().await;
+                let _ = response.body.collect().await;
             }
         });
     }

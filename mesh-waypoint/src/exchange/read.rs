@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, Version, header};
 use mesh_core::l7::PathNormalization;
+use mesh_net::header_list::HeaderList;
 
 use crate::engine::head;
 use crate::engine::headers;
@@ -21,7 +22,7 @@ pub(super) struct Incoming {
     pub(super) query: Option<String>,
     pub(super) version: Version,
     /// Without what ends at this hop and what a client must not say.
-    pub(super) headers: HeaderMap,
+    pub(super) headers: HeaderList,
     /// What the connection is to become: `websocket`. Any other wish is passed over (RFC 9110, section 7.8): behind `h2c` a backend
     /// would take further requests that nobody here looks at.
     pub(super) upgrade: Option<HeaderValue>,
@@ -51,7 +52,7 @@ impl Incoming {
         if version != Version::HTTP_2 && !head::is_method(method.as_str()) {
             return Err(BadRequest::Method);
         }
-        let mut hosts = headers.get_all(header::HOST).iter();
+        let mut hosts = headers.get_all(header::HOST);
         let (host, second) = (hosts.next(), hosts.next());
         if second.is_some() {
             return Err(BadRequest::Host);
@@ -78,14 +79,12 @@ impl Incoming {
         };
         let upgrade = headers
             .get_all(header::CONNECTION)
-            .iter()
             .any(names_upgrade)
             .then(|| headers.get(header::UPGRADE).cloned())
             .flatten()
             .filter(|to| version == Version::HTTP_11 && to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         headers::sanitise(&mut headers);
-        headers.remove(header::UPGRADE);
-        headers.remove(header::HOST);
+        headers.remove_if(|name| *name == header::UPGRADE || *name == header::HOST);
         let scheme = scheme(&mut headers);
         Ok(Self { scheme, method, authority, path, query, version, headers, upgrade })
     }
@@ -100,8 +99,8 @@ impl Incoming {
 }
 
 /// What the client spoke, by what was in front of this hop: a gateway that ends TLS says so. Whoever is behind it is told.
-fn scheme(fields: &mut HeaderMap) -> &'static str {
-    let said = fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+fn scheme(fields: &mut HeaderList) -> &'static str {
+    let said = fields.get_or_insert_with(headers::FORWARDED_PROTO, || HeaderValue::from_static("http"));
     if said.as_bytes().eq_ignore_ascii_case(b"https") { "https" } else { "http" }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::edit::Edit;
 use crate::body::{Replay, Watch};
-use crate::engine::respond::Why;
+use crate::engine::respond::{self, Why};
 use crate::overload::Taken;
 use crate::telemetry::{Headers, Live, Record, Rules, Telemetry};
 
@@ -84,7 +84,7 @@ impl Watch for Story {
     }
 
     fn trailers(&mut self, trailers: &http::HeaderMap) {
-        self.record.hear(trailers);
+        self.record.hear(trailers.get(respond::GRPC_STATUS));
     }
 
     fn ended(&mut self) {

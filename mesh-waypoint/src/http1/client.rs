@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use thiserror::Error;
 use tokio::io::AsyncRead;
@@ -18,7 +18,7 @@ use super::written::Written;
 use crate::body::{Body, BodyError};
 use crate::inlet;
 use crate::io::{ByteStream, Rewound};
-use crate::message::{Answer, Departing, Joined};
+use crate::message::{Answer, Departing, Joined, Response};
 use crate::outbox::Outbox;
 
 /// A connection on which no request is under way.
@@ -106,15 +106,9 @@ impl Connection {
             }
         };
         let ResponseHead { status, headers, body, keep_alive } = answer;
-        let response = |headers: HeaderMap, body: Body| {
-            let mut response = Response::new(body);
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            response
-        };
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let joined = Joined { upstream: Box::new(Rewound::new(input.freeze(), io)), held: None };
-            return Ok(Answer { response: response(headers, Body::empty()), joined: Some(joined) });
+            return Ok(Answer { response: Response { status, headers, body: Body::empty() }, joined: Some(joined) });
         }
         let mut rest = Rest::from(body);
         let whole = if rest.is_over() { Some(Bytes::new()) } else { rest.whole(&mut input) };
@@ -122,10 +116,10 @@ impl Connection {
             if keep_alive && input.is_empty() {
                 keeper.keep(Self { io, input: BytesMut::new() });
             }
-            return Ok(response(headers, Body::full(whole.clone())).into());
+            return Ok(Response { status, headers, body: Body::full(whole.clone()) }.into());
         }
         let arriving = Arriving { io: Some(io), input, rest, first: whole, upload, keep_alive, keeper };
-        Ok(response(headers, Body::stream(arriving)).into())
+        Ok(Response { status, headers, body: Body::stream(arriving) }.into())
     }
 }
 

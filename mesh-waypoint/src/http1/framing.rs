@@ -1,6 +1,7 @@
 //! How long a message's body is (RFC 9112, section 6.3), and what is said of one.
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, Method, StatusCode, Version, header};
+use mesh_net::header_list::HeaderList;
 
 use super::head::BadHead;
 use crate::length;
@@ -19,7 +20,7 @@ pub(super) enum Framing {
 ///
 /// # Errors
 /// It could be read in two ways, or is not known: whoever guessed would let requests be hidden in requests.
-pub(super) fn of_request(version: Version, headers: &mut HeaderMap) -> Result<Framing, BadHead> {
+pub(super) fn of_request(version: Version, headers: &mut HeaderList) -> Result<Framing, BadHead> {
     let length = length::said(headers)?;
     match chunked(headers)? {
         false => Ok(Framing::Length(length.unwrap_or(0))),
@@ -32,7 +33,7 @@ pub(super) fn of_request(version: Version, headers: &mut HeaderMap) -> Result<Fr
 ///
 /// # Errors
 /// As [`of_request`].
-pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut HeaderMap) -> Result<Framing, BadHead> {
+pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut HeaderList) -> Result<Framing, BadHead> {
     let is_chunked = chunked(headers)?;
     if status == StatusCode::NO_CONTENT {
         // It has none to be as long (RFC 9110, section 8.6).
@@ -50,7 +51,7 @@ pub(super) fn of_response(method: &Method, status: StatusCode, headers: &mut Hea
 }
 
 /// How a body is said to end under these headers, of which `length` bytes are known to come.
-pub(super) fn to_write(headers: &HeaderMap, length: Option<u64>, may_chunk: bool) -> Framing {
+pub(super) fn to_write(headers: &HeaderList, length: Option<u64>, may_chunk: bool) -> Framing {
     match length::promised(headers).ok().flatten().or(length) {
         Some(length) => Framing::Length(length),
         None if may_chunk => Framing::Chunked,
@@ -58,12 +59,14 @@ pub(super) fn to_write(headers: &HeaderMap, length: Option<u64>, may_chunk: bool
     }
 }
 
-fn chunked(headers: &mut HeaderMap) -> Result<bool, BadHead> {
-    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let is_chunked = match (lines.next(), lines.next()) {
-        (None, _) => return Ok(false),
-        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
+fn chunked(headers: &mut HeaderList) -> Result<bool, BadHead> {
+    let is_chunked = {
+        let mut lines = headers.get_all(header::TRANSFER_ENCODING);
+        match (lines.next(), lines.next()) {
+            (None, _) => return Ok(false),
+            (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
+            (Some(_), Some(_)) => false,
+        }
     };
     headers.remove(header::TRANSFER_ENCODING);
     if is_chunked { Ok(true) } else { Err(BadHead::Framing) }
@@ -88,8 +91,8 @@ pub(super) fn is_apart(trailer: &HeaderName) -> bool {
 mod tests {
     use super::*;
 
-    fn headers(lines: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(lines: &str) -> HeaderList {
+        let mut headers = HeaderList::new();
         for (name, value) in lines.split(" | ").filter_map(|line| line.split_once(": ")) {
             headers.append(header::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }

@@ -3,7 +3,8 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use mesh_net::header_list::HeaderList;
 use thiserror::Error;
 
 use super::framing::{self, Framing};
@@ -16,7 +17,7 @@ pub(super) struct RequestHead {
     pub(super) method: Method,
     pub(super) target: String,
     pub(super) version: Version,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: HeaderList,
     pub(super) body: Framing,
     /// Whether the client will ask again on this connection.
     pub(super) keep_alive: bool,
@@ -28,7 +29,7 @@ pub(super) struct RequestHead {
 #[derive(Debug)]
 pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: HeaderList,
     pub(super) body: Framing,
     pub(super) keep_alive: bool,
 }
@@ -121,8 +122,8 @@ fn whole(parsed: httparse::Result<usize>, came: usize, most: usize) -> Result<Op
 }
 
 /// The fields as a map, whose values lie in one copy of them all.
-fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHead> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + SPARE);
+fn map(input: &[u8], fields: &[httparse::Header<'_>]) -> Result<HeaderList, BadHead> {
+    let mut headers = HeaderList::with_capacity(fields.len() + SPARE);
     let (Some(first), Some(last)) = (fields.first(), fields.last()) else { return Ok(headers) };
     let base = first.name.as_ptr().addr();
     let start = base - input.as_ptr().addr();
@@ -180,9 +181,9 @@ fn name(bytes: &[u8]) -> Result<HeaderName, BadHead> {
 /// Fields that a request or an answer gets here: none of them makes the map grow.
 const SPARE: usize = 6;
 
-fn keeps(version: Version, headers: &HeaderMap) -> bool {
+fn keeps(version: Version, headers: &HeaderList) -> bool {
     let says = |word: &[u8]| {
-        let lines = headers.get_all(header::CONNECTION).iter();
+        let lines = headers.get_all(header::CONNECTION);
         lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).any(|w| w.trim_ascii().eq_ignore_ascii_case(word))
     };
     match version {
@@ -197,7 +198,7 @@ pub(super) fn write_request(
     method: &Method,
     target: &str,
     host: &str,
-    headers: &HeaderMap,
+    headers: &HeaderList,
     framing: Option<Framing>,
     upgrade: Option<&HeaderValue>,
 ) {
@@ -215,7 +216,7 @@ pub(super) fn write_response(
     out: &mut BytesMut,
     version: Version,
     status: StatusCode,
-    headers: &HeaderMap,
+    headers: &HeaderList,
     framing: Option<Framing>,
     connection: Option<&'static str>,
 ) {
@@ -230,14 +231,14 @@ pub(super) fn write_response(
     framed(out, headers, framing);
 }
 
-fn fields(out: &mut BytesMut, headers: &HeaderMap) {
+fn fields(out: &mut BytesMut, headers: &HeaderList) {
     for (name, value) in headers {
         put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
 }
 
 /// The last field, and the head's end.
-fn framed(out: &mut BytesMut, headers: &HeaderMap, framing: Option<Framing>) {
+fn framed(out: &mut BytesMut, headers: &HeaderList, framing: Option<Framing>) {
     match framing {
         Some(Framing::Length(length)) if !headers.contains_key(header::CONTENT_LENGTH) => {
             put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
@@ -311,14 +312,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         headers.append("x-a", HeaderValue::from_static("1"));
         headers.append("x-a", HeaderValue::from_static("2"));
         let mut out = BytesMut::new();
         write_request(&mut out, &Method::PUT, "/p?q", "web:80", &headers, Some(Framing::Length(7)), None);
         let head = request(&mut out, 1000).unwrap().unwrap();
         assert_eq!((head.method, &*head.target, head.body), (Method::PUT, "/p?q", Framing::Length(7)));
-        assert_eq!(head.headers["host"], "web:80");
+        assert_eq!(head.headers.get("host").unwrap(), "web:80");
         let mut out = BytesMut::new();
         write_response(
             &mut out,

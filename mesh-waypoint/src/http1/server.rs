@@ -22,7 +22,7 @@ use crate::engine::headers::takes_trailers;
 use crate::inlet;
 use crate::io::{ByteStream, Rewound};
 use crate::limits::Limits;
-use crate::message::{Answer, Arriving, Service};
+use crate::message::{Answer, Arriving, Response, Service};
 use crate::outbox::Outbox;
 use crate::stall::Clock;
 
@@ -202,12 +202,12 @@ async fn answer<S: ByteStream + 'static>(
     is_last: bool,
 ) -> io::Result<bool> {
     let Answer { response, joined } = answered;
-    let (parts, body) = response.into_parts();
+    let Response { status, headers, body } = response;
     let mut body = pin!(body);
     if let Some(joined) = joined {
         lock(line).out.put_with(|out| {
             let upgrade = Some("upgrade");
-            head::write_response(out, asked.version, parts.status, &parts.headers, None, upgrade);
+            head::write_response(out, asked.version, status, &headers, None, upgrade);
         });
         poll_fn(|cx| lock(line).poll_out(cx)).await?;
         drop(poll_fn(|cx| body.as_mut().poll_frame(cx)).await);
@@ -216,12 +216,11 @@ async fn answer<S: ByteStream + 'static>(
         joined.carry(&mut Rewound::new(input, Locked(line.clone()))).await;
         return Ok(false);
     }
-    let is_bodiless = asked.method == Method::HEAD
-        || parts.status == StatusCode::NO_CONTENT
-        || parts.status == StatusCode::NOT_MODIFIED;
+    let is_bodiless =
+        asked.method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let framing = match is_bodiless {
         true => None,
-        false => Some(framing::to_write(&parts.headers, body.size_hint().exact(), asked.version == Version::HTTP_11)),
+        false => Some(framing::to_write(&headers, body.size_hint().exact(), asked.version == Version::HTTP_11)),
     };
     let keeps = {
         let mut own = lock(line);
@@ -234,7 +233,7 @@ async fn answer<S: ByteStream + 'static>(
         // Nothing is said between an answer's head and its end.
         own.waits = false;
         own.out.put_with(|out| {
-            head::write_response(out, asked.version, parts.status, &parts.headers, framing, connection);
+            head::write_response(out, asked.version, status, &headers, framing, connection);
         });
         keeps
     };

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Method, StatusCode, header};
 use http_body::Body as HttpBody;
 use mesh_net::http2::connection::{Limits, Role};
 use mesh_net::http2::fields::{Fields, Pseudo};
@@ -22,7 +22,7 @@ pub use super::stream::Over;
 use crate::body::Body;
 use crate::io::ByteStream;
 use crate::length::{self, TwoWays};
-use crate::message::{Answer, Departing};
+use crate::message::{Answer, Departing, Response};
 use crate::stall::Impatient;
 
 /// A connection. When the last of its clones is gone, it ends with its last stream.
@@ -127,10 +127,7 @@ impl Connection {
         // These say how long another answer would be (RFC 9110, section 8.6).
         let is_bodiless = is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         let body = Arriving::body(link, stream, said.filter(|_| !is_bodiless), own);
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(response.into())
+        Ok(Response { status, headers, body }.into())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::HeaderMap;
+use mesh_net::header_list::HeaderList;
 use mesh_net::http2::connection::{Connection, Event, Limits, NotOpened, Role, Violation};
 use mesh_net::http2::fields::{Fields, Pseudo};
 use mesh_net::http2::frame::{Code, DEFAULT_MAX_FRAME};
@@ -168,7 +168,7 @@ impl Link {
 
     /// # Errors
     /// None may be opened now, or ever.
-    pub(super) fn open(&self, pseudo: &Pseudo, headers: &HeaderMap, end: bool) -> Result<u32, NotOpened> {
+    pub(super) fn open(&self, pseudo: &Pseudo, headers: &HeaderList, end: bool) -> Result<u32, NotOpened> {
         let mut state = self.lock();
         if state.over {
             return Err(NotOpened::Leaving);
@@ -223,7 +223,7 @@ impl Link {
         state.wake_driver();
     }
 
-    pub(super) fn send_trailers(&self, stream: u32, headers: HeaderMap) {
+    pub(super) fn send_trailers(&self, stream: u32, headers: HeaderList) {
         self.send_head(stream, &Fields { pseudo: Pseudo::default(), headers }, true);
     }
 

@@ -22,7 +22,7 @@ use crate::body::Body;
 use crate::io::ByteStream;
 use crate::length;
 use crate::limits::Limits;
-use crate::message::{Answer, Arriving, Service};
+use crate::message::{Answer, Arriving, Response, Service};
 use crate::stall::Clock;
 
 /// Answers all requests of a connection.
@@ -144,15 +144,14 @@ fn request(link: &Arc<Link>, stream: u32, fields: Fields, end: bool) -> Option<A
 }
 
 async fn send(link: &Link, stream: u32, answer: Answer, is_head: bool) -> Result<(), Over> {
-    let (parts, body) = answer.response.into_parts();
-    let mut headers = parts.headers;
+    let Response { status, mut headers, body } = answer.response;
     for name in APART {
         headers.remove(name);
     }
     let mut body = pin!(body);
-    let is_bodiless = is_head || parts.status == StatusCode::NO_CONTENT || parts.status == StatusCode::NOT_MODIFIED;
+    let is_bodiless = is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let is_empty = is_bodiless || body.is_end_stream();
-    link.send_head(stream, &Fields { pseudo: Pseudo::reply(parts.status), headers }, is_empty);
+    link.send_head(stream, &Fields { pseudo: Pseudo::reply(status), headers }, is_empty);
     if is_empty {
         // Whoever follows it learns that it is over.
         poll_fn(|cx| body.as_mut().poll_frame(cx).map(drop)).await;
@@ -177,7 +176,7 @@ pub(super) async fn send_body(link: &Link, stream: u32, mut body: Pin<&mut Body>
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => data,
                 Err(frame) => {
-                    link.send_trailers(stream, frame.into_trailers().unwrap_or_default());
+                    link.send_trailers(stream, frame.into_trailers().unwrap_or_default().into());
                     return Ok(());
                 }
             },

@@ -58,7 +58,7 @@ impl Stream {
             // A word before the answer (RFC 9110, section 15.2).
             Some(status) if status.is_informational() => return,
             Some(_) => self.head = Some(fields),
-            None => self.trailers = Some(std::mem::take(&mut fields.headers)),
+            None => self.trailers = Some(std::mem::take(&mut fields.headers).into()),
         }
         self.ended = end;
         wake(&mut self.reader);

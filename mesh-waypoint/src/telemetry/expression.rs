@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use cel::objects::Key;
 use cel::{Context, Env, Program, Value};
-use http::HeaderMap;
 use mesh_core::l7::expression;
+use mesh_net::header_list::HeaderList;
 
 use super::record::{Record, Word};
 
@@ -64,8 +64,8 @@ impl Expression {
 /// The header fields of an exchange, kept where an expression asks for them.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
-    pub request: HeaderMap,
-    pub response: HeaderMap,
+    pub request: HeaderList,
+    pub response: HeaderList,
 }
 
 /// What an exchange was, as expressions see it.
@@ -98,9 +98,9 @@ fn number(value: u64) -> Value {
 }
 
 /// Lines of one name are joined by commas (RFC 9110, section 5.3).
-fn headers(fields: Option<&HeaderMap>) -> Value {
+fn headers(fields: Option<&HeaderList>) -> Value {
     let mut known: HashMap<Key, Value> = HashMap::new();
-    for name in fields.into_iter().flat_map(HeaderMap::keys) {
+    for name in fields.into_iter().flat_map(HeaderList::keys) {
         let lines = fields.into_iter().flat_map(|fields| fields.get_all(name));
         let lines: Vec<_> = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
         known.insert(name.as_str().into(), lines.join(",").into());

@@ -1,19 +1,17 @@
 //! What is known of an exchange, or of a connection of bytes, when it is over.
 
+use http::HeaderValue;
+use mesh_core::service::Service;
+use mesh_core::workload::Workload;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderMap;
-use mesh_core::service::Service;
-use mesh_core::workload::Workload;
-
 use super::expression::Headers;
 use super::trace::Begun;
 use crate::client::Client;
-use crate::engine::respond::GRPC_STATUS;
 
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -76,9 +74,9 @@ impl Record {
         }
     }
 
-    /// Takes the gRPC status from a response's headers or trailers, if it is there.
-    pub fn hear(&mut self, headers: &HeaderMap) {
-        if let Some(value) = headers.get(GRPC_STATUS) {
+    /// Takes the gRPC status from `grpc-status` of a response's headers or trailers, if it is there.
+    pub fn hear(&mut self, status: Option<&HeaderValue>) {
+        if let Some(value) = status {
             self.grpc_status = Some(GrpcStatus::read(value.as_bytes()));
         }
     }

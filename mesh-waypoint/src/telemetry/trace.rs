@@ -5,18 +5,17 @@ pub mod zipkin;
 mod span;
 mod context;
 
-use std::env;
-use std::sync::Arc;
-use std::time::SystemTime;
-
-use http::HeaderMap;
 use mesh_core::l7::route::Share;
 use mesh_core::l7::telemetry::{Provider, ProviderProtocol, Tag, Tracing};
+use mesh_net::header_list::HeaderList;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rand::RngExt;
+use std::env;
+use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::record::Record;
@@ -84,7 +83,7 @@ impl Tracer {
     }
 
     /// Decides on a request's span. `None`: the request goes on as it came. `forced`: the client asks for it to be told.
-    pub fn begin(&self, model: &Tracing, headers: &HeaderMap, forced: bool) -> Option<Begun> {
+    pub fn begin(&self, model: &Tracing, headers: &HeaderList, forced: bool) -> Option<Begun> {
         let inner = self.0.as_ref()?;
         if model.disabled {
             return None;
@@ -145,13 +144,13 @@ struct ToTell {
 
 impl Begun {
     /// Makes the span the parent of what the backend does.
-    pub fn write(&self, headers: &mut HeaderMap) {
+    pub fn write(&self, headers: &mut HeaderList) {
         self.outgoing.write(headers);
     }
 }
 
 /// Tags that a Telemetry adds. One that comes to nothing is left out, as in the reference.
-fn tags(model: &Tracing, headers: &HeaderMap) -> Vec<(Arc<str>, String)> {
+fn tags(model: &Tracing, headers: &HeaderList) -> Vec<(Arc<str>, String)> {
     let value = |tag: &Tag| match tag {
         Tag::Literal(text) => text.to_string(),
         Tag::Environment { name, default } => env::var(&**name).unwrap_or_else(|_| default.to_string()),

@@ -1,8 +1,9 @@
 //! Field sections, in the frames that they come and go in (RFC 9113, sections 4.3 and 8.1).
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::{BAD_SIZE, Connection, Event, MOST_FRAMES, Role, Violation, violation};
+use crate::header_list::HeaderList;
 use crate::http2::fields::Pseudo;
 use crate::http2::frame::{self, Code, HEAD, Head, flag, kind};
 use crate::http2::hpack::decoder::Decoded;
@@ -118,7 +119,7 @@ impl Connection {
     }
 
     /// Writes a section into the output, in as many frames as it needs.
-    pub(super) fn section(&mut self, stream: u32, pseudo: &Pseudo, headers: &HeaderMap, end: bool) {
+    pub(super) fn section(&mut self, stream: u32, pseudo: &Pseudo, headers: &HeaderList, end: bool) {
         let at = self.output.len();
         self.output.extend_from_slice(&[0; HEAD]);
         self.encoder.encode(pseudo, headers, &mut self.output);

@@ -4,11 +4,12 @@
 //! of requests and traces, dates, lengths) are never in it, so that what does come again stays. What enters is coded to be
 //! short, which costs time once; all else is sent as it is.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderName};
 
 use super::fixed::{self, FIXED};
 use super::mirror::Mirror;
 use super::{OVERHEAD, TABLE, huffman, integer};
+use crate::header_list::HeaderList;
 use crate::http2::fields::Pseudo;
 
 /// See the module's description.
@@ -44,7 +45,7 @@ impl Encoder {
     }
 
     /// Appends a section.
-    pub(in crate::http2) fn encode(&mut self, pseudo: &Pseudo, headers: &HeaderMap, to: &mut Vec<u8>) {
+    pub(in crate::http2) fn encode(&mut self, pseudo: &Pseudo, headers: &HeaderList, to: &mut Vec<u8>) {
         if let Some(smallest) = self.smallest.take() {
             integer::write(smallest, 5, 0x20, to);
             // It may have grown again meanwhile (section 4.2).

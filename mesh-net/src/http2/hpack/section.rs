@@ -80,8 +80,8 @@ impl<'a> Section<'a> {
             headers.reserve(self.block.len().min(USUAL));
         }
         self.cookies += usize::from(name == COOKIE);
-        // It fails when there are more names than it can hold.
-        self.fits = headers.try_append(name, value).is_ok();
+        self.fits = headers.len() < MOST;
+        headers.append(name, value);
     }
 
     pub(super) fn end(mut self) -> Decoded {
@@ -97,7 +97,7 @@ impl<'a> Section<'a> {
 
 /// Makes one field of the pieces that a client may send it in (section 8.2.3).
 fn join_cookies(fields: &mut Fields) -> bool {
-    let pieces: Vec<&HeaderValue> = fields.headers.get_all(COOKIE).iter().collect();
+    let pieces: Vec<&HeaderValue> = fields.headers.get_all(COOKIE).collect();
     let sensitive = pieces.iter().any(|piece| piece.is_sensitive());
     let text = pieces.iter().map(|piece| piece.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
     let Ok(mut joined) = HeaderValue::from_maybe_shared(Bytes::from(text)) else { return false };
@@ -106,5 +106,7 @@ fn join_cookies(fields: &mut Fields) -> bool {
     true
 }
 
+/// Most fields of a message: the reference's, and as many as HTTP/1.1 may have here. Pieces of a cookie count.
+const MOST: usize = 100;
 /// Fields that a message seldom has more of: room for as many takes a little more than a kilobyte.
 const USUAL: usize = 12;

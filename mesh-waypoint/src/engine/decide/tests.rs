@@ -6,6 +6,7 @@ use mesh_core::l7::route::{
     Rewrite, Share,
 };
 use mesh_core::l7::text::TextMatch;
+use mesh_net::header_list::HeaderList;
 use proptest::prelude::*;
 
 use super::*;
@@ -347,7 +348,7 @@ fn replies_get_the_rules_and_the_destinations_headers_and_cors() {
         compiled.decide(&asked.request(), || 0).then
     };
     let Then::Forward(forward) = then("GET a/ origin=http://ok x-id=7") else { panic!() };
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.insert("access-control-allow-origin", HeaderValue::from_static("backend"));
     headers.insert("x-old", HeaderValue::from_static("old"));
     forward.reply_headers(201, &mut headers);

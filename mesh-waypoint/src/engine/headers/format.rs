@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+use mesh_net::header_list::HeaderList;
 
 use crate::engine::head::{Field, Fields, Request};
 
@@ -39,7 +40,7 @@ pub enum RequestName {
 
 /// What values are made of.
 #[derive(Debug)]
-pub struct Facts<'a, F: ?Sized = HeaderMap, R: ?Sized = HeaderMap> {
+pub struct Facts<'a, F: ?Sized = HeaderList, R: ?Sized = HeaderList> {
     /// `None` for what is bound to its request already ([`Format::bound`]).
     pub request: Option<&'a Request<'a, F>>,
     /// Status and headers, once there are any.
@@ -62,7 +63,7 @@ impl<'a, F: ?Sized> Facts<'a, F> {
     }
 }
 
-impl<'a, R: ?Sized> Facts<'a, HeaderMap, R> {
+impl<'a, R: ?Sized> Facts<'a, HeaderList, R> {
     pub fn of_response(status: u16, headers: &'a R, removed: &'a [&'a HeaderName]) -> Self {
         Self { request: None, response: Some((status, headers)), removed }
     }

@@ -178,8 +178,8 @@ fn naive(routes: &HttpRoutes, head: &Head<'_>, client: &Client<'_>) -> Option<us
             && optional(scheme, head.scheme)
             && optional(authority, head.authority)
             && headers.iter().all(|header| {
-                let lines = head.headers.get_all(&*header.name);
-                lines.iter().any(|line| text(&header.value, line.to_str().unwrap())) != header.inverted
+                let mut lines = head.headers.get_all(&*header.name);
+                lines.any(|line| text(&header.value, line.to_str().unwrap())) != header.inverted
             })
             && query.iter().all(|query| {
                 let pairs =

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use mesh_core::l7::authorization::ExternalAuthorizer;
+use mesh_net::header_list::HeaderList;
 use prost::Message;
 
 use super::{AskError, MOST, PARTIAL_BODY, Ruling, Seen};
@@ -33,7 +34,7 @@ pub(super) async fn ask(
     incoming: &Incoming,
     seen: Option<&Seen>,
 ) -> Result<Ruling, AskError> {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     // At most eight digits: a day in milliseconds has as many.

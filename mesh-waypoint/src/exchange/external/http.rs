@@ -1,8 +1,9 @@
 //! The request's own head, sent to the authorizer: 200 lets it pass.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use mesh_core::l7::authorization::ExternalAuthorizer;
 use mesh_core::l7::text::TextMatch;
+use mesh_net::header_list::HeaderList;
 
 use super::{AskError, MOST, PARTIAL_BODY, Ruling, Seen};
 use crate::engine::pattern::Pattern;
@@ -50,11 +51,11 @@ pub(super) async fn ask(
 }
 
 /// Little of a request is told unless it is asked for: its head is the client's, and may hold secrets of others'.
-fn told(authorizer: &ExternalAuthorizer, incoming: &Incoming, seen: Option<&Seen>) -> HeaderMap {
+fn told(authorizer: &ExternalAuthorizer, incoming: &Incoming, seen: Option<&Seen>) -> HeaderList {
     let list = &authorizer.include_request_headers;
     let is_meant = |name: &HeaderName| *name == header::AUTHORIZATION || names(list, name);
     let edits: Vec<_> = Edit::lines(&incoming.headers, is_meant, How::Set).collect();
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderList::new();
     edit::apply(&edits, &mut headers);
     let further = authorizer.include_additional_headers.iter();
     let further: Vec<_> = further.filter_map(|(n, v)| Edit::new(How::Set, n.as_bytes(), v.as_bytes())).collect();
@@ -67,10 +68,10 @@ fn told(authorizer: &ExternalAuthorizer, incoming: &Incoming, seen: Option<&Seen
     headers
 }
 
-fn allowed(authorizer: &ExternalAuthorizer, headers: &HeaderMap) -> Ruling {
+fn allowed(authorizer: &ExternalAuthorizer, headers: &HeaderList) -> Ruling {
     let upstream = |name: &HeaderName| names(&authorizer.headers_to_upstream, name);
     let mut request: Vec<_> = Edit::lines(headers, upstream, How::Set).collect();
-    let removed = headers.get_all(TO_REMOVE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    let removed = headers.get_all(TO_REMOVE).flat_map(|line| line.as_bytes().split(|b| *b == b','));
     request.extend(removed.filter_map(|name| Edit::new(How::Remove, name.trim_ascii(), b"")));
     let downstream = |name: &HeaderName| names(&authorizer.headers_to_downstream_on_allow, name);
     Ruling::Allow { request, response: Edit::lines(headers, downstream, How::Append).collect() }

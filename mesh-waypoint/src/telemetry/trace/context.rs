@@ -1,7 +1,8 @@
 //! Which trace a request is of, as its header fields say: W3C Trace Context (`traceparent`, `tracestate`), and B3 in one field or
 //! in several.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
+use mesh_net::header_list::HeaderList;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -46,7 +47,7 @@ const SAMPLED: u8 = 1;
 
 impl Incoming {
     /// Of several forms the W3C's holds. What is malformed is as if it were not there.
-    pub(super) fn read(headers: &HeaderMap) -> Self {
+    pub(super) fn read(headers: &HeaderList) -> Self {
         let single = read_single(headers);
         let multi = read_multi(headers);
         let forms = |w3c| Forms { w3c, b3_single: single.is_some(), b3_multi: multi.is_some() };
@@ -60,7 +61,7 @@ impl Incoming {
 }
 
 /// `version-trace-parent-flags`, in lower-case digits (Trace Context, section 3.2).
-fn read_w3c(headers: &HeaderMap) -> Option<(Ids, u8)> {
+fn read_w3c(headers: &HeaderList) -> Option<(Ids, u8)> {
     let text = only(headers, &TRACEPARENT)?;
     let mut parts = text.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -74,7 +75,7 @@ fn read_w3c(headers: &HeaderMap) -> Option<(Ids, u8)> {
 }
 
 /// `trace-span-decision-parent`, the last two optional, or a decision alone.
-fn read_single(headers: &HeaderMap) -> Option<Incoming> {
+fn read_single(headers: &HeaderList) -> Option<Incoming> {
     let text = only(headers, &B3)?;
     if let Some(sampled) = decision(text) {
         return Some(Incoming { sampled: Some(sampled), ..Incoming::default() });
@@ -91,7 +92,7 @@ fn read_single(headers: &HeaderMap) -> Option<Incoming> {
     of_b3(trace, span, sampled)
 }
 
-fn read_multi(headers: &HeaderMap) -> Option<Incoming> {
+fn read_multi(headers: &HeaderList) -> Option<Incoming> {
     let sampled = match (only(headers, &B3_FLAGS), only(headers, &B3_SAMPLED)) {
         (Some("1"), _) => Some(true),
         (_, Some("true")) => Some(true),
@@ -133,8 +134,8 @@ fn digits(text: &str, length: usize) -> Option<u128> {
 }
 
 /// `None` also if there are several.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut lines = headers.get_all(name).iter();
+fn only<'a>(headers: &'a HeaderList, name: &HeaderName) -> Option<&'a str> {
+    let mut lines = headers.get_all(name);
     let line = lines.next().filter(|_| lines.next().is_none())?;
     Some(line.to_str().ok()?.trim())
 }
@@ -157,7 +158,7 @@ impl Outgoing {
     }
 
     /// Puts it in place of what the request came with.
-    pub(super) fn write(&self, headers: &mut HeaderMap) {
+    pub(super) fn write(&self, headers: &mut HeaderList) {
         let Self { own: Ids { trace, span }, parent, sampled, forms, .. } = *self;
         let mut put = |name, value: String| {
             // Digits and dashes can be written.
@@ -196,8 +197,8 @@ impl Outgoing {
 }
 
 /// What the request's `tracestate` says, in all its lines.
-pub(super) fn state(headers: &HeaderMap) -> String {
-    let lines: Vec<_> = headers.get_all(TRACESTATE).iter().filter_map(|line| line.to_str().ok()).collect();
+pub(super) fn state(headers: &HeaderList) -> String {
+    let lines: Vec<_> = headers.get_all(TRACESTATE).filter_map(|line| line.to_str().ok()).collect();
     lines.join(",")
 }
 

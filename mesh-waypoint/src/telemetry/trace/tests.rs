@@ -6,6 +6,7 @@ use expect_test::expect;
 use http::{HeaderName, HeaderValue};
 use mesh_core::identity::SpiffeId;
 use mesh_core::l7::telemetry::Place;
+use mesh_net::header_list::HeaderList;
 use prost::Message;
 
 use super::*;
@@ -33,7 +34,7 @@ fn origin() -> Origin {
     }
 }
 
-fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+fn headers(lines: &[(&'static str, &str)]) -> HeaderList {
     lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
 }
 
@@ -110,7 +111,7 @@ fn a_trace_that_begins_here_is_written_as_the_collector_knows_it() {
         let (tracer, _told) = tracer(protocol);
         for forced in [true, false] {
             let model = Tracing { sampling: Some(Share(0)), ..Tracing::default() };
-            let mut headers = HeaderMap::new();
+            let mut headers = HeaderList::new();
             tracer.begin(&model, &headers, forced).unwrap().write(&mut headers);
             let mut written: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
             written.sort_unstable();
@@ -150,7 +151,7 @@ fn ids_and_paths_are_as_long_as_the_provider_says() {
         let mut headers = headers(lines);
         let begun = tracer.begin(&model, &headers, true).unwrap();
         begun.write(&mut headers);
-        assert_eq!(headers["x-b3-traceid"].len(), digits, "{lines:?}");
+        assert_eq!(headers.get("x-b3-traceid").unwrap().len(), digits, "{lines:?}");
         tracer.end(begun, &record());
         let (_, span) = told.try_recv().unwrap();
         let url = span.tags.iter().find(|(name, _)| name == "http.url").map(|(_, url)| url.as_str());
@@ -254,7 +255,7 @@ fn a_queue_that_is_full_costs_spans_and_nothing_else() {
     let counts = Counts::default();
     let (tracer, told) = Tracer::new(Some(provider(ProviderProtocol::Zipkin)), origin(), counts.clone());
     for _ in 0..WAITING + 10 {
-        let begun = tracer.begin(&Tracing::default(), &HeaderMap::new(), true).unwrap();
+        let begun = tracer.begin(&Tracing::default(), &HeaderList::new(), true).unwrap();
         tracer.end(begun, &record());
     }
     assert_eq!(told.len(), WAITING);

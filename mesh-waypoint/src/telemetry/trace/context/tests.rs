@@ -1,3 +1,4 @@
+use mesh_net::header_list::HeaderList;
 use proptest::prelude::*;
 
 use super::*;
@@ -5,7 +6,7 @@ use super::*;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
-fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+fn headers(lines: &[(&'static str, &str)]) -> HeaderList {
     lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
 }
 
@@ -127,7 +128,7 @@ proptest! {
     fn what_is_written_is_read(trace in 1..u128::MAX, span in 1..u64::MAX, parent: Option<u64>, sampled: bool, which in 0..3) {
         let forms = Forms { w3c: which == 0, b3_single: which == 1, b3_multi: which == 2 };
         let outgoing = Outgoing { own: Ids { trace, span }, parent, sampled, is_short: false, flags: 0, forms };
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderList::new();
         outgoing.write(&mut headers);
         let read = Incoming::read(&headers);
         prop_assert_eq!((read.parent, read.sampled), (Some(Ids { trace, span }), Some(sampled)));
