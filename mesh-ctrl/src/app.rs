@@ -12,6 +12,7 @@ use ::kube::Client;
 use mesh_net::admin;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -22,6 +23,7 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use crate::access::{Access, Carriers, Reviews};
+use crate::admission::{self, Webhook};
 use crate::ads::{Ads, Agents};
 use crate::apiserver::{self, ConnectError};
 use crate::authority::cluster::ShareError;
@@ -71,6 +73,8 @@ pub struct App {
     closing: JoinSet<()>,
     /// In PEM: what agents trust.
     roots: String,
+    /// Shows the serving certificate, the current one at any time.
+    tls: Arc<ServerConfig>,
 }
 
 impl App {
@@ -123,8 +127,10 @@ impl App {
         let (hearing, leading) = (kube::Hearing::default(), Gauge::default());
         hearing.register(&mut registry);
         registry.register("weft_leader", "Whether this controller is the one that writes", leading.clone());
+        let webhook = Webhook::default();
+        webhook.register(&mut registry);
         let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
-        let namespace = settings.namespace.clone();
+        let (namespace, webhook_listen) = (settings.namespace.clone(), settings.webhook);
         // A plugged-in authority's files are the same for all replicas by themselves.
         if settings.authority.plugged_in.is_none() {
             authority::cluster::share(&client, &namespace, &settings.authority.state_dir).await?;
@@ -132,10 +138,14 @@ impl App {
         let mut app = Self::assemble(settings, Some(client.clone()), events, log_level, registry)?;
         let source = kube::watch(server, kube::Pace::default(), hearing, sender).map_err(ConnectError::from)?;
         app.tasks.spawn(source);
+        let reviews = listen(webhook_listen)?;
+        info!(webhook = %local(&reviews, webhook_listen), "admission webhook started");
+        app.tasks.spawn(webhook.serve(reviews, app.tls.clone()));
 
         let (leads, led) = watch::channel(false);
         let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leading);
         app.closing.spawn(candidate.run(leads, app.stopping.subscribe()));
+        app.tasks.spawn(admission::keep(client.clone(), app.roots.clone(), led.clone()));
         app.tasks.spawn(authority::cluster::publish(client, namespace, app.roots.clone(), led));
         Ok(app)
     }
@@ -196,7 +206,7 @@ impl App {
         });
 
         let (ready, connections) = mpsc::channel(16);
-        tasks.spawn(serving::accept(control, tls, ready));
+        tasks.spawn(serving::accept(control, tls.clone(), ready));
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -215,7 +225,7 @@ impl App {
         let (control, monitoring) = addresses;
         info!(%control, %monitoring, "controller started");
         let (drain, closing) = (settings.drain, JoinSet::new());
-        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots })
+        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots, tls })
     }
 
     /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.

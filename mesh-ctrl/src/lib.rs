@@ -5,6 +5,7 @@ pub mod settings;
 pub mod debug;
 mod leader;
 pub mod ads;
+mod admission;
 pub mod authority;
 pub mod access;
 pub mod store;

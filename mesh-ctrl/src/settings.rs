@@ -27,6 +27,9 @@ pub struct Flags {
     /// Port on localhost, or an address, for readiness, metrics and /debug
     #[arg(long, env = "WEFT_MONITORING", default_value = "15014")]
     monitoring: String,
+    /// Address of the admission webhook (HTTPS), with --source kube
+    #[arg(long, env = "WEFT_WEBHOOK_LISTEN", default_value = "[::]:15017")]
+    webhook_listen: String,
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
     #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
@@ -94,6 +97,7 @@ pub struct Settings {
     pub source: Source,
     pub listen: SocketAddr,
     pub monitoring: SocketAddr,
+    pub webhook: SocketAddr,
     pub index: index::Config,
     pub authority: authority::Config,
     pub server_names: Vec<ServerName>,
@@ -128,6 +132,8 @@ impl Settings {
         let source = mistakes.take(source(&flags));
         let listen = mistakes.take(address("--listen", &flags.listen, Ipv6Addr::UNSPECIFIED.into()));
         let monitoring = mistakes.take(address("--monitoring", &flags.monitoring, Ipv4Addr::LOCALHOST.into()));
+        let webhook = address("--webhook-listen", &flags.webhook_listen, Ipv6Addr::UNSPECIFIED.into());
+        let webhook = mistakes.take(webhook);
         let leaf_ttl = mistakes.take(duration("--leaf-ttl", &flags.leaf_ttl));
         let max_leaf_ttl = mistakes.take(duration("--max-leaf-ttl", &flags.max_leaf_ttl));
         let drain = mistakes.take(duration("--drain", &flags.drain));
@@ -168,11 +174,12 @@ impl Settings {
         if !["text", "json"].contains(&&*flags.log_format) {
             mistakes.add(format!("--log-format: {:?} is neither text nor json", flags.log_format));
         }
-        match (source, listen, monitoring, leaf_ttl, max_leaf_ttl, drain, access) {
+        match (source, listen, monitoring, webhook, leaf_ttl, max_leaf_ttl, drain, access) {
             (
                 Some(source),
                 Some(listen),
                 Some(monitoring),
+                Some(webhook),
                 Some(leaf_ttl),
                 Some(max_leaf_ttl),
                 Some(drain),
@@ -181,6 +188,7 @@ impl Settings {
                 source,
                 listen,
                 monitoring,
+                webhook,
                 index: index::Config {
                     cluster_id: flags.cluster_id.as_str().into(),
                     network: flags.network.as_str().into(),
@@ -366,6 +374,8 @@ mod tests {
                 "git:x",
                 "--listen",
                 "here",
+                "--webhook-listen",
+                "there",
                 "--trust-domain",
                 "A B",
                 "--leaf-ttl",
@@ -376,6 +386,7 @@ mod tests {
             expect![[r#"
                 --source: "git:x" is neither kube nor dir:PATH
                 --listen: "here" is neither a port nor an IP address and port
+                --webhook-listen: "there" is neither a port nor an IP address and port
                 --leaf-ttl: "soon" is no time such as 30s, 10m, 24h or 90d
                 --trust-domain: trust domain "A B" is empty or has characters outside a-z, 0-9, '.', '-', '_'
                 --ca-cert: /no is no file

@@ -1,5 +1,6 @@
 //! Tests on a real Kubernetes. One file is one subject; every file is listed here.
 
+mod admission;
 mod control_plane;
 mod identity;
 mod manifests;

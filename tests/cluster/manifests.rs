@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
+use mesh_analysis::api;
 use serde_json::{Value, json};
 use weft_tests::binaries;
 use weft_tests::cluster::Cluster;
@@ -16,7 +17,12 @@ pub(crate) fn objects() -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(MANIFEST).context("deploy/kubernetes/weft.yaml is YAML")
 }
 
-const USER: &str = "system:serviceaccount:weft-system:weft-controller";
+/// Its ValidatingWebhookConfiguration.
+pub(crate) fn webhooks() -> Result<Value> {
+    objects()?.into_iter().find(|o| o["kind"] == "ValidatingWebhookConfiguration").context("a webhook")
+}
+
+pub(crate) const USER: &str = "system:serviceaccount:weft-system:weft-controller";
 
 /// Calls that have to be allowed and that no log shows: asking for a pod is for API servers older than 1.32; an apply that
 /// makes an object is authorized as `create` and logged as `patch`; whether a definition is gone is asked only if it went
@@ -120,7 +126,8 @@ fn the_manifest_names_what_exists() -> Result<()> {
     for object in &objects {
         let (kind, metadata) = (object["kind"].as_str().context("a kind")?, &object["metadata"]);
         by_kind.entry(kind).or_default().insert(metadata["name"].as_str().context("a name")?);
-        let cluster_wide = matches!(kind, "Namespace" | "ClusterRole" | "ClusterRoleBinding");
+        let cluster_wide =
+            matches!(kind, "Namespace" | "ClusterRole" | "ClusterRoleBinding" | "ValidatingWebhookConfiguration");
         ensure!(metadata["namespace"] == if cluster_wide { Value::Null } else { json!(NAMESPACE) }, "{metadata}");
     }
     let accounts = &by_kind["ServiceAccount"];
@@ -139,5 +146,38 @@ fn the_manifest_names_what_exists() -> Result<()> {
             ensure!(volumes == mounted, "{volumes:?} {mounted:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn the_webhook_is_asked_about_every_kind_that_is_known_at_a_name_that_its_certificate_has() -> Result<()> {
+    let objects = objects()?;
+    let configuration = webhooks()?;
+    let webhook = &configuration["webhooks"][0];
+    let mut asked = BTreeSet::new();
+    for rule in webhook["rules"].as_array().context("rules")? {
+        for group in texts(&rule["apiGroups"]) {
+            asked.extend(texts(&rule["resources"]).map(|plural| (group.to_owned(), plural.to_owned())));
+            // A version of a kind that is not listed is converted; one that no kind has would be a mistake.
+            let known: BTreeSet<&str> =
+                api::kinds().filter(|k| k.group == group).flat_map(|k| k.versions.iter().copied()).collect();
+            ensure!(texts(&rule["apiVersions"]).collect::<BTreeSet<_>>() == known, "{group}: {known:?}");
+        }
+    }
+    let known: BTreeSet<_> = api::kinds().map(|kind| (kind.group.to_owned(), kind.plural.to_owned())).collect();
+    ensure!(asked == known, "{:?}", asked.symmetric_difference(&known).collect::<Vec<_>>());
+
+    let service = &webhook["clientConfig"]["service"];
+    let called = |kind: &str| objects.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == service["name"]);
+    let ports = called("Service").context("the Service")?["spec"]["ports"].as_array().context("ports")?;
+    let port = ports.iter().find(|port| port["port"] == service["port"]).context("its port")?;
+    let container = &called("Deployment").context("the Deployment")?["spec"]["template"]["spec"]["containers"][0];
+    let target = container["ports"].as_array().context("ports")?.iter().find(|p| p["name"] == port["targetPort"]);
+    ensure!(target.context("the container's port")?["containerPort"] == 15017, "not the webhook's default port");
+    let names = container["env"].as_array().context("env")?.iter().find(|e| e["name"] == "WEFT_SERVER_NAME");
+    let names = names.and_then(|names| names["value"].as_str()).context("names")?;
+    let name = format!("{}.{NAMESPACE}.svc", service["name"].as_str().context("a name")?);
+    ensure!(names.split(',').any(|n| n == name), "{name} is not in {names}");
+    ensure!(service["namespace"] == NAMESPACE);
     Ok(())
 }

@@ -13,8 +13,9 @@ use weft_tests::cluster::image;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
-use crate::manifests;
 use crate::nodes::{START, address, get, pod};
+use crate::source::definition;
+use crate::{admission, manifests};
 
 /// What the client says in every request.
 const MARKER: &str = "MARKER-5a7e1d";
@@ -80,7 +81,10 @@ fn a_label_on_a_namespace_encrypts_what_its_running_pods_say_and_no_request_fail
     ensure!(!mesh.contains(MARKER), "a request crossed the link as it was");
     ensure!(now.1 == 0, "{} of {} requests failed", now.1, now.0 + now.1);
     println!("figure: {} requests, none failed", now.0);
-    Ok(())
+
+    // The API server finds the webhook by its Service, and trusts it by the roots that the leader wrote.
+    api.apply(&definition("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"))?;
+    admission::wait_refused(api, &admission::broken("default"))
 }
 
 /// How many requests of the client were answered, and how many were not.

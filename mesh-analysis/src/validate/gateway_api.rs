@@ -240,7 +240,13 @@ fn check_http_match(condition: &Node, report: &mut Report) {
             _ => {}
         }
     }
-    for entry in condition.list("headers").into_iter().chain(condition.list("queryParams")) {
+    check_expressions(condition.list("headers"), report);
+    check_expressions(condition.list("queryParams"), report);
+}
+
+/// Of headers and query parameters.
+fn check_expressions(entries: Vec<Node>, report: &mut Report) {
+    for entry in entries {
         if entry.text("type") == "RegularExpression" {
             check_regex(entry.text("value"), &entry, report);
         }
@@ -387,8 +393,11 @@ fn check_grpc(spec: &Node, report: &mut Report) {
     for rule in spec.list("rules") {
         check_targets(&rule, report);
         check_session(&rule, report);
-        for method in rule.list("matches").iter().filter_map(|condition| condition.get("method")) {
-            check_grpc_method(&method, report);
+        for condition in rule.list("matches") {
+            if let Some(method) = condition.get("method") {
+                check_grpc_method(&method, report);
+            }
+            check_expressions(condition.list("headers"), report);
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum ServingError {
     Tls(#[from] rustls::Error),
 }
 
-/// The certificate that is shown to agents.
+/// The certificate that is shown to agents and to the API server.
 #[derive(Debug)]
 struct Shown {
     current: RwLock<Arc<CertifiedKey>>,

@@ -57,6 +57,27 @@ impl Api {
         Ok(serde_json::to_value(applied.with_context(|| format!("apply {}", words(object)))?)?)
     }
 
+    /// Asks what would come of making the object: everything is checked, unknown fields too, and nothing is kept.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub fn try_create(&self, object: &Value) -> Result<Answer> {
+        let (resource, namespace) = resource(object);
+        let path = <DynamicObject as kube::Resource>::url_path(&resource, namespace);
+        let request = Request::post(format!("{path}?dryRun=All&fieldValidation=Strict"))
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(object)?.into())?;
+        self.runtime.block_on(async {
+            let response = self.client.send(request).await.with_context(|| format!("try {}", words(object)))?;
+            let warnings = response.headers().get_all("warning").iter();
+            let warnings = warnings.map(|warning| String::from_utf8_lossy(warning.as_bytes()).into_owned()).collect();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect_bytes().await?;
+            let message = serde_json::from_slice(&body).map(|body: Value| text(&body["message"])).unwrap_or_default();
+            Ok(Answer { status, message, warnings })
+        })
+    }
+
     /// Sets the status of an object, as a kubelet does for a pod.
     ///
     /// # Errors
@@ -98,16 +119,31 @@ impl Api {
     }
 
     fn place(&self, object: &Value) -> (kube::Api<DynamicObject>, String) {
-        let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
-        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+        let (resource, namespace) = resource(object);
         let client = self.client.clone();
-        let api = match object["metadata"]["namespace"].as_str() {
+        let api = match namespace {
             Some(namespace) => kube::Api::namespaced_with(client, namespace, &resource),
             None => kube::Api::all_with(client, &resource),
         };
         (api, text(&object["metadata"]["name"]))
     }
+}
+
+/// An API server's answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Of HTTP.
+    pub status: u16,
+    /// Why not; empty if it is done.
+    pub message: String,
+    /// Each as it stands in its header: `299 - "text"`.
+    pub warnings: Vec<String>,
+}
+
+fn resource(object: &Value) -> (ApiResource, Option<&str>) {
+    let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+    (ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind)), object["metadata"]["namespace"].as_str())
 }
 
 fn text(value: &Value) -> String {

@@ -38,6 +38,7 @@ impl Controller {
             "--source=kube".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
             "--monitoring=127.0.0.1:0".to_owned(),
+            "--webhook-listen=127.0.0.1:0".to_owned(),
             format!("--state-dir={}", state.display()),
             format!("--namespace={NAMESPACE}"),
             "--log-format=json".to_owned(),
@@ -75,6 +76,15 @@ impl Controller {
     #[must_use]
     pub fn control(&self) -> SocketAddr {
         self.control
+    }
+
+    /// Where the API server reaches its admission webhook.
+    ///
+    /// # Errors
+    /// It does not say so.
+    pub fn webhook(&self) -> Result<SocketAddr> {
+        let address = || Some(started(&self.daemon.log(), "admission webhook started")?["webhook"].as_str()?.parse());
+        Ok(until("the webhook to listen", PATIENCE, address)??)
     }
 
     /// Its state folder.
@@ -151,10 +161,13 @@ pub const NAMESPACE: &str = "weft-system";
 
 /// Control and monitoring address, once it has logged them.
 fn addresses(log: &str) -> Option<[SocketAddr; 2]> {
-    let started = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|line| line["fields"]["message"] == "controller started")?;
-    let address = |name: &str| started["fields"][name].as_str()?.parse().ok();
+    let started = started(log, "controller started")?;
+    let address = |name: &str| started[name].as_str()?.parse().ok();
     Some([address("control")?, address("monitoring")?])
+}
+
+/// Fields of the line that says `message`.
+fn started(log: &str, message: &str) -> Option<Value> {
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Some(lines.find(|line| line["fields"]["message"] == message)?["fields"].clone())
 }
