@@ -6,3 +6,4 @@ mod manifests;
 mod mesh;
 mod nodes;
 mod source;
+mod waypoints;
