@@ -58,7 +58,8 @@ mod tests {
     fn a_conditions_time_changes_with_its_status_alone_and_other_conditions_stay() {
         let theirs = json!({"type": "Theirs", "status": "True", "more": 1});
         let accepted = |is_true, reason| Condition::new("Accepted", is_true, reason, "m".to_owned());
-        let first = merged(&[theirs.clone()], &[accepted(true, "Accepted")], &["Accepted", "Conflicted"], 1, "t1");
+        let first =
+            merged(std::slice::from_ref(&theirs), &[accepted(true, "Accepted")], &["Accepted", "Conflicted"], 1, "t1");
         assert_eq!(
             first,
             [
