@@ -32,9 +32,11 @@ use crate::authority::serving::{self, ServingError};
 use crate::authority::{self, Authority, FilesError};
 use crate::debug::{self, LogLevel, Views};
 use crate::index::Index;
+use crate::instances::{self, Reconciler};
 use crate::leader::Candidate;
 use crate::settings::{Callers, Settings, Source};
 use crate::source::{Event, dir, kube};
+use crate::status::{self, Writer};
 use crate::store::World;
 
 #[derive(Debug, Error)]
@@ -75,6 +77,9 @@ pub struct App {
     roots: String,
     /// Shows the serving certificate, the current one at any time.
     tls: Arc<ServerConfig>,
+    index: Arc<Mutex<Index>>,
+    /// Tells when what is told of objects may have changed.
+    stirred: watch::Receiver<()>,
 }
 
 impl App {
@@ -129,6 +134,10 @@ impl App {
         registry.register("weft_leader", "Whether this controller is the one that writes", leading.clone());
         let webhook = Webhook::default();
         webhook.register(&mut registry);
+        let (instances, statuses) = (instances::Writes::default(), status::Writes::default());
+        instances.register(&mut registry);
+        statuses.register(&mut registry);
+        let waypoints = settings.waypoints.clone();
         let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
         let (namespace, webhook_listen) = (settings.namespace.clone(), settings.webhook);
         // A plugged-in authority's files are the same for all replicas by themselves.
@@ -146,7 +155,12 @@ impl App {
         let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leading);
         app.closing.spawn(candidate.run(leads, app.stopping.subscribe()));
         app.tasks.spawn(admission::keep(client.clone(), app.roots.clone(), led.clone()));
-        app.tasks.spawn(authority::cluster::publish(client, namespace, app.roots.clone(), led));
+        app.tasks.spawn(authority::cluster::publish(client.clone(), namespace, app.roots.clone(), led.clone()));
+        let (index, stirred) = (app.index.clone(), app.stirred.clone());
+        let reconciler = Reconciler::new(client.clone(), index.clone(), waypoints, app.roots.clone(), instances);
+        let writer = Writer::new(client, index, reconciler.outcomes(), statuses);
+        app.tasks.spawn(reconciler.run(led.clone(), stirred.clone()));
+        app.tasks.spawn(writer.run(led, stirred));
         Ok(app)
     }
 
@@ -176,8 +190,9 @@ impl App {
         let (stopping, stop) = watch::channel(false);
         let gauges = Gauges::register(&mut registry);
         let feeding = index.clone();
+        let (stir, stirred) = watch::channel(());
         // On the blocking pool: the first batch of a large mesh is seconds of work.
-        tasks.spawn_blocking(move || feed(events, &feeding, &publish, &gauges));
+        tasks.spawn_blocking(move || feed(events, &feeding, &publish, &stir, &gauges));
 
         let access = Arc::new(access);
         let agents = Arc::new(Agents::default());
@@ -193,7 +208,7 @@ impl App {
             worlds,
             stopping: stop.clone(),
             agents,
-            index,
+            index: index.clone(),
             certificates: certificates.clone(),
             authority,
             registry,
@@ -225,7 +240,7 @@ impl App {
         let (control, monitoring) = addresses;
         info!(%control, %monitoring, "controller started");
         let (drain, closing) = (settings.drain, JoinSet::new());
-        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots, tls })
+        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots, tls, index, stirred })
     }
 
     /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.
@@ -256,15 +271,19 @@ fn feed(
     mut events: mpsc::Receiver<Vec<Event>>,
     index: &Mutex<Index>,
     publish: &watch::Sender<Arc<World>>,
+    stir: &watch::Sender<()>,
     gauges: &Gauges,
 ) {
     let mut world = World::default();
     while let Some(batch) = events.blocking_recv() {
-        let (changes, synced, findings) = {
+        let (changes, synced, findings, stirred) = {
             let mut index = index.lock().unwrap_or_else(|e| e.into_inner());
             let changes = index.apply(batch);
-            (changes, index.is_synced(), index.findings().len())
+            (changes, index.is_synced(), index.findings().len(), index.take_stirred())
         };
+        if stirred {
+            stir.send_replace(());
+        }
         let changed = world.apply(changes);
         gauges.findings.set(i64::try_from(findings).unwrap_or(i64::MAX));
         if changed || world.synced != synced {

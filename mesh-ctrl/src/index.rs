@@ -8,6 +8,7 @@
 //! in proportion to that pod's services and policies, not to the mesh. What a unit reads beyond that it notes
 //! ([`cluster::Topic`]), and is built anew when that changes.
 
+mod telling;
 mod workloads;
 mod policies;
 mod serviceentries;
@@ -28,10 +29,13 @@ use mesh_core::policy::Policy;
 use mesh_core::wire::Address;
 use mesh_core::workload::ServiceKey;
 
-use crate::object::{Kind, ObjectKey};
+use crate::object::{Kind, ObjectKey, Standing};
 use crate::source::{Code, Event, Finding, Severity};
 use cluster::{Cluster, Member, Name, Topic, Touched};
 use labels::forget;
+
+pub use telling::{Binding, Gate, Parent};
+pub use waypoints::WAYPOINT_CLASS;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -124,7 +128,11 @@ pub struct Index {
     built: HashMap<Unit, Built>,
     readers: HashMap<Topic, BTreeSet<Unit>>,
     source_findings: Arc<[Finding]>,
+    /// What is said of objects, where the source knows.
+    standings: BTreeMap<ObjectKey, Standing>,
     touched: Touched,
+    /// What is told of objects in their status may have changed since this was last taken.
+    stirred: bool,
     synced: bool,
     /// Units built so far: the measure of work.
     work: u64,
@@ -137,7 +145,9 @@ impl Index {
             built: HashMap::new(),
             readers: HashMap::new(),
             source_findings: Arc::default(),
+            standings: BTreeMap::new(),
             touched: Touched::from([Unit::StaticStrict]),
+            stirred: true,
             synced: false,
             work: 0,
         }
@@ -146,14 +156,20 @@ impl Index {
     /// Takes a batch and returns the resources that differ after it, each once.
     pub fn apply(&mut self, events: Vec<Event>) -> Vec<Change> {
         for event in events {
+            self.stirred |= telling::stirs(&event);
             match event {
                 Event::Apply(object) => self.cluster.apply(object, &mut self.touched),
-                Event::Delete(key) => self.cluster.delete(key, &mut self.touched),
+                Event::Delete(key) => {
+                    self.standings.remove(&key);
+                    self.cluster.delete(key, &mut self.touched);
+                }
+                Event::Standing(key, standing) => drop(self.standings.insert(key, standing)),
                 Event::InitialSynced => self.synced = true,
                 Event::Findings(findings) => self.source_findings = findings,
             }
         }
         for topic in std::mem::take(&mut self.cluster.topics) {
+            self.stirred |= telling::is_of_instances(&topic);
             self.touched.extend(self.readers.get(&topic).into_iter().flatten().cloned());
         }
         let mut changes = Vec::new();
@@ -161,6 +177,7 @@ impl Index {
             self.work += 1;
             let new = self.build(&unit);
             let old = self.built.remove(&unit).unwrap_or_default();
+            self.stirred |= old.findings != new.findings;
             changes.extend(compare(old.addresses, &new.addresses, Resource::Address));
             changes.extend(compare(old.policies, &new.policies, Resource::Authorization));
             changes.extend(compare(old.layer7, &new.layer7, Resource::Layer7));
@@ -201,6 +218,12 @@ impl Index {
                 && !pod.has_ended()
                 && self.cluster.carried_out(&pod.metadata.labels, &name.namespace, &mut Built::default()).is_some()
         })
+    }
+
+    /// Whether what is told of objects in their status may have changed since this was last asked. Most changes are of pods
+    /// that come and go, and of those nothing is told.
+    pub fn take_stirred(&mut self) -> bool {
+        std::mem::take(&mut self.stirred)
     }
 
     /// All that is wrong at present, the source's findings included, worst first.

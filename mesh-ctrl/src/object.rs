@@ -5,6 +5,7 @@
 //! its author wrote. What an object says is checked while it is read, so an [`Object`] is one that can be put in force.
 
 mod read;
+mod standing;
 pub mod grpc_route;
 pub mod stream_route;
 pub mod http_route;
@@ -53,6 +54,7 @@ pub use security::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, MtlsMode, Operation, PeerAuthentication, PeerSource,
     Selector, When, WhenKey,
 };
+pub use standing::Standing;
 pub use stream_route::StreamRoute;
 pub use telemetry::Telemetry;
 pub use traffic::{DestinationRule, NEEDS_WAYPOINT};

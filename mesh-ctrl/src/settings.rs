@@ -10,6 +10,7 @@ use clap::Parser;
 use crate::access::{Account, Tokens};
 use crate::authority::{self, PluggedIn, ServerName};
 use crate::index;
+use crate::instances;
 
 /// Weft's controller: tells node agents what the mesh is, and issues their certificates.
 #[derive(Debug, Parser)]
@@ -75,6 +76,12 @@ pub struct Flags {
     /// DNS names and IP addresses of the controller, for its serving certificate; besides localhost
     #[arg(long, visible_alias = "san", env = "WEFT_SERVER_NAME", value_delimiter = ',')]
     server_name: Vec<String>,
+    /// Image of the waypoints that are started for Gateways
+    #[arg(long, env = "WEFT_WAYPOINT_IMAGE", default_value = "localhost/weft/mesh-waypoint:dev")]
+    waypoint_image: String,
+    /// host:port at which waypoints reach the controller; default: Service weft-controller beside it, port 15012
+    #[arg(long, env = "WEFT_CONTROL_ADDRESS")]
+    control_address: Option<String>,
     /// Lifetime of certificates whose request names none
     #[arg(long, env = "WEFT_LEAF_TTL", default_value = "24h")]
     leaf_ttl: String,
@@ -104,6 +111,8 @@ pub struct Settings {
     pub access: Callers,
     /// Namespace of the controller.
     pub namespace: String,
+    /// What waypoints are started with.
+    pub waypoints: instances::Config,
     pub drain: Duration,
 }
 
@@ -168,6 +177,7 @@ impl Settings {
         let (plugged_in, extra_roots) = plugged_in(&flags, &mut mistakes);
         let server_names = server_names(&flags.server_name, &mut mistakes);
         let access = callers(&flags, &mut mistakes);
+        let waypoints = waypoints(&flags, &mut mistakes);
         if let Err(error) = flags.log.parse::<tracing_subscriber::EnvFilter>() {
             mistakes.add(format!("--log: {error}"));
         }
@@ -208,6 +218,7 @@ impl Settings {
                 server_names,
                 access,
                 namespace: flags.namespace,
+                waypoints,
                 drain,
             }),
             _ => Err(mistakes.0),
@@ -256,6 +267,27 @@ fn callers(flags: &Flags, mistakes: &mut Mistakes) -> Option<Callers> {
         mistakes.take(text.parse::<Account>().map_err(|error| format!("--agent-accounts: {error}")))
     });
     Some(Callers::Accounts(accounts.collect()))
+}
+
+fn waypoints(flags: &Flags, mistakes: &mut Mistakes) -> instances::Config {
+    let service = format!("weft-controller.{}.svc", flags.namespace);
+    let controller = flags.control_address.clone().unwrap_or_else(|| format!("{service}:15012"));
+    let port = controller.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    if !matches!(port, Some(Ok(1..))) {
+        mistakes.add(format!("--control-address: {controller:?} is not host:port"));
+    }
+    if flags.waypoint_image.is_empty() {
+        mistakes.add("--waypoint-image is empty".to_owned());
+    }
+    instances::Config {
+        image: flags.waypoint_image.clone(),
+        controller,
+        // The first of them is the one that is meant for others.
+        server_name: flags.server_name.first().map(|name| name.trim().to_owned()).unwrap_or(service),
+        cluster_id: flags.cluster_id.clone(),
+        network: flags.network.clone(),
+        trust_domain: flags.trust_domain.clone(),
+    }
 }
 
 /// An address, or a port on `host`.
@@ -382,6 +414,8 @@ mod tests {
                 "soon",
                 "--ca-cert",
                 "/no",
+                "--control-address",
+                "somewhere",
             ],
             expect![[r#"
                 --source: "git:x" is neither kube nor dir:PATH
@@ -391,7 +425,8 @@ mod tests {
                 --trust-domain: trust domain "A B" is empty or has characters outside a-z, 0-9, '.', '-', '_'
                 --ca-cert: /no is no file
                 --ca-cert, --ca-key and --root-cert belong together; one is missing
-                --tokens is missing: a file with a token for each node"#]],
+                --tokens is missing: a file with a token for each node
+                --control-address: "somewhere" is not host:port"#]],
         );
         check(
             &[

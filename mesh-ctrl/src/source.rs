@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::object::{Object, ObjectKey};
+use crate::object::{Object, ObjectKey, Standing};
 use crate::yaml;
 use folder::{Content, Folder};
 
@@ -23,7 +23,10 @@ use folder::{Content, Folder};
 pub enum Event {
     /// The object is there, new or changed.
     Apply(Object),
+    /// It is not there, and nothing is to be said of it.
     Delete(ObjectKey),
+    /// What is said of the object in its status, also of one that is refused. Sources without a status send none.
+    Standing(ObjectKey, Standing),
     /// Everything that the source found at its start has been sent.
     InitialSynced,
     /// All that the source finds wrong at present; replaces what it reported before.
@@ -66,7 +69,7 @@ pub enum Code {
     Refused,
     /// The same object stands in two files.
     Duplicate,
-    /// A kind that Weft does not read.
+    /// A kind that Weft does not read, or a reference to one.
     Skipped,
     /// A rule uses what L4 cannot know; what is enforced is stricter.
     FailsClosed,
@@ -74,8 +77,10 @@ pub enum Code {
     NoEffect,
     /// Two objects claim the same name or hostname.
     Conflict,
-    /// It names something that is not there, or that it may not name.
+    /// It names something that is not there.
     Unresolved,
+    /// It names something in another namespace that no ReferenceGrant lets it name.
+    NotGranted,
 }
 
 impl Code {
@@ -90,6 +95,7 @@ impl Code {
             Self::NoEffect => "no_effect",
             Self::Conflict => "conflict",
             Self::Unresolved => "unresolved",
+            Self::NotGranted => "not_granted",
         }
     }
 }

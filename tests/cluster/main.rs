@@ -7,3 +7,4 @@ mod manifests;
 mod mesh;
 mod nodes;
 mod source;
+mod waypoints;

@@ -27,8 +27,56 @@ pub(crate) const USER: &str = "system:serviceaccount:weft-system:weft-controller
 /// Calls that have to be allowed and that no log shows: asking for a pod is for API servers older than 1.32; an apply that
 /// makes an object is authorized as `create` and logged as `patch`; whether a definition is gone is asked only if it went
 /// without its objects.
-const UNSEEN: [(&str, &str); 3] =
-    [("get", "pods"), ("create", "configmaps"), ("get", "customresourcedefinitions.apiextensions.k8s.io")];
+const UNSEEN: [(&str, &str); 8] = [
+    ("get", "pods"),
+    ("create", "configmaps"),
+    ("create", "services"),
+    ("create", "serviceaccounts"),
+    ("create", "deployments.apps"),
+    ("create", "poddisruptionbudgets.policy"),
+    ("create", "gatewayclasses.gateway.networking.k8s.io"),
+    ("get", "customresourcedefinitions.apiextensions.k8s.io"),
+];
+
+/// Kinds of which the controller says whether they are in force, each with a spec that is read.
+fn spoken_of() -> Vec<Value> {
+    let istio = "networking.istio.io/v1";
+    let (security, routes) = ("security.istio.io/v1", "gateway.networking.k8s.io/v1");
+    let parents = json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+    });
+    let mut named = parents.clone();
+    named["hostnames"] = json!(["a.example"]);
+    let kinds = [
+        (
+            istio,
+            "ServiceEntry",
+            json!({"hosts": ["a.example"], "resolution": "NONE", "ports": [{"number": 80, "name": "http"}]}),
+        ),
+        (istio, "DestinationRule", json!({"host": "web"})),
+        (istio, "VirtualService", json!({"hosts": ["web"], "http": [{"route": [{"destination": {"host": "web"}}]}]})),
+        (security, "PeerAuthentication", json!({})),
+        (security, "AuthorizationPolicy", json!({})),
+        (security, "RequestAuthentication", json!({})),
+        ("telemetry.istio.io/v1", "Telemetry", json!({})),
+        (routes, "HTTPRoute", parents.clone()),
+        (routes, "GRPCRoute", parents.clone()),
+        (routes, "TCPRoute", parents),
+        (routes, "TLSRoute", named),
+    ];
+    let object = |(api_version, kind, spec)| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "one", "namespace": NAMESPACE}, "spec": spec});
+    kinds.map(object).into()
+}
+
+/// A waypoint with two instances, or a Gateway of somebody else's.
+fn gateway(class: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "gate", "namespace": NAMESPACE, "annotations": {"weft.io/replicas": "2"}},
+        "spec": {"gatewayClassName": class, "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]},
+    })
+}
 
 #[test]
 fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()> {
@@ -47,6 +95,7 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
         ("security.istio.io", "RequestAuthentication", "requestauthentications"),
         ("telemetry.istio.io", "Telemetry", "telemetries"),
         ("gateway.envoyproxy.io", "BackendTrafficPolicy", "backendtrafficpolicies"),
+        ("gateway.networking.k8s.io", "GatewayClass", "gatewayclasses"),
         ("gateway.networking.k8s.io", "Gateway", "gateways"),
         ("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
         ("gateway.networking.k8s.io", "GRPCRoute", "grpcroutes"),
@@ -75,6 +124,26 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
     });
     until("the definition to be served", PATIENCE, || api.apply(&entry).is_ok().then_some(()))?;
     controller.wait_resource("Kubernetes/networking.istio.io/WorkloadEntry/weft-system/host", true)?;
+    // Everything that is said, made and taken away.
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web", "namespace": NAMESPACE, "labels": {"istio.io/use-waypoint": "gate"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]},
+    });
+    api.apply(&service)?;
+    for object in spoken_of() {
+        until("the definition to be served", PATIENCE, || api.apply(&object).is_ok().then_some(()))?;
+    }
+    api.apply(&gateway("weft-waypoint"))?;
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "gate", "namespace": NAMESPACE},
+    });
+    until("the waypoint's last object", 2 * PATIENCE, || api.get(&budget).ok()?)?;
+    for object in [&entry, &gateway("weft-waypoint")] {
+        let said = || api.get(object).ok()??["status"]["conditions"].is_array().then_some(());
+        until("something to be said of it", PATIENCE, said)?;
+    }
+    api.apply(&gateway("somebodys"))?;
     api.delete(&crate::source::definition("networking.istio.io", "WorkloadEntry", "workloadentries"))?;
     crate::identity::call_with(&controller, "nobody's token")?;
     let used = until("every call that is allowed to be made", 2 * PATIENCE, || {

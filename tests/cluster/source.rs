@@ -261,8 +261,10 @@ pub(crate) fn definition(group: &str, kind: &str, plural: &str) -> Value {
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.{group}"), "annotations": annotations},
         "spec": {
-            "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
-            "versions": [{"name": version, "served": true, "storage": true, "schema": schema}],
+            "group": group, "scope": if kind == "GatewayClass" { "Cluster" } else { "Namespaced" }, "names": {"kind": kind, "plural": plural},
+            "versions": [{
+                "name": version, "served": true, "storage": true, "schema": schema, "subresources": {"status": {}},
+            }],
         },
     })
 }

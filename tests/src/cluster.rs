@@ -106,8 +106,8 @@ impl Cluster {
         self.plane.credentials.kubeconfig(user, group, &self.plane.url)
     }
 
-    /// What service accounts have called for so far: verb and resource (`tokenreviews.authentication.k8s.io`), and the
-    /// status of the answer. Watches are among it once they have begun.
+    /// What service accounts have called for so far: verb and resource (`tokenreviews.authentication.k8s.io`,
+    /// `gateways/status.gateway.networking.k8s.io`), and the status of the answer. Watches are among it once they have begun.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -120,7 +120,8 @@ impl Cluster {
             let object = &line["objectRef"];
             let group = object["apiGroup"].as_str().map(|group| format!(".{group}")).unwrap_or_default();
             let status = line["responseStatus"]["code"].as_u64().unwrap_or_default();
-            (text(&line["verb"]), format!("{}{group}", text(&object["resource"])), status)
+            let part = object["subresource"].as_str().map(|part| format!("/{part}")).unwrap_or_default();
+            (text(&line["verb"]), format!("{}{part}{group}", text(&object["resource"])), status)
         });
         Ok(calls.filter(|(_, resource, _)| !resource.is_empty()).collect())
     }

@@ -138,7 +138,11 @@ impl Compiler<'_> {
     }
 
     fn unresolved(&mut self, object: &ObjectKey, field: &str, message: String) {
-        self.built.finding(Severity::Warning, Code::Unresolved, object.clone(), Some(field.to_owned()), message);
+        self.report(Code::Unresolved, object, field, message);
+    }
+
+    fn report(&mut self, code: Code, object: &ObjectKey, field: &str, message: String) {
+        self.built.finding(Severity::Warning, code, object.clone(), Some(field.to_owned()), message);
     }
 
     /// Whether rules of a namespace are for every client.

@@ -20,8 +20,10 @@ const USE_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const FOR: &str = "istio.io/waypoint-for";
 /// On a pod: the Gateway that it carries out.
 pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The class whose Gateways' instances the controller runs.
+pub const WAYPOINT_CLASS: &str = "weft-waypoint";
 /// Classes whose Gateways are waypoints; both stand for the same.
-const CLASSES: [&str; 2] = ["weft-waypoint", "istio-waypoint"];
+const CLASSES: [&str; 2] = [WAYPOINT_CLASS, "istio-waypoint"];
 const HBONE_PORT: u16 = 15008;
 
 /// A waypoint as somebody asks for it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Labels, Metadata};
 
@@ -18,11 +19,32 @@ pub struct GatewaySpec {
     pub gateway_class_name: Arc<str>,
     #[serde(default)]
     pub listeners: Vec<Listener>,
+    #[serde(default)]
+    pub infrastructure: Infrastructure,
+    /// Addresses that are asked for: a waypoint has the one that its Service gets.
+    #[serde(default)]
+    pub addresses: Vec<IgnoredAny>,
+}
+
+/// What goes onto the objects that carry the Gateway out.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Infrastructure {
+    pub labels: Labels,
+    pub annotations: Labels,
+    pub parameters_ref: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
+    #[serde(default)]
+    pub name: Arc<str>,
+    /// 0: it does not say.
+    #[serde(default)]
+    pub port: u16,
+    #[serde(default)]
+    pub protocol: Arc<str>,
     #[serde(default)]
     pub allowed_routes: AllowedRoutes,
 }

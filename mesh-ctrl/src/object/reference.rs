@@ -90,6 +90,8 @@ impl BackendObject {
 }
 
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Who puts Gateways and routes in force, as GatewayClasses and statuses name it.
+pub const CONTROLLER_NAME: &str = "weft.io/mesh-controller";
 
 fn gateway_group() -> Arc<str> {
     GATEWAY_GROUP.into()

@@ -12,12 +12,12 @@ mod presence;
 mod hearing;
 mod ledger;
 mod kinds;
-mod backoff;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::kube::client::ClientBuilder;
+use ::kube::core::ApiResource;
 use ::kube::{Client, Config};
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
@@ -28,6 +28,8 @@ pub use follow::Pace;
 use follow::{Follower, Report};
 pub use hearing::Hearing;
 use kinds::WATCHED;
+
+use crate::object::Kind;
 
 /// A task that sends the cluster's objects, [`Event::InitialSynced`], and then every change, until the receiver is dropped.
 ///
@@ -127,6 +129,13 @@ impl Desk {
         findings.sort();
         findings
     }
+}
+
+/// Where the API server has objects of a kind that is watched, in a version such as `networking.istio.io/v1`.
+pub fn resource(kind: Kind, api_version: &str) -> Option<ApiResource> {
+    let watched = WATCHED.iter().find(|watched| watched.kind == kind)?;
+    let version = api_version.rsplit('/').next()?;
+    Some(watched.resource(version))
 }
 
 /// Reports that may wait to be put together.

@@ -10,6 +10,7 @@ use crate::index::cluster::{Cluster, Name, Topic};
 use crate::object::reference::BackendObject;
 use crate::object::virtual_service::Destination;
 use crate::object::{Kind, ObjectKey};
+use crate::source::Code;
 
 impl Cluster {
     /// The service that a host is, seen from a namespace: its own, then the strongest.
@@ -65,14 +66,15 @@ impl Compiler<'_> {
                 self.used.insert(service.clone());
                 BackendRef::Service { service, port, subset: None }
             }
-            Err(why) => {
-                self.unresolved(object, field, format!("{why}; its share is answered with 500"));
+            Err((code, why)) => {
+                self.report(code, object, field, format!("{why}; its share is answered with 500"));
                 BackendRef::Missing { status: 500, why: why.into() }
             }
         }
     }
 
-    fn resolved(&mut self, backend: &BackendObject, object: &ObjectKey) -> Result<(ServiceKey, u16), String> {
+    fn resolved(&mut self, backend: &BackendObject, object: &ObjectKey) -> Result<(ServiceKey, u16), (Code, String)> {
+        let unresolved = |why: String| (Code::Unresolved, why);
         let namespace = backend.namespace.clone().unwrap_or_else(|| object.namespace.clone());
         let key = match (backend.is_service(), &*backend.group, &*backend.kind) {
             (true, _, _) => {
@@ -80,7 +82,8 @@ impl Compiler<'_> {
                 if namespace != object.namespace {
                     self.read(Topic::Grants(namespace.clone()));
                     if !self.cluster.is_granted(object.kind, &object.namespace, &name) {
-                        return Err(format!("no ReferenceGrant in {namespace} lets Service {} be named", backend.name));
+                        let why = format!("no ReferenceGrant in {namespace} lets Service {} be named", backend.name);
+                        return Err((Code::NotGranted, why));
                     }
                 }
                 ServiceKey { hostname: self.cluster.hostname(&name), namespace }
@@ -89,20 +92,22 @@ impl Compiler<'_> {
             (false, "networking.istio.io", "Hostname") => {
                 let found = self.cluster.service_named(&backend.name, &object.namespace);
                 self.read(Topic::Host(backend.name.clone()));
-                found.ok_or_else(|| format!("there is no service {}", backend.name))?
+                found.ok_or_else(|| unresolved(format!("there is no service {}", backend.name)))?
             }
-            (false, group, kind) => return Err(format!("a backend of kind {group}/{kind} is not known")),
+            (false, group, kind) => {
+                return Err((Code::Skipped, format!("a backend of kind {group}/{kind} is not known")));
+            }
         };
         self.read(Topic::Host(key.hostname.clone()));
         if self.cluster.claim(&key).is_none() {
-            return Err(format!("there is no Service {}/{}", key.namespace, backend.name));
+            return Err(unresolved(format!("there is no Service {}/{}", key.namespace, backend.name)));
         }
         let ports = self.cluster.ports_of(&key);
         match (backend.port, &ports[..]) {
             (Some(port), ports) if ports.iter().any(|known| known.number == port) => Ok((key, port)),
-            (Some(port), _) => Err(format!("{} has no port {port}", key.hostname)),
+            (Some(port), _) => Err(unresolved(format!("{} has no port {port}", key.hostname))),
             (None, [only]) => Ok((key, only.number)),
-            (None, _) => Err("a port is needed".to_owned()),
+            (None, _) => Err(unresolved("a port is needed".to_owned())),
         }
     }
 

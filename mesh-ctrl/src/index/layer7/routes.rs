@@ -202,7 +202,7 @@ fn covers(hostnames: &[Arc<str>], hostname: &str) -> bool {
 
 impl Cluster {
     /// What a route is attached to, and the hostnames that it names.
-    pub(super) fn parents_of(&self, kind: Kind, name: &Name) -> (&[ParentRef], &[Arc<str>]) {
+    pub(in crate::index) fn parents_of(&self, kind: Kind, name: &Name) -> (&[ParentRef], &[Arc<str>]) {
         let objects = &self.layer7;
         match kind {
             Kind::HttpRoute => objects.http_routes.get(name).map(|r| (&*r.spec.parent_refs, &*r.spec.hostnames)),

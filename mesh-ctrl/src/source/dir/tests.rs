@@ -44,6 +44,7 @@ impl Watched {
         let one = |event: Event| match event {
             Event::Apply(object) => format!("apply {}; ", object.key()),
             Event::Delete(key) => format!("delete {key}; "),
+            Event::Standing(key, _) => panic!("a folder knows no status of {key}"),
             Event::InitialSynced => "synced; ".to_owned(),
             Event::Findings(findings) => format!("{} findings; ", findings.len()),
         };

@@ -29,6 +29,7 @@ fn events(events: Vec<Event>) -> String {
         match event {
             Event::Apply(object) => writeln!(out, "apply {}", object.key()).unwrap(),
             Event::Delete(key) => writeln!(out, "delete {key}").unwrap(),
+            Event::Standing(key, _) => panic!("a folder knows no status of {key}"),
             Event::InitialSynced => out.push_str("synced\n"),
             Event::Findings(findings) if findings.is_empty() => out.push_str("all well\n"),
             Event::Findings(findings) => findings.iter().for_each(|f| writeln!(out, "! {f}").unwrap()),

@@ -20,11 +20,11 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::backoff::Backoff;
 use super::hearing::{Hearing, Trouble};
 use super::kinds::Watched;
 use super::ledger::{Ledger, Next, Step};
 use super::presence::{self, Presence};
+use crate::backoff::Backoff;
 use crate::source::{Event, Finding};
 
 /// What one kind has to tell.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::object::{Kind, ObjectKey, Read, Refused, read};
+use crate::object::{Kind, ObjectKey, Read, Refused, Standing, read};
 use crate::source::{Code, Event, Finding, Severity};
 
 /// One step of a watch, with complete objects (`apiVersion` and `kind` included).
@@ -106,13 +106,14 @@ impl Ledger {
     }
 
     fn put(&mut self, value: Value, events: &mut Vec<Event>) -> Option<ObjectKey> {
-        match read(value) {
+        let standing = Standing::of(self.kind, &value);
+        let key = match read(value) {
             Read::Object(object) if object.kind() == self.kind => {
                 let key = object.key();
                 self.refused.remove(&key);
                 self.held.insert(key.clone());
                 events.push(Event::Apply(object));
-                Some(key)
+                key
             }
             Read::Refused(Refused { key: Some(key), field, message }) if key.kind == self.kind => {
                 // Its last good version stays in force, as a file's does.
@@ -126,17 +127,26 @@ impl Ledger {
                     message,
                 };
                 self.refused.insert(key.clone(), finding);
-                Some(key)
+                key
             }
             _ => {
                 self.garbled = true;
-                None
+                return None;
             }
-        }
+        };
+        events.extend(standing.map(|standing| Event::Standing(key.clone(), standing)));
+        Some(key)
     }
 
     fn conclude(&mut self, events: &mut Vec<Event>) -> Next {
-        self.refused.retain(|key, _| self.seen.contains(key));
+        // Of those that were never in force nothing but their standing was told.
+        let gone: Vec<ObjectKey> = self.refused.keys().filter(|key| !self.seen.contains(*key)).cloned().collect();
+        for key in gone {
+            self.refused.remove(&key);
+            if !self.held.contains(&key) {
+                events.push(Event::Delete(key));
+            }
+        }
         let missing: BTreeSet<ObjectKey> = self.held.difference(&self.seen).cloned().collect();
         if self.garbled && !missing.is_empty() {
             self.doubted = missing;
@@ -163,9 +173,9 @@ impl Ledger {
     }
 
     fn remove(&mut self, key: &ObjectKey, events: &mut Vec<Event>) {
-        self.refused.remove(key);
+        let was_refused = self.refused.remove(key).is_some();
         self.doubted.remove(key);
-        if self.held.remove(key) {
+        if self.held.remove(key) || was_refused {
             events.push(Event::Delete(key.clone()));
         }
     }

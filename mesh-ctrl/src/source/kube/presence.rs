@@ -12,8 +12,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::backoff::Backoff;
 use super::kinds::WATCHED;
+use crate::backoff::Backoff;
 
 /// Names of those that we ask for and that are there; none until the first list is complete.
 pub(super) type Presence = watch::Receiver<Option<Arc<BTreeSet<String>>>>;

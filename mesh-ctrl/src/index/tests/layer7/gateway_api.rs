@@ -91,27 +91,27 @@ fn a_backend_elsewhere_needs_a_grant_and_what_is_missing_is_answered_with_500() 
     check_models(
         &yaml.concat(),
         expect![[r#"
-        shop/wp/shop/web.shop.svc.cluster.local
-          80 http
-            if {path: {kind: elements, value: /}} -> 0
-            0: {action: {forward: {backends: [{to: {service: {port: 80, service: bank/far.bank.svc.cluster.local}}, weight: 1}, {to: {missing: {status: 500, why: there is no Service shop/nowhere}}, weight: 1}, {to: {missing: {status: 500, why: web.shop.svc.cluster.local has no port 9}}, weight: 1}, {to: {missing: {status: 500, why: a backend of kind s.io/Bucket is not known}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/a#0}
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[1]: there is no Service shop/nowhere; its share is answered with 500
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[2]: web.shop.svc.cluster.local has no port 9; its share is answered with 500
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[3]: a backend of kind s.io/Bucket is not known; its share is answered with 500
-    "#]],
+            shop/wp/shop/web.shop.svc.cluster.local
+              80 http
+                if {path: {kind: elements, value: /}} -> 0
+                0: {action: {forward: {backends: [{to: {service: {port: 80, service: bank/far.bank.svc.cluster.local}}, weight: 1}, {to: {missing: {status: 500, why: there is no Service shop/nowhere}}, weight: 1}, {to: {missing: {status: 500, why: web.shop.svc.cluster.local has no port 9}}, weight: 1}, {to: {missing: {status: 500, why: a backend of kind s.io/Bucket is not known}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/a#0}
+            ! warning skipped: HTTPRoute shop/a: spec.rules[0].backendRefs[3]: a backend of kind s.io/Bucket is not known; its share is answered with 500
+            ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[1]: there is no Service shop/nowhere; its share is answered with 500
+            ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[2]: web.shop.svc.cluster.local has no port 9; its share is answered with 500
+        "#]],
     );
     check_models(
         &yaml[..2].concat(),
         expect![[r#"
-        shop/wp/shop/web.shop.svc.cluster.local
-          80 http
-            if {path: {kind: elements, value: /}} -> 0
-            0: {action: {forward: {backends: [{to: {missing: {status: 500, why: no ReferenceGrant in bank lets Service far be named}}, weight: 1}, {to: {missing: {status: 500, why: there is no Service shop/nowhere}}, weight: 1}, {to: {missing: {status: 500, why: web.shop.svc.cluster.local has no port 9}}, weight: 1}, {to: {missing: {status: 500, why: a backend of kind s.io/Bucket is not known}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/a#0}
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[0]: no ReferenceGrant in bank lets Service far be named; its share is answered with 500
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[1]: there is no Service shop/nowhere; its share is answered with 500
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[2]: web.shop.svc.cluster.local has no port 9; its share is answered with 500
-        ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[3]: a backend of kind s.io/Bucket is not known; its share is answered with 500
-    "#]],
+            shop/wp/shop/web.shop.svc.cluster.local
+              80 http
+                if {path: {kind: elements, value: /}} -> 0
+                0: {action: {forward: {backends: [{to: {missing: {status: 500, why: no ReferenceGrant in bank lets Service far be named}}, weight: 1}, {to: {missing: {status: 500, why: there is no Service shop/nowhere}}, weight: 1}, {to: {missing: {status: 500, why: web.shop.svc.cluster.local has no port 9}}, weight: 1}, {to: {missing: {status: 500, why: a backend of kind s.io/Bucket is not known}}, weight: 1}], otherwise: 500}}, origin: HTTPRoute/shop/a#0}
+            ! warning skipped: HTTPRoute shop/a: spec.rules[0].backendRefs[3]: a backend of kind s.io/Bucket is not known; its share is answered with 500
+            ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[1]: there is no Service shop/nowhere; its share is answered with 500
+            ! warning unresolved: HTTPRoute shop/a: spec.rules[0].backendRefs[2]: web.shop.svc.cluster.local has no port 9; its share is answered with 500
+            ! warning not_granted: HTTPRoute shop/a: spec.rules[0].backendRefs[0]: no ReferenceGrant in bank lets Service far be named; its share is answered with 500
+        "#]],
     );
 }
 

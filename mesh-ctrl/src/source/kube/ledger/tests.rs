@@ -150,6 +150,7 @@ fn an_object_that_cannot_be_read_leaves_its_last_good_version_in_force() {
         "[ a !b ] !a -b",
         expect![[r#"
             a: apply a
+            -b: delete b
             error refused: Namespace a: metadata.labels: invalid type: integer `7`, expected a map
         "#]],
     );

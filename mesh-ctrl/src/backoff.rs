@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     pause: Duration,
 }
 
@@ -15,7 +15,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next pause, from half of it to the whole: many controllers do not come back in one moment.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LAST);
         pause.mul_f64(rand::random_range(0.5..=1.0))
