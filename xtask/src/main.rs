@@ -13,6 +13,7 @@ mod object;
 mod setup;
 mod child;
 
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -38,8 +39,9 @@ enum Command {
     },
     /// Build the eBPF object that mesh-node embeds; print where it is and its size
     BuildEbpf,
-    /// Build every program
+    /// Build every program; print where they are
     Build {
+        /// Those that are installed, optimised as a whole
         #[arg(long)]
         release: bool,
     },
@@ -115,13 +117,20 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Build { release } => {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
-            build(release).map(|()| ExitCode::SUCCESS)
+            let profile = if release { Profile::Dist } else { Profile::Dev };
+            match profile {
+                Profile::Dist => build_some(profile, &["mesh-node", "mesh-waypoint", "mesh-ctrl"])?,
+                _ => build(profile)?,
+            }
+            println!("programs are in {}", profile.folder()?.display());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Demo { keep, dev, args } => {
             setup::ensure(&Purpose::RUN)?;
             clean_up()?;
-            build(!dev)?;
-            let mut demo = built("demo", !dev)?;
+            let profile = if dev { Profile::Dev } else { Profile::Release };
+            build(profile)?;
+            let mut demo = built("demo", profile)?;
             let status = child::foreground(demo.args(keep.then_some("--keep")).args(args))?;
             if child::interrupted() {
                 clean_up()?;
@@ -129,8 +138,12 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(child::code(status))
         }
         Command::Test { suite, filter } => suite::test(suite, filter.as_deref()),
-        Command::Bench { args } => measure("bench", &args),
-        Command::Soak { args } => measure("soak", &args),
+        // A waypoint beside proxies that are optimised as a whole.
+        Command::Bench { args } if args.first().is_some_and(|part| part == "l7") => {
+            measure(Profile::Dist, &["bench", "hop"], &args)
+        }
+        Command::Bench { args } => measure(Profile::Release, &["bench"], &args),
+        Command::Soak { args } => measure(Profile::Release, &["soak"], &args),
         Command::Lint => lint::lint(),
         Command::Fuzz { cases, filter } => suite::fuzz(cases, filter.as_deref()),
         Command::Cluster { args } => {
@@ -143,44 +156,67 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Runs a program of the testbed, optimised, and takes apart what it may have left.
-fn measure(program: &str, args: &[String]) -> Result<ExitCode> {
+/// Cargo's profiles.
+#[derive(Clone, Copy)]
+enum Profile {
+    Dev,
+    Release,
+    Dist,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+            Self::Dist => "dist",
+        }
+    }
+
+    /// Where its programs are.
+    fn folder(self) -> Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let target = own.ancestors().nth(2).context("this program is in target/<profile>")?;
+        let name = if matches!(self, Self::Dev) { "debug" } else { self.name() };
+        Ok(target.join(name))
+    }
+}
+
+/// Runs the first of some programs of the testbed, which may need the others, and takes apart what it may have left. What is built
+/// as a whole is built alone: it takes long.
+fn measure(profile: Profile, programs: &[&str], args: &[String]) -> Result<ExitCode> {
     setup::ensure(&Purpose::RUN)?;
     clean_up()?;
-    build(true)?;
-    let status = child::foreground(built(program, true)?.args(args))?;
+    match profile {
+        Profile::Dist => build_some(profile, programs)?,
+        _ => build(profile)?,
+    }
+    let status = child::foreground(built(programs[0], profile)?.args(args))?;
     clean_up()?;
     Ok(child::code(status))
 }
 
+/// All packages with programs: they choose the features of what all use.
+const PACKAGES: [&str; 9] = ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
+
 /// Builds every program, and what scenarios and the demo run beside them.
-fn build(release: bool) -> Result<()> {
-    let mut build = child::cargo(&[
-        "build",
-        "-p",
-        "mesh-node",
-        "-p",
-        "mesh-waypoint",
-        "-p",
-        "mesh-ctrl",
-        "-p",
-        "weft-tests",
-        "--bins",
-    ]);
-    child::succeed(build.args(release.then_some("--release")))
+fn build(profile: Profile) -> Result<()> {
+    child::succeed(child::cargo(&PACKAGES).args(["--bins", "--profile", profile.name()]))
+}
+
+fn build_some(profile: Profile, programs: &[&str]) -> Result<()> {
+    let programs = programs.iter().flat_map(|program| ["--bin", program]);
+    child::succeed(child::cargo(&PACKAGES).args(["--profile", profile.name()]).args(programs))
 }
 
 /// The program that starts and ends clusters.
 fn cluster(args: &[String]) -> Result<process::Command> {
-    // All packages choose the features, as in [`build`]; only what is needed is built.
-    let packages =
-        ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests", "--bin", "cluster"];
     let programs: &[&str] = match args.iter().any(|arg| arg == "--images") {
-        true => &["--bin", "mesh-node", "--bin", "mesh-ctrl"],
-        false => &[],
+        true => &["cluster", "mesh-node", "mesh-ctrl", "mesh-waypoint"],
+        false => &["cluster"],
     };
-    child::succeed(child::cargo(&packages).args(programs))?;
-    built("cluster", false)
+    build_some(Profile::Dev, programs)?;
+    built("cluster", Profile::Dev)
 }
 
 /// Has the tests that compare `deploy/crds` with the tables write it.
@@ -191,10 +227,8 @@ fn manifests() -> Result<()> {
 
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them
 /// use, and builds TLS a second time.
-fn built(name: &str, release: bool) -> Result<process::Command> {
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(2).context("this program is in target/<profile>")?;
-    let path = target.join(if release { "release" } else { "debug" }).join(name);
+fn built(name: &str, profile: Profile) -> Result<process::Command> {
+    let path = profile.folder()?.join(name);
     if !path.exists() {
         bail!("{} was not built", path.display());
     }

@@ -62,7 +62,7 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     let built = child::succeed(child::cargo(&["build"]).args(packages).args(every));
     if built.is_ok() && matches!(suite, Suite::Cluster | Suite::All) && !child::interrupted() {
         // Where they cannot be had, the tests say so and are counted as skipped.
-        if let Err(error) = child::succeed(crate::built("cluster", false)?.args(["build", "--nodes"])) {
+        if let Err(error) = child::succeed(crate::built("cluster", crate::Profile::Dev)?.args(["build", "--nodes"])) {
             eprintln!("error: {error:#}");
         }
     }

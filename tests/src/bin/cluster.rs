@@ -25,7 +25,7 @@ enum Command {
         nodes: u8,
         #[arg(long, default_value = "weft")]
         name: String,
-        /// Import images of the controller and the agent, as they are built here, into the nodes
+        /// Import images of the controller, the agent and the waypoint, as they are built here, into the nodes
         #[arg(long)]
         images: bool,
     },
@@ -66,7 +66,7 @@ fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
     let begun = Instant::now();
     let mut cluster = Cluster::up(name, &binaries, nodes)?;
     if images {
-        for program in ["mesh-ctrl", "mesh-node"] {
+        for program in ["mesh-ctrl", "mesh-node", "mesh-waypoint"] {
             let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
             for node in cluster.nodes() {
                 node.import(&archive)?;
