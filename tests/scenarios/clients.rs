@@ -8,7 +8,7 @@ use weft_tests::place::Place;
 use weft_tests::program::Launch;
 use weft_tests::reviews::{Reviews, SERVICE, virtual_service};
 use weft_tests::{apps, needs};
-use xtask::wheel::CLIENTS;
+use xtask::download::CLIENTS;
 
 /// What the calls of both clients ask for by name.
 const RULES: &str = "[{match: [{headers: {x-late: {exact: '1'}}}], fault: {delay: {fixedDelay: 2s, percentage: {value: 100}}}, route: \

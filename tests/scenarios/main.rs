@@ -25,6 +25,7 @@ mod crowds;
 mod routing;
 mod guarded;
 mod limited;
+mod scraped;
 mod traced;
 mod tasks;
 mod clients;

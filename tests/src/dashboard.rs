@@ -6,18 +6,27 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+/// All queries of `dashboard` (JSON of Grafana), its variables still in them.
+///
+/// # Errors
+/// It is no dashboard, or one without queries.
+pub fn queries(dashboard: &str) -> Result<Vec<String>> {
+    let dashboard: Value = serde_json::from_str(dashboard)?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries: Vec<String> =
+        targets.map(|target| Ok(target["expr"].as_str().context("no query")?.to_owned())).collect::<Result<_>>()?;
+    anyhow::ensure!(!queries.is_empty(), "no queries");
+    Ok(queries)
+}
+
 /// What `dashboard` (JSON of Grafana) asks for and `metrics` (as Prometheus reads them) does not have. Metrics that have counted
 /// nothing yet are not told: those are looked for among `names`, and their labels are not looked at.
 ///
 /// # Errors
 /// It is no dashboard, or one without queries.
 pub fn lacking(dashboard: &str, metrics: &str, names: &[String]) -> Result<Vec<String>> {
-    let dashboard: Value = serde_json::from_str(dashboard)?;
-    let panels = dashboard["panels"].as_array().context("no panels")?;
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
-    let queries: Vec<&str> =
-        targets.map(|target| target["expr"].as_str().context("no query")).collect::<Result<_>>()?;
-    anyhow::ensure!(!queries.is_empty(), "no queries");
+    let queries = queries(dashboard)?;
     let mut lacking: Vec<String> = queries.iter().flat_map(|query| lacks(query, metrics, names)).collect();
     lacking.sort();
     lacking.dedup();

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use xtask::wheel;
+use xtask::download;
 
 use crate::cgroup::Cgroup;
 use crate::netns::Netns;
@@ -152,7 +152,7 @@ pub fn find(program: &str) -> Option<OsString> {
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(program))
-        .chain(wheel::ALL.iter().filter(|wheel| wheel.name == program).map(|wheel| wheel.file()))
+        .chain(download::ALL.iter().filter(|it| it.name == program).map(|it| it.file()))
         .find(|file| file.is_file())
         .map(PathBuf::into_os_string)
 }

@@ -6,5 +6,5 @@
 
 pub mod clusters;
 pub mod leftovers;
-pub mod wheel;
+pub mod download;
 pub mod target;

@@ -74,14 +74,14 @@ pub(crate) fn ensure(purposes: &[Purpose]) -> Result<()> {
         announced(&mut install)?;
     }
 
-    for wheel in missing.iter().filter_map(|need| need.wheel()) {
-        if let Err(error) = wheel.fetch() {
-            println!("without {}: {error:#}", wheel.name);
+    for download in missing.iter().filter_map(|need| need.download()) {
+        if let Err(error) = download.fetch() {
+            println!("without {}: {error:#}", download.name);
         }
     }
 
     let mut still = self::missing(purposes);
-    still.retain(|need| need.provider != Provider::Wheel);
+    still.retain(|need| need.provider != Provider::Download);
     if !still.is_empty() {
         report(&still);
         bail!("still missing after the installation");
@@ -106,7 +106,7 @@ fn is_there(sign: &Sign) -> bool {
         Sign::File(pattern) => Path::new(pattern).exists(),
         Sign::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
         Sign::InSysroot(path) => sysroot().is_some_and(|sysroot| sysroot.join(path).exists()),
-        Sign::Wheel(wheel) => wheel.is_there(),
+        Sign::Download(download) => download.is_there(),
         // Asked, not looked up: it may be there and not run, when LLVM's library was upgraded away.
         Sign::BpfLinker => Command::new("bpf-linker")
             .arg("--version")

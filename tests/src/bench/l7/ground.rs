@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use xtask::wheel::ENVOY;
+use xtask::download::ENVOY;
 
 use super::authority::Authority;
 use super::proxy::Who;
