@@ -116,11 +116,18 @@ impl<'a> Aim<'a> {
         Ok(Self { service: Some(spot.service.clone()), policy, protocol: spot.protocol, stuck, at: Some(spot) })
     }
 
-    /// The service that the endpoint's agent may take the waypoint's word for: the one that was asked for. Where a rule leads elsewhere,
-    /// nobody has asked the policies there.
-    pub fn vouched(&self, session: &Session) -> Option<&Service> {
-        let is_asked = |service: &&Service| matches!(&session.asked.of, Of::Service(key) if *key == service.key);
-        self.service.as_deref().filter(is_asked)
+    /// The service that the agent of `endpoint` may take the waypoint's word for: the one that was asked for, where the endpoint
+    /// serves it at the port that was asked for. Of others nobody has asked the policies; a rule that leads to a version by a name
+    /// of its own leads to endpoints of the service itself.
+    pub fn vouched<'s>(&'s self, session: &Session, world: &'s World, endpoint: &Endpoint) -> Option<&'s Service> {
+        let Of::Service(key) = &session.asked.of else { return None };
+        if let Some(service) = self.service.as_deref().filter(|service| service.key == *key) {
+            return Some(service);
+        }
+        let (asked, at) = (session.asked.address.port(), endpoint.address.port());
+        let ports = endpoint.workload.services.get(key)?;
+        let serves = ports.iter().any(|port| port.service_port == asked && port.target_port == at);
+        world.snapshot.service(key).map(Arc::as_ref).filter(|_| serves)
     }
 
     /// The endpoint that a client's session is with, if it may be chosen.

@@ -86,7 +86,7 @@ async fn reach(
         record.upstream = Some(endpoint.address);
         let (client, limit) = (session.client.address, aim.policy.pool.connect_timeout);
         let dialler = session.shared.upstreams.dialler();
-        match dialler.open(&endpoint, Some(client), aim.vouched(session), limit).await {
+        match dialler.open(&endpoint, Some(client), aim.vouched(session, &world, &endpoint), limit).await {
             Ok(stream) => {
                 aim.judge(session, &endpoint, Outcome::Connected);
                 return Ok((stream, aim.begin(&endpoint).map_err(|over| ("UO", over.to_string()))?));

@@ -6,5 +6,6 @@ mod identity;
 mod manifests;
 mod mesh;
 mod nodes;
+mod quickstart;
 mod source;
 mod waypoints;

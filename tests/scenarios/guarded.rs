@@ -274,6 +274,29 @@ fn a_rule_that_leads_to_another_service_opens_nothing_there() -> Result<()> {
     until("the waypoint to be turned away", PATIENCE, || (reviews.ask("/", &[]).ok()?.status == 503).then_some(()))
 }
 
+/// The usual way of the Gateway API to lead to a version: by a Service of its own. The pods are of the service that was asked for.
+#[test]
+fn a_rule_that_leads_to_a_version_by_a_service_of_its_own_is_under_the_policies_about_the_client() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-version", &["v1", "v2"])?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: reviews-v2, namespace: shop}, spec: {clusterIP: 10.96.0.18, \
+                   clusterIPs: [10.96.0.18], selector: {app: reviews, version: v2}, ports: [{name: http, port: 80, targetPort: 8080}]}}";
+    let allow = |who: &str| {
+        let spec = format!(
+            "{{selector: {{matchLabels: {{app: reviews}}}}, action: ALLOW, rules: [{{from: [{{source: {{principals: \
+             [cluster.local/ns/shop/sa/{who}]}}}}]}}]}}"
+        );
+        let policy = security("AuthorizationPolicy", "shop", "reviews", &spec);
+        format!("{service}\n---\n{}\n---\n{policy}", virtual_service("[{route: [{destination: {host: reviews-v2}}]}]"))
+    };
+    reviews.apply(&allow("web"))?;
+    let answer = reviews.ask("/", &[])?;
+    assert_eq!((answer.status, answer.by()), (200, "v2"));
+    reviews.apply(&allow("somebody-else"))?;
+    assert_eq!(reviews.ask("/", &[])?.status, 403);
+    Ok(())
+}
+
 fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)

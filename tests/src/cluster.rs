@@ -8,6 +8,7 @@
 //! the same few lines, also after a crash.
 
 pub mod controller;
+mod dns;
 pub mod node;
 mod network;
 pub mod image;
@@ -90,6 +91,14 @@ impl Cluster {
     /// Its nodes.
     pub fn nodes(&mut self) -> &mut [Node] {
         &mut self.nodes
+    }
+
+    /// Starts a name server for the pods of its nodes, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_dns(&mut self, binaries: &Binaries) -> Result<()> {
+        dns::start(&self.plane.api, &mut self.nodes, &binaries.coredns()?)
     }
 
     /// Credentials of an administrator.

@@ -111,7 +111,8 @@ pub(super) async fn forward(
         let upstreams = &session.shared.upstreams;
         let client = session.client.address;
         // In one place: a future that is moved is copied.
-        let mut sending = pin!(upstreams.send(&endpoint, version, &terms, client, aim.vouched(session), request));
+        let vouched = aim.vouched(session, world, &endpoint);
+        let mut sending = pin!(upstreams.send(&endpoint, version, &terms, client, vouched, request));
         let sent = match limit {
             Some(limit) => tokio::time::timeout(limit, sending.as_mut()).await.map_err(|_| ()),
             None => Ok(sending.as_mut().await),
@@ -180,7 +181,7 @@ pub(super) async fn once(at: At<'_>, to: &Destination, outgoing: &Outgoing, body
     let patience = Patience { retries: compiled.default_retries(), timeout: None, pinned: None };
     let request = request(outgoing, body, patience, Duration::ZERO, 1);
     let terms = aim.terms(session);
-    let (client, service) = (session.client.address, aim.vouched(session));
+    let (client, service) = (session.client.address, aim.vouched(session, world, &endpoint));
     let sending =
         session.shared.upstreams.send(&endpoint, spoken(&aim, outgoing), &terms, client, service, request).await;
     sending.ok().map(|answer| answer.response)

@@ -1,4 +1,4 @@
-// Kubernetes' own programs in one file, chosen by the name it is called with: one link instead of five, a fourth of the
+// Kubernetes' own programs in one file, chosen by the name it is called with: one link instead of six, a fourth of the
 // disk, and the processes of a cluster share its pages.
 package main
 
@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -34,6 +35,8 @@ func main() {
 		command = proxy.NewProxyCommand()
 	case "kubelet":
 		command = kubelet.NewKubeletCommand(context.Background())
+	case "kubectl":
+		command = kubectl.NewDefaultKubectlCommand()
 	default:
 		fmt.Fprintf(os.Stderr, "%s: not one of Kubernetes' programs\n", name)
 		os.Exit(2)

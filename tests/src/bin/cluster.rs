@@ -65,6 +65,9 @@ fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
     let binaries = if nodes > 0 { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
     let begun = Instant::now();
     let mut cluster = Cluster::up(name, &binaries, nodes)?;
+    if nodes > 0 {
+        cluster.start_dns(&binaries)?;
+    }
     if images {
         for program in ["mesh-ctrl", "mesh-node", "mesh-waypoint"] {
             let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
@@ -73,9 +76,13 @@ fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
             }
         }
     }
+    let path = match binaries.nodes() {
+        Ok(dir) => format!("export PATH=$PATH:{}\n  ", dir.display()),
+        Err(_) => String::new(),
+    };
     println!(
         "cluster {name} is up after {:.1} s: etcd, the API server, {nodes} nodes\n\n  \
-         export KUBECONFIG={}\n  kubectl get namespaces\n\n\
+         export KUBECONFIG={}\n  {path}kubectl get namespaces\n\n\
          its logs are in {}\ncargo xtask cluster down --name {name} removes it",
         begun.elapsed().as_secs_f64(),
         cluster.kubeconfig().display(),

@@ -20,8 +20,8 @@ use crate::program::find;
 #[derive(Clone, Debug)]
 pub struct Binaries {
     dir: PathBuf,
-    /// Those of nodes.
-    nodes: Option<PathBuf>,
+    /// Those of nodes, and the folder of the name server, which runs as a pod.
+    nodes: Option<(PathBuf, PathBuf)>,
 }
 
 /// A Go module of `tests/binaries/`, and a program in it.
@@ -59,12 +59,16 @@ const NODES: [Source; 4] = [
     containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
 ];
 
+/// The cluster's name server.
+const DNS: [Source; 1] =
+    [Source { program: "coredns", module: "coredns", package: ".", minutes: 3, flags: || "-s -w".to_owned() }];
+
 /// A client by Go's gRPC library.
 const CALLS: [Source; 1] =
     [Source { program: "grpc-calls", module: "grpc-calls", package: ".", minutes: 1, flags: || "-s -w".to_owned() }];
 
 /// What `kubernetes` is called as.
-const NAMES: [&str; 4] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler"];
+const NAMES: [&str; 5] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler", "kubectl"];
 
 const fn containerd(program: &'static str, package: &'static str) -> Source {
     Source { program, module: "containerd", package, minutes: 1, flags: || "-s -w".to_owned() }
@@ -100,7 +104,8 @@ impl Binaries {
     #[must_use]
     pub fn present_with_nodes() -> Option<Binaries> {
         let nodes = cache(&NODES).ok().filter(|dir| all_in(dir, &NODES))?;
-        Some(Binaries { nodes: Some(nodes), ..Binaries::present()? })
+        let dns = cache(&DNS).ok().filter(|dir| all_in(dir, &DNS))?;
+        Some(Binaries { nodes: Some((nodes, dns)), ..Binaries::present()? })
     }
 
     /// The programs of a control plane, built if they are not there. Says what it builds and how long that takes.
@@ -123,11 +128,11 @@ impl Binaries {
     /// Without Go or network, or when a build fails.
     pub fn ensure_with_nodes() -> Result<Binaries> {
         let plane = Binaries::ensure()?;
-        let nodes = match cache(&NODES)? {
-            dir if all_in(&dir, &NODES) => dir,
-            _ => build(&NODES)?,
+        let ensure = |sources: &[Source]| match cache(sources)? {
+            dir if all_in(&dir, sources) => Ok(dir),
+            _ => build(sources),
         };
-        Ok(Binaries { nodes: Some(nodes), ..plane })
+        Ok(Binaries { nodes: Some((ensure(&NODES)?, ensure(&DNS)?)), ..plane })
     }
 
     /// The gRPC client (tests/binaries/grpc-calls) if it is there, without building it.
@@ -163,7 +168,17 @@ impl Binaries {
     /// # Errors
     /// They were not asked for.
     pub fn nodes(&self) -> Result<&Path> {
-        self.nodes.as_deref().context("the programs of nodes were not asked for")
+        let (nodes, _) = self.nodes.as_ref().context("the programs of nodes were not asked for")?;
+        Ok(nodes)
+    }
+
+    /// CoreDNS.
+    ///
+    /// # Errors
+    /// The programs of nodes were not asked for.
+    pub fn coredns(&self) -> Result<PathBuf> {
+        let (_, dns) = self.nodes.as_ref().context("the programs of nodes were not asked for")?;
+        Ok(dns.join(DNS[0].program))
     }
 }
 

@@ -14,6 +14,8 @@ use crate::program::{built, find};
 pub const PAUSE: &str = "localhost/weft-tests/pause:1";
 /// A shell with `nc`, `httpd`, `wget` and the like.
 pub const TOOLS: &str = "localhost/weft-tests/tools:1";
+/// The same, as `busybox:1.35` of `deploy/samples` is called: Debian's is 1.35 too.
+const BUSYBOX: &str = "docker.io/library/busybox:1.35";
 
 /// A file of an image: path without a leading slash, mode, content.
 pub type File<'a> = (&'a str, u32, &'a [u8]);
@@ -72,21 +74,22 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
 }
 
-/// The images that every cluster has: [`PAUSE`] and [`TOOLS`], of the machine's static busybox.
+/// The images that every cluster has: [`PAUSE`], [`TOOLS`] and `busybox:1.35`, of the machine's static busybox.
 ///
 /// # Errors
 /// busybox is not installed.
-pub fn basic() -> Result<[Vec<u8>; 2]> {
+pub fn basic() -> Result<[Vec<u8>; 3]> {
     let busybox = find("busybox").context("busybox, linked statically, is installed (cargo xtask setup)")?;
     let busybox = fs::read(busybox)?;
     let applets =
-        ["sh", "sleep", "nc", "httpd", "wget", "cat", "echo", "timeout", "dd", "head", "md5sum", "ip", "true"];
+        ["sh", "sleep", "nc", "httpd", "wget", "cat", "echo", "timeout", "dd", "head", "md5sum", "ip", "true", "mkdir"];
     let links: Vec<(String, &str)> = applets.iter().map(|name| (format!("bin/{name}"), "busybox")).collect();
     let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
     let files = [("bin/busybox", 0o755, busybox.as_slice())];
     Ok([
         archive(PAUSE, &files, &[], &["/bin/busybox", "sleep", "2147483647"])?,
         archive(TOOLS, &files, &links, &["/bin/sh"])?,
+        archive(BUSYBOX, &files, &links, &["/bin/sh"])?,
     ])
 }
 

@@ -40,6 +40,9 @@ pub struct Node {
     init: u32,
 }
 
+/// Where pods ask for names: what `super::dns` makes, if it is started.
+pub(super) const DNS: &str = "10.96.0.10";
+
 /// What the machine has to have besides the programs that are built.
 const NEEDED: [&str; 7] = ["runc", "nft", "ip", "unshare", "nsenter", "pivot_root", "conntrack"];
 
@@ -248,7 +251,7 @@ fn configure(dir: &Path, name: &str, credentials: &Credentials, url: &str) -> Re
         },
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs", "failCgroupV1": false, "failSwapOn": false, "oomScoreAdj": 0,
-        "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local",
+        "clusterDNS": [DNS], "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         // The disk is the machine's, and how full it is no concern of a test.
         "evictionHard": {
