@@ -69,7 +69,7 @@ fn build() -> PathBuf {
     };
     let mut cargo = Command::new(variable("CARGO"));
     cargo.current_dir(workspace).args(["build", "--package", "mesh-ebpf", "--bin", "weft-ebpf", "--release"]);
-    cargo.args(["--target", TARGET, "-Z", "build-std=core", "--locked"]).arg("--target-dir").arg(&target);
+    cargo.args(["--target", TARGET, "-Z", "build-std=core", "-Z", "trim-paths", "--locked"]).arg("--target-dir").arg(&target);
     // What the outer cargo set for this build is meant for the host.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
@@ -86,6 +86,8 @@ fn build() -> PathBuf {
     cargo.env("CARGO_PROFILE_RELEASE_LTO", "fat").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3").env("CARGO_PROFILE_RELEASE_DEBUG", "2");
     cargo.env("CARGO_PROFILE_RELEASE_PANIC", "abort").env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    // Names of files in BTF: those of this machine would make each checkout's agent another one.
+    cargo.env("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all");
     let status = cargo.status().unwrap_or_else(|error| fail(&format!("cargo: {error}")));
     if !status.success() {
         fail("the eBPF programs did not build; the compiler's own words are above");

@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a developer runs that is more than one cargo command.
 //!
 //! ```text
-//! setup ──> build-ebpf ──> build ──> test | demo | bench | soak | cluster        lint   fuzz   manifests   clean-up
+//! setup ──> build-ebpf ──> build ──> test | demo | bench | soak | cluster | image        lint   fuzz   manifests   clean-up
 //! ```
 //!
 //! It sees no other crate of Weft and asks cargo for everything, so that it builds in seconds on a fresh clone.
@@ -9,6 +9,7 @@
 mod suite;
 mod tally;
 mod lint;
+mod images;
 mod object;
 mod setup;
 mod child;
@@ -89,6 +90,19 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<String>,
     },
+    /// Build images of the controller, the agent and the waypoint as OCI archives: without a daemon, and the same bytes for the
+    /// same source
+    Image {
+        /// Tag of the images, and the version that they say they are
+        #[arg(long, default_value = "dev")]
+        version: String,
+        /// Registry and path before the images' names
+        #[arg(long, default_value = images::REGISTRY)]
+        registry: String,
+        /// Where the archives are written; by default images/ in the target directory
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Write the files of deploy/ that are made from code
     Manifests,
     /// Remove what runs that were killed left behind
@@ -119,7 +133,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
             let profile = if release { Profile::Dist } else { Profile::Dev };
             match profile {
-                Profile::Dist => build_some(profile, &["mesh-node", "mesh-waypoint", "mesh-ctrl"])?,
+                Profile::Dist => build_some(profile, &PROGRAMS)?,
                 _ => build(profile)?,
             }
             println!("programs are in {}", profile.folder()?.display());
@@ -150,6 +164,12 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
             let status = child::foreground(cluster(&args)?.args(&args))?;
             Ok(child::code(status))
+        }
+        Command::Image { version, registry, out } => {
+            setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
+            build_some(Profile::Dist, &PROGRAMS)?;
+            let out = out.unwrap_or_else(|| xtask::target::dir().join("images"));
+            images::write(&Profile::Dist.folder()?, &out, &registry, &version).map(|()| ExitCode::SUCCESS)
         }
         Command::Manifests => manifests().map(|()| ExitCode::SUCCESS),
         Command::CleanUp => clean_up().map(|()| ExitCode::SUCCESS),
@@ -199,6 +219,9 @@ fn measure(profile: Profile, programs: &[&str], args: &[String]) -> Result<ExitC
 /// All packages with programs: they choose the features of what all use.
 const PACKAGES: [&str; 9] = ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
 
+/// What is installed.
+const PROGRAMS: [&str; 3] = ["mesh-node", "mesh-waypoint", "mesh-ctrl"];
+
 /// Builds every program, and what scenarios and the demo run beside them.
 fn build(profile: Profile) -> Result<()> {
     child::succeed(child::cargo(&PACKAGES).args(["--bins", "--profile", profile.name()]))
@@ -206,7 +229,11 @@ fn build(profile: Profile) -> Result<()> {
 
 fn build_some(profile: Profile, programs: &[&str]) -> Result<()> {
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
-    child::succeed(child::cargo(&PACKAGES).args(["--profile", profile.name()]).args(programs))
+    let mut cargo = child::cargo(&PACKAGES);
+    if matches!(profile, Profile::Dist) {
+        images::without_paths(&mut cargo)?;
+    }
+    child::succeed(cargo.args(["--profile", profile.name()]).args(programs))
 }
 
 /// The program that starts and ends clusters.
@@ -219,10 +246,11 @@ fn cluster(args: &[String]) -> Result<process::Command> {
     built("cluster", Profile::Dev)
 }
 
-/// Has the tests that compare `deploy/crds` with the tables write it.
+/// Has the tests that compare `deploy/crds` with the tables write it, and Helm render the chart.
 fn manifests() -> Result<()> {
     let mut tests = child::cargo(&["test", "-p", "mesh-analysis", "--test", "manifests"]);
-    child::succeed(tests.env("UPDATE_EXPECT", "1"))
+    child::succeed(tests.env("UPDATE_EXPECT", "1"))?;
+    child::succeed(cluster(&[])?.arg("manifest"))
 }
 
 /// A program that [`build`] made. Not `cargo run`: for one package alone, cargo chooses other features of what all of them

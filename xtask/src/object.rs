@@ -40,12 +40,12 @@ fn host() -> Result<String> {
 }
 
 #[rustfmt::skip]
-const ARGUMENTS: [&str; 10] = [
+const ARGUMENTS: [&str; 12] = [
     "build", "--package", "mesh-ebpf", "--bin", "weft-ebpf", "--release",
-    "--target=bpfel-unknown-none", "-Z", "build-std=core", "--locked",
+    "--target=bpfel-unknown-none", "-Z", "build-std=core", "-Z", "trim-paths", "--locked",
 ];
 
-const ENVIRONMENT: [(&str, &str); 8] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     ("RUSTC_BOOTSTRAP", "1"),
     ("RUSTFLAGS", "-C linker=bpf-linker -C link-arg=--btf -C debuginfo=2"),
     ("CARGO_PROFILE_RELEASE_LTO", "fat"),
@@ -54,6 +54,7 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ("CARGO_PROFILE_RELEASE_DEBUG", "2"),
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
     ("CARGO_PROFILE_RELEASE_STRIP", "none"),
+    ("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all"),
 ];
 
 #[cfg(test)]

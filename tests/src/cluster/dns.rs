@@ -1,14 +1,16 @@
 //! The cluster's name server: CoreDNS as users have it, a Deployment behind Service kube-system/kube-dns.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::image::Entry;
 
 use super::api::Api;
-use super::image::archive;
+use super::image::make;
 use super::node::{DNS, Node};
 use crate::wait::until;
 
@@ -19,7 +21,7 @@ const READY: Duration = Duration::from_secs(60);
 /// Gives the nodes the image of `program`, and the cluster its name server; waits until it answers for services.
 pub(super) fn start(api: &Api, nodes: &mut [Node], program: &Path) -> Result<()> {
     let program = fs::read(program).with_context(|| format!("read {}", program.display()))?;
-    let image = archive(IMAGE, &[("coredns", 0o755, &program)], &[], &["/coredns"])?;
+    let image = make(IMAGE, BTreeMap::from([("coredns".to_owned(), Entry::program(program))]), &["/coredns"])?;
     for node in nodes {
         node.import(&image)?;
     }

@@ -1,0 +1,60 @@
+//! Images of Weft's programs as they are released: `cargo xtask image`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use xtask::image::Layer;
+use xtask::image::recipe;
+use xtask::target::{self, ROOT};
+
+/// Where images that no registry has are said to be from.
+pub(crate) const REGISTRY: &str = "localhost/weft";
+
+/// Makes an archive of each image in `out` of the programs in `programs`; prints what it is.
+pub(crate) fn write(programs: &Path, out: &Path, registry: &str, version: &str) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
+    let time = time(env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
+    for recipe in &recipe::ALL {
+        let name = format!("{registry}/{}:{version}", recipe.name);
+        let archive = recipe.image(programs, version, time)?.archive(&name, Layer::Gzip)?;
+        let path = out.join(format!("{}.tar", recipe.name));
+        fs::write(&path, &archive.bytes).with_context(|| format!("write {}", path.display()))?;
+        println!("{}: {name}@{}, {:.1} MB", path.display(), archive.digest, archive.bytes.len() as f64 / 1e6);
+    }
+    Ok(())
+}
+
+/// Has a build leave out where on this machine its source was, which messages of panics and of C's assertions would tell.
+pub(crate) fn without_paths(cargo: &mut Command) -> Result<()> {
+    let root = fs::canonicalize(ROOT).context("the workspace's root")?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let target = fs::canonicalize(target::dir()).context("the target directory")?;
+    let mut places = vec![(root, "/weft"), (target, "/weft/target")];
+    places.extend(home.map(|home| (home, "/cargo")));
+    // As cargo parts them, which may have blanks: what the caller has set stays.
+    let set = env::var("CARGO_ENCODED_RUSTFLAGS").ok();
+    let plain = || env::var("RUSTFLAGS").map(|flags| flags.split_whitespace().collect::<Vec<_>>().join("\x1f")).ok();
+    let mut flags: Vec<String> = set.or_else(plain).into_iter().filter(|flags| !flags.is_empty()).collect();
+    let mut for_c = env::var("CFLAGS").unwrap_or_default();
+    for (place, name) in places {
+        let place = place.to_str().with_context(|| format!("{} is no UTF-8", place.display()))?;
+        flags.push(format!("--remap-path-prefix={place}={name}"));
+        for_c.push_str(&format!(" -ffile-prefix-map={place}={name}"));
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("CFLAGS", for_c.trim());
+    Ok(())
+}
+
+/// Seconds since 1970 that files are said to be of: what reproducible builds call SOURCE_DATE_EPOCH, or none at all.
+fn time(said: Option<&str>) -> Result<u64> {
+    said.map_or(Ok(0), |text| text.parse().with_context(|| format!("SOURCE_DATE_EPOCH={text}: seconds since 1970")))
+}
+
+#[test]
+fn a_time_that_is_none_is_refused() {
+    assert_eq!((time(None).unwrap(), time(Some("1700000000")).unwrap()), (0, 1_700_000_000));
+    assert!(time(Some("today")).unwrap_err().to_string().starts_with("SOURCE_DATE_EPOCH=today"));
+}
