@@ -3,35 +3,38 @@
 //! ```text
 //! watch<Arc<World>> --+--> one task an agent: Session (pure) --> mpsc(1) --> HTTP/2 stream
 //!                     +--> ...                                   full: this agent waits, nobody else
+//!                                             Pace (pure)   <--- acknowledged
 //! ```
 //! Nothing is queued for an agent but one response; what changes while it is slow is read from the world once it takes
 //! the next, so it sees the latest state of each resource, once.
 
 mod agents;
+mod method;
+mod pace;
 pub(crate) mod session;
+pub(crate) mod response;
 #[cfg(test)]
 mod tests;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::Stream;
 use mesh_core::wire::discovery::{DeltaDiscoveryRequest, Node};
-use mesh_net::grpc::EncodedResponse;
-use mesh_net::grpc::server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::time::sleep_until;
+use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::access::{Access, Caller};
 use crate::store::World;
+use pace::Pace;
+use response::Response;
 use session::{Heard, Session, SessionError};
 
 pub use agents::{AgentView, Agents, SubscriptionView};
+pub use method::Discovery;
 
 /// Largest request: a resumption names every resource that the agent holds, about 100 bytes each. Read only from callers
 /// that have shown a token.
@@ -74,21 +77,15 @@ impl Ads {
         registry.register("weft_ads_nacks", "Discovery responses that agents refused", nacks.clone());
     }
 
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self)
-            .max_decoding_message_size(MAX_REQUEST)
-            .max_encoding_message_size(usize::MAX)
+    pub fn into_service(self) -> Discovery {
+        Discovery(self)
     }
-}
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Ads {
-    type DeltaAggregatedResourcesStream = Pin<Box<dyn Stream<Item = Result<EncodedResponse, Status>> + Send>>;
-
-    async fn delta_aggregated_resources(
+    /// Serves one more agent.
+    async fn open(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+    ) -> Result<mpsc::Receiver<Result<Response, Status>>, Status> {
         let caller = self.access.caller(request.metadata()).await?;
         let node = &caller.node;
         if self.agents.streams_of(node) >= MAX_STREAMS_OF_NODE {
@@ -99,9 +96,10 @@ impl AggregatedDiscoveryService for Ads {
         let (responses, stream) = mpsc::channel(1);
         let agent = self.agents.enter(node.clone(), peer);
         info!(%node, ?peer, agent = agent.id(), "agent connected");
-        let served = Served { ads: self.clone(), caller, agent, session: Session::default() };
+        let (session, pace) = (Session::default(), Pace::default());
+        let served = Served { ads: self.clone(), caller, agent, session, pace };
         tokio::spawn(served.run(request.into_inner(), responses));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(stream)
     }
 }
 
@@ -111,13 +109,14 @@ struct Served {
     caller: Caller,
     agent: agents::Entered,
     session: Session,
+    pace: Pace,
 }
 
 impl Served {
     async fn run(
         mut self,
         mut requests: Streaming<DeltaDiscoveryRequest>,
-        responses: mpsc::Sender<Result<EncodedResponse, Status>>,
+        responses: mpsc::Sender<Result<Response, Status>>,
     ) {
         let end = self.serve(&mut requests, &responses).await;
         let (node, agent) = (&self.caller.node, self.agent.id());
@@ -134,12 +133,14 @@ impl Served {
     async fn serve(
         &mut self,
         requests: &mut Streaming<DeltaDiscoveryRequest>,
-        responses: &mpsc::Sender<Result<EncodedResponse, Status>>,
+        responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> Result<&'static str, Status> {
         let mut worlds = self.ads.worlds.clone();
         let mut stopping = self.ads.stopping.clone();
         loop {
             let world = worlds.borrow_and_update().clone();
+            let now = Instant::now();
+            let rests_until = self.pace.free_at().filter(|at| *at > now && !self.session.is_amid());
             let work = self.session.has_work(&world);
             tokio::select! {
                 request = requests.message(), if world.synced => match request {
@@ -150,12 +151,14 @@ impl Served {
                         return Ok("connection lost");
                     }
                 },
-                place = responses.reserve(), if work => match place {
+                () = sleep_until(rests_until.unwrap_or(now).into()), if work && rests_until.is_some() => {}
+                place = responses.reserve(), if work && rests_until.is_none() => match place {
                     Ok(place) => {
                         self.ads.access.check(&self.caller, Instant::now())?;
                         if let Some(response) = self.session.next(&world).map_err(ended)? {
                             self.ads.metrics.responses.inc();
-                            self.ads.metrics.resources.inc_by(response.resources.len() as u64);
+                            self.ads.metrics.resources.inc_by(response.resources() as u64);
+                            self.pace.told(now);
                             place.send(Ok(response));
                         }
                         self.agent.show(&self.session);
@@ -187,6 +190,9 @@ impl Served {
             }
             Heard::Subscribed { kind } => debug!(node = %self.caller.node, ?kind, "agent subscribes"),
             Heard::Acknowledged { .. } => {}
+        }
+        if self.session.is_heard() {
+            self.pace.acknowledged(Instant::now());
         }
         self.agent.show(&self.session);
         Ok(())

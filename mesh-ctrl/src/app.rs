@@ -59,6 +59,8 @@ pub enum StartError {
 const LEASE: &str = "weft-controller";
 /// Batches of events that may wait for the index.
 const EVENT_QUEUE: usize = 16;
+/// Events that are worked on at once, if so many have come.
+const MAX_BATCH: usize = 1000;
 /// Streams that one connection may have open; an agent uses one, and one for each certificate under way.
 const MAX_STREAMS: u32 = 128;
 
@@ -275,17 +277,27 @@ fn feed(
     gauges: &Gauges,
 ) {
     let mut world = World::default();
-    while let Some(batch) = events.blocking_recv() {
-        let (changes, synced, findings, stirred) = {
+    while let Some(mut batch) = events.blocking_recv() {
+        // What came while the last one was worked on.
+        while batch.len() < MAX_BATCH
+            && let Ok(more) = events.try_recv()
+        {
+            batch.extend(more);
+        }
+        let (changes, synced, stirred, findings) = {
             let mut index = index.lock().unwrap_or_else(|e| e.into_inner());
             let changes = index.apply(batch);
-            (changes, index.is_synced(), index.findings().len(), index.take_stirred())
+            let stirred = index.take_stirred();
+            // Findings never change without stirring, and to count them is to go through all of the mesh.
+            (changes, index.is_synced(), stirred, stirred.then(|| index.findings().len()))
         };
         if stirred {
             stir.send_replace(());
         }
         let changed = world.apply(changes);
-        gauges.findings.set(i64::try_from(findings).unwrap_or(i64::MAX));
+        if let Some(findings) = findings {
+            gauges.findings.set(i64::try_from(findings).unwrap_or(i64::MAX));
+        }
         if changed || world.synced != synced {
             world.synced = synced;
             gauges.addresses.set(i64::try_from(world.of(mesh_net::control::Kind::Address).len()).unwrap_or(i64::MAX));

@@ -3,12 +3,16 @@
 //!
 //! A [`World`] is a value; each batch of changes makes the next one, sharing what did not change. Its log has exactly one
 //! place for each name, that of its latest change: a subscriber that stands at place `n` reads what lies beyond `n`, and
-//! however slow it is, it sees each name at most once and as it is at that moment.
+//! however slow it is, it sees each name at most once and as it is at that moment. Who begins with nothing is told an
+//! [`Image`], which all who begin at about the same time share.
+
+mod digest;
+mod image;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{SHA256, digest as hash_of};
 use bytes::Bytes;
 use imbl::{HashMap, OrdMap, OrdSet};
 use mesh_core::wire::{self, Address};
@@ -16,10 +20,15 @@ use mesh_net::control::Kind;
 use prost::Message;
 
 use crate::index::{self, Change};
+use digest::Digests;
+
+pub(crate) use image::{Image, PART_BYTES};
 
 /// Removals kept in the log. A subscriber that stands before one that was dropped must resume with the versions that it
 /// holds, as if it had been away.
 const MAX_REMOVALS: usize = 50_000;
+/// Changes after which an image is made anew: they would be told right after it.
+const MAX_BEHIND: u64 = 1000;
 
 #[derive(Debug)]
 pub struct Resource {
@@ -53,6 +62,9 @@ pub struct Collection {
     /// Names of the resources that an alias or a service stands for.
     by_alias: HashMap<Arc<str>, OrdSet<Arc<str>>>,
     by_service: HashMap<Arc<str>, OrdSet<Arc<str>>>,
+    digests: Digests,
+    /// Lives for as long as somebody is told it.
+    image: Arc<Mutex<Weak<Image>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +98,13 @@ impl World {
                 changed = true;
             }
         }
+        for (kind, collection) in [
+            (Kind::Address, &mut self.addresses),
+            (Kind::Authorization, &mut self.policies),
+            (Kind::Layer7, &mut self.layer7),
+        ] {
+            collection.settle(kind);
+        }
         changed
     }
 }
@@ -99,6 +118,36 @@ impl Collection {
     /// A subscriber at a place before this one has missed removals.
     pub fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// A text that says all that it holds, as of the last batch.
+    pub fn digest(&self) -> Option<&Arc<str>> {
+        self.digests.current()
+    }
+
+    /// The place from which on a subscriber has to be told that holds what `digest` says; none if that is not known.
+    pub fn place_of(&self, digest: &str) -> Option<u64> {
+        self.digests.place(digest).filter(|place| *place >= self.floor)
+    }
+
+    /// All that it holds, or did a moment ago.
+    pub(crate) fn image(&self) -> Arc<Image> {
+        let mut kept = self.image.lock().unwrap_or_else(|e| e.into_inner());
+        let fresh = |image: &Arc<Image>| image.at >= self.floor && self.head.saturating_sub(image.at) <= MAX_BEHIND;
+        if let Some(image) = kept.upgrade().filter(fresh) {
+            return image;
+        }
+        let image = Arc::new(Image::new(self.head, self.since(0).filter_map(|(_, _, resource)| resource)));
+        *kept = Arc::downgrade(&image);
+        image
+    }
+
+    fn settle(&mut self, kind: Kind) {
+        let slots = &self.slots;
+        let version = |name: &str| slots.get(name)?.resource.as_ref().map(|resource| resource.version.as_str());
+        if self.digests.is_stale() {
+            self.digests.settle(kind, self.head, version);
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -138,6 +187,7 @@ impl Collection {
 
     fn put(&mut self, name: Arc<str>, resource: Option<Arc<Resource>>) {
         self.head += 1;
+        self.digests.note(&name, resource.is_some());
         let old = self.slots.insert(name.clone(), Slot { place: self.head, resource: resource.clone() });
         if let Some(slot) = &old {
             self.log.remove(&slot.place);
@@ -228,7 +278,7 @@ fn encode(change: &Change) -> (Kind, Option<Resource>) {
 impl Resource {
     fn new(kind: Kind, name: &str, body: Vec<u8>) -> Self {
         // Half of SHA-256: a collision would make an agent keep an old version.
-        let hash = digest::digest(&digest::SHA256, &body);
+        let hash = hash_of(&SHA256, &body);
         let version: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let message = wire::discovery::Resource {
             version: version.clone(),

@@ -10,14 +10,20 @@
 //! controller which version of what is held (`initial_resource_versions`). What vanished meanwhile is named by the
 //! controller in `removed_resources` of its first answer, as the delta protocol asks of every server; nothing is removed
 //! for not being mentioned, because a resource that did not change is not mentioned either. A controller that was
-//! restarted is no special case: versions are hashes of the content, so it knows ours again.
+//! restarted is no special case: versions are hashes of the content, so it knows ours again. A controller of Weft's also says a
+//! digest of all that it has told, and a resumption says that in place of ten thousand names and versions:
+//!
+//! ```text
+//! "*": digest ──> known: what changed since, and a digest again      unknown: names and versions, on the same stream
+//!                 another's controller: this stream ends, the next one begins with names and versions
+//! ```
 
 mod believed;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -32,11 +38,12 @@ use prost_types::{Struct, Value};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::CompressionEncoding;
 use tonic::{Code, Request};
 use tracing::{debug, info, warn};
 
 use crate::grpc::client::AggregatedDiscoveryServiceClient;
-use crate::grpc::{Backoff, MAX_MESSAGE, PARTIAL, Target, TargetError};
+use crate::grpc::{Backoff, DIGEST, EVERYTHING, MAX_MESSAGE, PARTIAL, Target, TargetError, UNKNOWN};
 use believed::{Believed, printable};
 
 pub use believed::{InvalidResource, Kind};
@@ -89,6 +96,8 @@ pub enum ControlError {
     Stream(String),
     #[error("the controller closed the stream")]
     Closed,
+    #[error("the controller does not know digests; coming back with names and versions")]
+    NoDigests,
 }
 
 impl ControlError {
@@ -99,6 +108,7 @@ impl ControlError {
             Self::Refused(_) => "refused",
             Self::Stream(_) => "stream",
             Self::Closed => "closed",
+            Self::NoDigests => "no_digests",
         }
     }
 }
@@ -160,11 +170,17 @@ async fn try_stream(
     let (endpoint, _) = config.controller.endpoint().await?;
     let channel =
         endpoint.connect().await.map_err(|source| ControlError::Connect { address: address.clone(), source })?;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = AggregatedDiscoveryServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .accept_compressed(CompressionEncoding::Zstd);
 
     let (requests, outgoing) = mpsc::channel(REQUEST_QUEUE);
+    let mut offered = BTreeSet::new();
     for kind in config.kinds() {
         let first = first_request(config, believed, demanded, kind);
+        if first.initial_resource_versions.contains_key(EVERYTHING) {
+            offered.insert(kind);
+        }
         requests.try_send(first).map_err(|_| ControlError::Closed)?;
     }
     let mut request = Request::new(ReceiverStream::new(outgoing));
@@ -180,9 +196,22 @@ async fn try_stream(
         };
         let request = match next {
             ControlFlow::Break(None) => return Err(ControlError::Closed),
-            ControlFlow::Break(Some(response)) => match receive(response, believed, snapshot, status) {
-                Some(answer) => answer,
-                None => continue,
+            ControlFlow::Break(Some(response)) => match resumption(&response, &mut offered) {
+                Resumption::GoesOn => match receive(response, believed, snapshot, status) {
+                    Some(answer) => answer,
+                    None => continue,
+                },
+                Resumption::Unknown(kind) => {
+                    believed.forget_digest(kind);
+                    DeltaDiscoveryRequest {
+                        response_nonce: response.nonce,
+                        ..first_request(config, believed, demanded, kind)
+                    }
+                }
+                Resumption::Ignored => {
+                    config.kinds().for_each(|kind| believed.forget_digest(kind));
+                    return Err(ControlError::NoDigests);
+                }
             },
             ControlFlow::Continue(name) => {
                 if demanded.contains(&name) {
@@ -197,6 +226,27 @@ async fn try_stream(
             }
         };
         requests.send(request).await.map_err(|_| ControlError::Closed)?;
+    }
+}
+
+/// What becomes of a digest that was said in place of names.
+#[derive(Debug, PartialEq, Eq)]
+enum Resumption {
+    /// Understood, or there was none.
+    GoesOn,
+    /// The controller asks for names and versions.
+    Unknown(Kind),
+    /// The controller takes us for one that holds nothing, and will not say what vanished.
+    Ignored,
+}
+
+/// `offered`: kinds of which a digest was said and nothing heard since.
+fn resumption(response: &DeltaDiscoveryResponse, offered: &mut BTreeSet<Kind>) -> Resumption {
+    let version = response.system_version_info.as_str();
+    match Kind::of(&response.type_url).filter(|kind| offered.remove(kind)) {
+        Some(kind) if version == UNKNOWN => Resumption::Unknown(kind),
+        Some(_) if version != PARTIAL && !version.starts_with(DIGEST) => Resumption::Ignored,
+        _ => Resumption::GoesOn,
     }
 }
 
@@ -250,7 +300,6 @@ fn first_request(config: &Config, believed: &Believed, demanded: &[Arc<str>], ki
     let mut request = DeltaDiscoveryRequest {
         node: Some(node(config)),
         type_url: kind.type_url().to_owned(),
-        initial_resource_versions: believed.versions(kind).collect(),
         ..DeltaDiscoveryRequest::default()
     };
     if kind == Kind::Address && config.on_demand.is_some() {
@@ -261,6 +310,11 @@ fn first_request(config: &Config, believed: &Believed, demanded: &[Arc<str>], ki
     if let (Kind::Layer7, Some(waypoint)) = (kind, &config.waypoint) {
         request.resource_names_subscribe = vec![waypoint.to_string()];
     }
+    // A digest is of everything, so only who asks for everything has one.
+    request.initial_resource_versions = match believed.digest(kind) {
+        Some(digest) => [(EVERYTHING.to_owned(), digest.to_owned())].into(),
+        None => believed.versions(kind).collect(),
+    };
     request
 }
 

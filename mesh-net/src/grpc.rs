@@ -1,13 +1,8 @@
 //! The controller as a gRPC peer: where it is, how it is trusted, who we say we are; and the generated services.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
-use mesh_core::wire::discovery::DeltaDiscoveryResponse;
-use prost::encoding::{DecodeContext, WireType};
-use prost::{DecodeError, Message};
 use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -26,24 +21,30 @@ pub mod client {
     pub use discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 }
 
-/// Services that the controller implements.
+/// Services that the controller implements; discovery it frames itself.
 pub mod server {
-    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-    mod discovery {
-        include!(concat!(env!("OUT_DIR"), "/server/envoy.service.discovery.v3.rs"));
-    }
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
     mod auth {
         include!(concat!(env!("OUT_DIR"), "/server/istio.v1.auth.rs"));
     }
     pub use auth::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
-    pub use discovery::aggregated_discovery_service_server::{
-        AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-    };
 }
 
 /// `system_version_info` of a response that is one part of several: the type is in sync after the part without it.
 pub const PARTIAL: &str = "weft-partial";
+
+/// Begins the `system_version_info` of a response after which an agent that asked for everything holds just that: the digest of it.
+pub const DIGEST: &str = "weft-sha256-";
+
+/// In `initial_resource_versions` no resource's name: its version is the digest of all that the agent holds, which then names
+/// nothing else.
+pub const EVERYTHING: &str = "*";
+
+/// `system_version_info` of the answer to a digest that the controller does not know: it wants names and versions.
+pub const UNKNOWN: &str = "weft-unknown";
+
+/// The service that agents subscribe at.
+pub const DISCOVERY_SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
 /// Largest message that either end takes. Our controller cuts responses at 1 MiB; others send a whole mesh in one.
 pub const MAX_MESSAGE: usize = 256 << 20;
@@ -162,58 +163,4 @@ impl Backoff {
 
 async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TargetError> {
     tokio::fs::read(path).await.map_err(|source| TargetError::File { what, path: path.to_owned(), source })
-}
-
-/// A delta discovery response whose resources are bytes that were encoded once for all agents.
-#[derive(Clone, Default)]
-pub struct EncodedResponse {
-    /// Everything but the resources.
-    pub head: DeltaDiscoveryResponse,
-    /// Each a `Resource` message.
-    pub resources: Vec<Bytes>,
-}
-
-/// Number of `resources` in `DeltaDiscoveryResponse`.
-const RESOURCES_FIELD: u32 = 2;
-
-impl fmt::Debug for EncodedResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EncodedResponse")
-            .field("type_url", &self.head.type_url)
-            .field("nonce", &self.head.nonce)
-            .field("resources", &self.resources.len())
-            .field("removed", &self.head.removed_resources.len())
-            .finish()
-    }
-}
-
-impl Message for EncodedResponse {
-    fn encode_raw(&self, buf: &mut impl BufMut) {
-        self.head.encode_raw(buf);
-        for resource in &self.resources {
-            prost::encoding::bytes::encode(RESOURCES_FIELD, resource, buf);
-        }
-    }
-
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buf: &mut impl Buf,
-        ctx: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        if tag == RESOURCES_FIELD {
-            prost::encoding::bytes::merge_repeated(wire_type, &mut self.resources, buf, ctx)
-        } else {
-            self.head.merge_field(tag, wire_type, buf, ctx)
-        }
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.head.encoded_len() + prost::encoding::bytes::encoded_len_repeated(RESOURCES_FIELD, &self.resources)
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
 }

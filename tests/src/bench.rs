@@ -9,6 +9,7 @@
 //! Ends are pinned, because two processes that share a core share its cache, which two nodes cannot.
 
 pub mod l7;
+pub mod scale;
 mod stage;
 mod idle;
 mod figures;

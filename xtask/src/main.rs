@@ -65,7 +65,8 @@ enum Command {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Measure plain TCP beside Weft; `bench l7`: Envoy, nginx and HAProxy beside the waypoint
+    /// Measure plain TCP beside Weft; `bench l7`: Envoy, nginx and HAProxy beside the waypoint; `bench scale`: the controller
+    /// of 10,000 pods and 100 agents
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,

@@ -6,14 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_core::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_net::control::Kind;
-use mesh_net::grpc::{EncodedResponse, PARTIAL};
+use mesh_net::grpc::{EVERYTHING, PARTIAL, UNKNOWN};
 use thiserror::Error;
 
-use crate::store::{Collection, Resource, World};
+use super::response::{Part, Response};
+use crate::store::{Collection, Image, PART_BYTES, Resource, World};
 
-/// A response is closed once it has this many bytes of resources: a large mesh arrives in parts, and no part holds up the
-/// other type for long.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 /// Removed names in one response; names are at most a few hundred bytes.
 const CHUNK_NAMES: usize = 4096;
 /// Names that one agent may ask for on demand.
@@ -53,6 +51,8 @@ pub(crate) enum Heard {
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
     started: bool,
+    /// It said a digest that is not known here: it is asked for names and versions.
+    unknown: bool,
     pub(crate) wildcard: bool,
     pub(crate) asked: BTreeSet<Arc<str>>,
     /// Services whose endpoints are told because the service was asked for, by name or by address.
@@ -64,6 +64,8 @@ pub(crate) struct Subscription {
     /// Names to answer whether they changed or not.
     lookups: VecDeque<Arc<str>>,
     gone: VecDeque<String>,
+    /// What is told to one that holds nothing, and how many parts of it have been.
+    image: Option<(Arc<Image>, usize)>,
     /// Place in the log up to which the agent has been told.
     pub(crate) cursor: u64,
     /// Place at which it subscribed: what was removed before, it never heard of.
@@ -116,13 +118,23 @@ impl Session {
         Ok(heard.unwrap_or(Heard::Subscribed { kind }))
     }
 
+    /// Whether the agent has acknowledged, or refused, everything that it was told.
+    pub(crate) fn is_heard(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.subscription(*kind).is_heard())
+    }
+
+    /// Whether there is more of an answer that was begun: to hold that back would gather nothing.
+    pub(crate) fn is_amid(&self) -> bool {
+        Kind::ALL.iter().any(|kind| self.subscription(*kind).is_amid())
+    }
+
     /// Whether [`next`](Self::next) may have something to say.
     pub(crate) fn has_work(&self, world: &World) -> bool {
         world.synced && Kind::ALL.iter().any(|kind| self.subscription(*kind).has_work(world.of(*kind)))
     }
 
     /// The next response, policies before addresses.
-    pub(crate) fn next(&mut self, world: &World) -> Result<Option<EncodedResponse>, SessionError> {
+    pub(crate) fn next(&mut self, world: &World) -> Result<Option<Response>, SessionError> {
         if !world.synced {
             return Ok(None);
         }
@@ -135,16 +147,23 @@ impl Session {
             }
             let Some(batch) = subscription.next(collection)? else { continue };
             subscription.sent(nonce);
+            let version = match collection.digest() {
+                _ if batch.partial => PARTIAL.to_owned(),
+                _ if batch.unknown => UNKNOWN.to_owned(),
+                Some(digest) if subscription.wildcard => digest.to_string(),
+                _ => collection.head().to_string(),
+            };
             self.nonces = nonce;
-            return Ok(Some(EncodedResponse {
+            return Ok(Some(Response {
                 head: DeltaDiscoveryResponse {
-                    system_version_info: if batch.partial { PARTIAL.to_owned() } else { collection.head().to_string() },
+                    system_version_info: version,
                     type_url: kind.type_url().to_owned(),
                     nonce: nonce.to_string(),
                     removed_resources: batch.removed,
                     resources: Vec::new(),
                 },
                 resources: batch.resources,
+                part: batch.part,
             }));
         }
         Ok(None)
@@ -155,7 +174,9 @@ impl Session {
 struct Batch {
     resources: Vec<Bytes>,
     bytes: usize,
+    part: Option<Arc<Part>>,
     removed: Vec<String>,
+    unknown: bool,
     /// Looked up in this batch: several names may lead to one resource.
     settled: HashSet<Arc<str>>,
     partial: bool,
@@ -163,7 +184,7 @@ struct Batch {
 
 impl Batch {
     fn full(&self) -> bool {
-        self.bytes >= CHUNK_BYTES || self.removed.len() >= CHUNK_NAMES
+        self.part.is_some() || self.bytes >= PART_BYTES || self.removed.len() >= CHUNK_NAMES
     }
 
     fn push(&mut self, resource: &Resource) {
@@ -175,6 +196,11 @@ impl Batch {
 impl Subscription {
     pub(crate) fn started(&self) -> bool {
         self.started
+    }
+
+    /// Whether everything that was told is acknowledged.
+    fn is_heard(&self) -> bool {
+        self.in_flight.is_empty()
     }
 
     fn answered(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> Option<Heard> {
@@ -206,6 +232,19 @@ impl Subscription {
         self.wildcard =
             subscribe.iter().any(|name| name == "*") || (subscribe.is_empty() && !unsubscribe.iter().any(|n| n == "*"));
         self.initial = request.initial_resource_versions.into_iter().collect();
+        if let Some(digest) = self.initial.remove(EVERYTHING) {
+            // Names beside it would be of something else.
+            self.initial.clear();
+            match all.place_of(&digest).filter(|_| self.wildcard) {
+                Some(place) => (self.cursor, self.born) = (place, place),
+                // As if it had said nothing yet: it begins again.
+                None => (self.started, self.unknown) = (false, true),
+            }
+        } else if self.wildcard && self.initial.is_empty() {
+            let image = all.image();
+            (self.cursor, self.born) = (image.at, image.at);
+            self.image = Some((image, 0));
+        }
         self.gone = self.initial.keys().filter(|name| all.get(name).is_none()).cloned().collect();
         for name in &self.gone {
             self.initial.remove(name);
@@ -263,8 +302,12 @@ impl Subscription {
         Ok(())
     }
 
+    fn is_amid(&self) -> bool {
+        self.unknown || self.due || self.image.is_some() || !self.gone.is_empty() || !self.lookups.is_empty()
+    }
+
     fn has_work(&self, all: &Collection) -> bool {
-        self.started && (self.due || !self.lookups.is_empty() || !self.gone.is_empty() || self.cursor < all.head())
+        self.unknown || self.started && (self.due || self.image.is_some() || !self.lookups.is_empty() || !self.gone.is_empty() || self.cursor < all.head())
     }
 
     fn next(&mut self, all: &Collection) -> Result<Option<Batch>, SessionError> {
@@ -272,6 +315,17 @@ impl Subscription {
             return Err(SessionError::TooFarBehind);
         }
         let mut batch = Batch::default();
+        if std::mem::take(&mut self.unknown) {
+            batch.unknown = true;
+            return Ok(Some(batch));
+        }
+        if let Some((image, told)) = &mut self.image {
+            batch.part = image.parts.get(*told).cloned();
+            *told += 1;
+            if *told >= image.parts.len() {
+                self.image = None;
+            }
+        }
         while !batch.full()
             && let Some(name) = self.gone.pop_front()
         {
@@ -285,8 +339,8 @@ impl Subscription {
         if !batch.full() {
             self.read_log(all, &mut batch);
         }
-        batch.partial = !self.gone.is_empty() || !self.lookups.is_empty() || self.cursor < all.head();
-        if batch.resources.is_empty() && batch.removed.is_empty() && !self.due {
+        batch.partial = self.image.is_some() || !self.gone.is_empty() || !self.lookups.is_empty() || self.cursor < all.head();
+        if batch.part.is_none() && batch.resources.is_empty() && batch.removed.is_empty() && !self.due {
             return Ok(None);
         }
         self.due &= batch.partial;
@@ -361,7 +415,9 @@ impl Subscription {
 
     fn sent(&mut self, nonce: u64) {
         self.responses += 1;
-        self.in_flight.insert(nonce, self.cursor);
+        // Of an image it has a part: that counts from the last one on.
+        let place = if self.image.is_some() { 0 } else { self.cursor };
+        self.in_flight.insert(nonce, place);
         while self.in_flight.len() > MAX_IN_FLIGHT {
             self.in_flight.pop_first();
         }

@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use mesh_core::wire::discovery::{DeltaDiscoveryResponse, Resource, Status as Detail};
 use mesh_net::control::Kind;
-use mesh_net::grpc::PARTIAL;
+use mesh_net::grpc::{DIGEST, EVERYTHING, PARTIAL, UNKNOWN};
 use proptest::prelude::*;
 use prost::Message;
 
-use super::session::CHUNK_BYTES;
 use super::*;
 use crate::index::Change;
+use crate::store::PART_BYTES;
 use crate::store::tests::{gone, pod, policy, service, world};
 
 fn subscribe(kind: Kind) -> DeltaDiscoveryRequest {
@@ -23,8 +23,8 @@ fn ask(names: &[&str]) -> DeltaDiscoveryRequest {
 }
 
 /// As it goes over the wire.
-fn delivered(response: &EncodedResponse) -> DeltaDiscoveryResponse {
-    DeltaDiscoveryResponse::decode(response.encode_to_vec().as_slice()).unwrap()
+fn delivered(response: &Response) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse::decode(&response.frames(false).concat()[5..]).unwrap()
 }
 
 /// Everything that the session has to say, as `type: +name -name`.
@@ -97,11 +97,11 @@ fn a_large_mesh_comes_in_parts_and_changes_meanwhile_are_not_lost() {
     session.hear(&world, subscribe(Kind::Address)).unwrap();
     let first = session.next(&world).unwrap().unwrap();
     assert_eq!(first.head.system_version_info, PARTIAL);
-    assert!(first.encoded_len() < CHUNK_BYTES * 5 / 4);
+    assert!(first.frames(false).concat().len() < PART_BYTES * 5 / 4);
     let last = "w29999";
     world.apply(vec![gone("w0"), gone(last), pod("w1", "10.0.0.2", &[])]);
     let mut agent: BTreeMap<String, Resource> = BTreeMap::new();
-    let mut take = |response: EncodedResponse| {
+    let mut take = |response: Response| {
         let response = delivered(&response);
         for name in &response.removed_resources {
             agent.remove(name);

@@ -1,6 +1,6 @@
 //! What the controller has told us, and how a response changes it: pure, so that the stream only carries bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ use mesh_core::wire::{self, ADDRESS_TYPE, AUTHORIZATION_TYPE, Address, LAYER7_TY
 use mesh_core::workload::{PolicyKey, ServiceKey, Uid};
 use prost::Message;
 use thiserror::Error;
+
+use crate::grpc::DIGEST;
 
 /// Longest error text sent back to the controller.
 const MAX_ERROR_BYTES: usize = 4096;
@@ -84,6 +86,10 @@ pub(super) struct Believed {
     addresses: HashMap<Arc<str>, Entry>,
     policies: HashMap<Arc<str>, Entry>,
     layer7: HashMap<Arc<str>, Entry>,
+    /// The controller's digest of all that is held of a kind, when that is all that it has.
+    digests: HashMap<Kind, String>,
+    /// Kinds of which something was refused: what is held is not what the controller has.
+    spoiled: HashSet<Kind>,
 }
 
 /// What became of one response.
@@ -124,6 +130,17 @@ impl Believed {
         self.entries(kind).len()
     }
 
+    /// What a resumption says in place of [`versions`](Self::versions), if everything that is held is known by it.
+    pub(super) fn digest(&self, kind: Kind) -> Option<&str> {
+        self.digests.get(&kind).map(String::as_str)
+    }
+
+    /// From now on the kind is resumed by names and versions: the controller compares all of them and tells what differs.
+    pub(super) fn forget_digest(&mut self, kind: Kind) {
+        self.digests.remove(&kind);
+        self.spoiled.remove(&kind);
+    }
+
     /// For `initial_resource_versions` of a resumption.
     pub(super) fn versions(&self, kind: Kind) -> impl Iterator<Item = (String, String)> {
         self.entries(kind).iter().map(|(name, entry)| (name.to_string(), entry.version.clone()))
@@ -141,6 +158,7 @@ impl Believed {
     /// last good version; a policy that cannot be read denies its scope.
     pub(super) fn apply(&mut self, kind: Kind, response: DeltaDiscoveryResponse) -> Applied {
         let mut applied = Applied::default();
+        let digest = Some(response.system_version_info).filter(|version| version.starts_with(DIGEST));
         for name in &response.removed_resources {
             applied.removed += usize::from(self.remove(kind, name));
         }
@@ -161,6 +179,12 @@ impl Believed {
             if let Some(error) = error {
                 applied.refused.push(format!("{}: {error}", printable(&name)));
             }
+        }
+        self.digests.remove(&kind);
+        if !applied.refused.is_empty() {
+            self.spoiled.insert(kind);
+        } else if let Some(digest) = digest.filter(|_| !self.spoiled.contains(&kind)) {
+            self.digests.insert(kind, digest);
         }
         applied
     }

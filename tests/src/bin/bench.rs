@@ -1,11 +1,11 @@
-//! Measures plain TCP beside Weft (`cargo xtask bench`), or other proxies beside its waypoint (`cargo xtask bench l7`). Inside
-//! pods it is the load itself.
+//! Measures plain TCP beside Weft (`cargo xtask bench`), other proxies beside its waypoint (`cargo xtask bench l7`),
+//! or the controller of a large cluster (`cargo xtask bench scale`). Inside pods it is the load itself.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_tests::bench::{Plan, l7, load, run};
+use weft_tests::bench::{Plan, l7, load, run, scale};
 
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -20,6 +20,8 @@ struct Arguments {
 enum Part {
     /// The waypoint beside Envoy, nginx and HAProxy
     L7(l7::Plan),
+    /// The controller with many pods and agents
+    Scale(scale::Plan),
     /// The load, as it runs in pods
     Load {
         #[command(subcommand)]
@@ -32,6 +34,7 @@ fn main() -> Result<ExitCode> {
     match part {
         Some(Part::Load { load }) => load::run(load).map(|()| ExitCode::SUCCESS),
         Some(Part::L7(plan)) => l7::run(&plan),
+        Some(Part::Scale(plan)) => scale::run(&plan),
         None => run(&plan),
     }
 }

@@ -137,6 +137,12 @@ impl Controller {
         Ok(values.sum())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// Stops or continues it, or ends it.
     ///
     /// # Errors
