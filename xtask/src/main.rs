@@ -119,7 +119,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
             let profile = if release { Profile::Dist } else { Profile::Dev };
             match profile {
-                Profile::Dist => build_some(profile, &["mesh-node", "mesh-waypoint", "mesh-ctrl"])?,
+                Profile::Dist => build_some(profile, &["mesh-node", "mesh-cni", "mesh-waypoint", "mesh-ctrl"])?,
                 _ => build(profile)?,
             }
             println!("programs are in {}", profile.folder()?.display());
@@ -197,7 +197,8 @@ fn measure(profile: Profile, programs: &[&str], args: &[String]) -> Result<ExitC
 }
 
 /// All packages with programs: they choose the features of what all use.
-const PACKAGES: [&str; 9] = ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
+const PACKAGES: [&str; 11] =
+    ["build", "-p", "mesh-node", "-p", "mesh-cni", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
 
 /// Builds every program, and what scenarios and the demo run beside them.
 fn build(profile: Profile) -> Result<()> {
@@ -212,7 +213,7 @@ fn build_some(profile: Profile, programs: &[&str]) -> Result<()> {
 /// The program that starts and ends clusters.
 fn cluster(args: &[String]) -> Result<process::Command> {
     let programs: &[&str] = match args.iter().any(|arg| arg == "--images") {
-        true => &["cluster", "mesh-node", "mesh-ctrl", "mesh-waypoint"],
+        true => &["cluster", "mesh-node", "mesh-cni", "mesh-ctrl", "mesh-waypoint"],
         false => &["cluster"],
     };
     build_some(Profile::Dev, programs)?;

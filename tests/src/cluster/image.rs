@@ -102,6 +102,10 @@ pub fn program(name: &str, program: &str) -> Result<Vec<u8>> {
     let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
     let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
     let mut contents = vec![(program.to_owned(), fs::read(&path)?)];
+    if program == "mesh-node" {
+        // It runs on the node, with the node's libraries.
+        contents.push(("mesh-cni".to_owned(), fs::read(built("mesh-cni")?)?));
+    }
     for library in libraries {
         contents.push((library.trim_start_matches('/').to_owned(), fs::read(library)?));
     }
