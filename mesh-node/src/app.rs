@@ -1,7 +1,7 @@
 //! The agent put together: the one place that knows every part.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::cni;
 use crate::connection::End;
 use crate::connections::Connections;
 use crate::direct::{self, DirectPath};
@@ -33,7 +34,7 @@ use crate::outbound::experience::Upstreams;
 use crate::outbound::limits::Limits;
 use crate::outbound::{self, Outbound};
 use crate::outside::Outside;
-use crate::pods::kubelet::Kubelet;
+use crate::pods::kubelet::{Kubelet, Roll};
 use crate::pods::local::Local;
 use crate::pods::{self, Manager, Pods, PodsView, Told};
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ use crate::worker::{Tasks, Worker};
 
 /// Name of the agent's socket in its run directory.
 pub const SOCKET: &str = "node.sock";
+/// Name of its record of the pods that it was told of there.
+const RECORD: &str = "enrolled.json";
 
 /// How long connections that outlived the drain may take to be reset: 10,000 of them need less than half of it.
 const CUT: Duration = Duration::from_secs(2);
@@ -121,19 +124,36 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     if let Some(manager) = settings.inpod_uds.clone() {
         pods::zds::follow(manager, commands.clone()).context("start the thread for the pod manager")?;
     }
+    let roll = Roll::default();
     if settings.find_pods {
         let kubelet = Kubelet {
             cgroup_root: settings.cgroup_root.clone(),
             node: settings.node_name.as_str().into(),
             snapshot: snapshot.clone(),
             commands: commands.clone(),
+            roll: roll.clone(),
         };
         tokio::spawn(kubelet.run());
     }
+    let cni_requests = cni::server::Requests::default();
+    let installed = settings.cni.clone().map(|config| {
+        let server = cni::server::Server {
+            socket: settings.run_dir.join(cni::SOCKET),
+            cluster_id: settings.cluster_id.clone(),
+            commands: commands.clone(),
+            snapshot: snapshot.clone(),
+            status: status.clone(),
+            views: pod_views.clone(),
+            connections: connections.clone(),
+            roll,
+            requests: cni_requests.clone(),
+        };
+        start_cni(config, server, &settings.run_dir)
+    });
     let local = Local {
         socket: settings.run_dir.join(SOCKET),
         cgroup_root: settings.cgroup_root.clone(),
-        record: settings.run_dir.join("enrolled.json"),
+        record: settings.run_dir.join(RECORD),
         commands,
         views: pod_views.clone(),
         deadline: Duration::from_secs(10),
@@ -160,6 +180,9 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         registry.register_collector(Box::new(log.dropped.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
+        if installed.is_some() {
+            cni_requests.register(&mut registry);
+        }
         let node = settings.node_name.clone();
         let (shown, views, ready_status, ready_pods, stopping) =
             (connections.clone(), pod_views.clone(), status.clone(), pod_views, draining.clone());
@@ -169,7 +192,11 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                 let level = log.level.clone();
                 move |filter| level.set(filter)
             })
-            .ready(move || ready(&ready_status, &ready_pods.borrow(), *stopping.borrow()))
+            .ready(move || {
+                ready(&ready_status, &ready_pods.borrow(), *stopping.borrow())?;
+                let installed = installed.as_ref().map_or(Ok(()), |installed| installed.borrow().clone());
+                installed.map_err(|why| format!("the CNI plugin is not in place: {why}"))
+            })
             .json("/connections", move || views::connections(&shown, &direct, &outside))
             .json("/config", move || {
                 ConfigView {
@@ -229,6 +256,75 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Serves the CNI plugin, and installs it once the pods' manager knows enough to answer it.
+fn start_cni(config: cni::Config, server: cni::server::Server, run_dir: &Path) -> cni::keeper::Installed {
+    let (report, installed) = watch::channel(Err("the control stream has not been read once".to_owned()));
+    let (plugin, mut snapshot, pods) = (config.plugin(run_dir), server.snapshot.clone(), server.views.clone());
+    let socket = server.socket.clone();
+    if let Err(error) = server.start() {
+        error!(%error, socket = %socket.display(), "the CNI plugin's socket; new pods of the mesh cannot start");
+        let _ = report.send_replace(Err(format!("{}: {error}", socket.display())));
+        return installed;
+    }
+    let run_dir = run_dir.to_owned();
+    tokio::spawn(async move {
+        // The file of namespaces is there before the plugin is: without, it takes the mesh for gone.
+        let first = snapshot.wait_for(Option::is_some).await.map(|first| first.clone());
+        let Ok(Some(first)) = first else { return };
+        let written = cni::meshed::write(&plugin.meshed, &first).map_err(|error| format!("{error:#}"));
+        let started = written.and_then(|()| {
+            let started = cni::keeper::start(config, &run_dir, pods.clone(), report.clone());
+            started.map_err(|error| error.to_string())
+        });
+        if let Err(why) = started {
+            warn!(why, "the CNI plugin cannot be installed");
+            let _ = report.send_replace(Err(why));
+        }
+        cni::meshed::keep(plugin.meshed, snapshot, pods).await;
+    });
+    installed
+}
+
+/// What an agent leaves on its node, in files and in the kernel.
+#[derive(Debug)]
+pub struct Traces {
+    pub pin_dir: PathBuf,
+    pub cgroup_root: PathBuf,
+    pub run_dir: PathBuf,
+    pub cni_conf_dir: PathBuf,
+    pub cni_bin_dir: PathBuf,
+}
+
+/// Takes Weft off a node: the CNI plugin, then everything in the kernel, then the files of the run directory. Nothing that is
+/// not there is missed.
+///
+/// # Errors
+/// An agent still runs, or the first thing that could not be done; what does not depend on it was.
+pub fn uninstall(traces: &Traces) -> anyhow::Result<()> {
+    let socket = traces.run_dir.join(SOCKET);
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        anyhow::bail!("an agent answers at {}: it would put back what is removed; stop it first", socket.display());
+    }
+    let unchained = cni::install::remove(&traces.cni_conf_dir, &traces.cni_bin_dir).context("remove the CNI plugin");
+    let cleared = match traces.pin_dir.exists() {
+        true => remove(&traces.pin_dir, &traces.cgroup_root).context("remove what is in the kernel"),
+        false => Ok(()),
+    };
+    unchained.and(cleared)?;
+    for name in [SOCKET, cni::SOCKET, RECORD] {
+        let path = traces.run_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    // As a mount in a container the folder stays, empty.
+    let _ = std::fs::remove_dir(&traces.run_dir);
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 pub mod app;
 pub mod views;
 pub mod settings;
+pub mod cni;
 pub mod pods;
 pub mod worker;
 pub mod direct;

@@ -1,14 +1,15 @@
 //! `mesh-node`: the agent of one node, and the commands that talk to it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mesh_net::logging;
-use mesh_node::app;
+use mesh_node::app::{self, Traces};
 use mesh_node::direct::trial;
+use mesh_node::ebpf::cgroup_mount;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -62,6 +63,21 @@ enum Command {
         #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
         cgroup_root: PathBuf,
     },
+    /// Takes Weft off this node: the CNI plugin and its entry in the network configuration, everything in the kernel, and the
+    /// run directory's files. The agent must not be running.
+    Uninstall {
+        #[command(flatten)]
+        agent: Agent,
+        #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
+        pin_dir: PathBuf,
+        /// As the agent's: auto for where cgroup v2 is mounted.
+        #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+        cgroup_root: PathBuf,
+        #[arg(long, env = "CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+        cni_conf_dir: PathBuf,
+        #[arg(long, env = "CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+        cni_bin_dir: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -94,13 +110,25 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Some(Command::Remove { pin_dir, cgroup_root }) => match app::remove(&pin_dir, &cgroup_root) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("mesh-node: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Some(Command::Remove { pin_dir, cgroup_root }) => concluded(app::remove(&pin_dir, &cgroup_root)),
+        Some(Command::Uninstall { agent, pin_dir, cgroup_root, cni_conf_dir, cni_bin_dir }) => {
+            let cgroup_root = match cgroup_root == Path::new("auto") {
+                true => cgroup_mount().unwrap_or(cgroup_root),
+                false => cgroup_root,
+            };
+            let run_dir = agent.run_dir;
+            concluded(app::uninstall(&Traces { pin_dir, cgroup_root, run_dir, cni_conf_dir, cni_bin_dir }))
+        }
+    }
+}
+
+fn concluded(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-node: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

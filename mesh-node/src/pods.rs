@@ -90,10 +90,23 @@ pub struct Description {
     pub manager: Manager,
 }
 
+/// Where a pod that is known stands once there is nothing to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Enrolled,
+    /// Not to be enrolled.
+    Outside,
+}
+
+/// Who waits for a pod: told where it stands, or what is in the way.
+pub type Waiter = oneshot::Sender<Result<Standing, String>>;
+
 pub enum Command {
     /// Answered when the pod is enrolled, or known and not to be enrolled, or with what is in the way.
-    Add(Description, oneshot::Sender<Result<(), String>>),
+    Add(Description, Waiter),
     Remove(Arc<str>, oneshot::Sender<Result<(), String>>),
+    /// A pod's network is taken down. By then the same pod may have another one: then nothing is removed.
+    Leave(Arc<str>, NetnsCookie, oneshot::Sender<Result<(), String>>),
     /// The pods of a manager that has told all it knows: others of its own are gone.
     Settle(Manager, Vec<Arc<str>>),
 }
@@ -125,7 +138,7 @@ pub struct PodsView {
 struct Known {
     description: Description,
     stage: Stage,
-    waiters: Vec<oneshot::Sender<Result<(), String>>>,
+    waiters: Vec<Waiter>,
 }
 
 enum Stage {
@@ -265,6 +278,11 @@ impl Pods {
                 let result = self.remove(&uid);
                 let _ = reply.send(result);
             }
+            Command::Leave(uid, cookie, reply) => {
+                let is_here = self.known.get(&uid).is_some_and(|k| k.description.netns.cookie() == cookie);
+                let result = if is_here { self.remove(&uid) } else { Ok(()) };
+                let _ = reply.send(result);
+            }
             Command::Settle(manager, uids) => {
                 let stale: Vec<_> = self
                     .known
@@ -302,7 +320,7 @@ impl Pods {
         Some(chain(error))
     }
 
-    fn add(&mut self, description: Description, reply: oneshot::Sender<Result<(), String>>) {
+    fn add(&mut self, description: Description, reply: Waiter) {
         if self.superseded {
             let _ = reply.send(Err(SUPERSEDED.to_owned()));
             return;
@@ -313,7 +331,8 @@ impl Pods {
                 known.description = description;
                 match &known.stage {
                     Stage::Waiting { .. } => known.waiters.push(reply),
-                    Stage::Enrolled(_) | Stage::Outside => drop(reply.send(Ok(()))),
+                    Stage::Enrolled(_) => drop(reply.send(Ok(Standing::Enrolled))),
+                    Stage::Outside => drop(reply.send(Ok(Standing::Outside))),
                 }
                 return;
             }
@@ -417,9 +436,9 @@ impl Pods {
                     known.stage = wait("the control plane to tell of the workload".to_owned(), None, 0, LONG);
                     return;
                 }
-                Some(w) if w.tunnel == Tunnel::None => {
+                Some(w) if !is_captured(w) => {
                     known.stage = Stage::Outside;
-                    answer(&mut known.waiters, Ok(()));
+                    answer(&mut known.waiters, Ok(Standing::Outside));
                     // An agent before this one may have left it enrolled.
                     let cookie = description.netns.cookie();
                     if self.kernel.enrolled().contains(&cookie) && !self.releasing.contains_key(&cookie.0) {
@@ -461,7 +480,7 @@ impl Pods {
                 info!(pod = %uid, identity = %pod.identity, addresses = ?pod.addresses, "pod enrolled");
                 let known = self.known.get_mut(uid).expect("looked up above");
                 known.stage = Stage::Enrolled(pod);
-                answer(&mut known.waiters, Ok(()));
+                answer(&mut known.waiters, Ok(Standing::Enrolled));
             }
             Err(error) => {
                 failures += 1;
@@ -639,12 +658,12 @@ impl Pods {
     }
 }
 
-const SUPERSEDED: &str = "another agent has taken over this node's pods";
+pub(crate) const SUPERSEDED: &str = "another agent has taken over this node's pods";
 
 /// Until something tells of a change there is little use in trying again.
 const LONG: Duration = Duration::from_secs(2);
 
-fn answer(waiters: &mut Vec<oneshot::Sender<Result<(), String>>>, result: Result<(), String>) {
+fn answer(waiters: &mut Vec<Waiter>, result: Result<Standing, String>) {
     for waiter in waiters.drain(..) {
         let _ = waiter.send(result.clone());
     }
@@ -653,12 +672,18 @@ fn answer(waiters: &mut Vec<oneshot::Sender<Result<(), String>>>, result: Result
 /// The workload that a pod, or a host of that name, is on the control stream.
 fn workload_of<'a>(snapshot: &'a Snapshot, cluster: &str, d: &Description) -> Option<&'a Arc<Workload>> {
     let host = || Uid(format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", d.namespace, d.name).into());
-    snapshot.workload(&Uid::pod(cluster, &d.namespace, &d.name)).or_else(|| snapshot.workload(&host()))
+    let found = snapshot.workload(&Uid::pod(cluster, &d.namespace, &d.name)).or_else(|| snapshot.workload(&host()));
+    // A kubelet's pods are known by the uid: one of the same name may be the one before it.
+    found.filter(|workload| d.manager != Manager::Kubelet || workload.pod_uid == d.uid)
 }
 
 fn wanted(snapshot: &Snapshot, cluster: &str, d: &Description) -> Option<bool> {
-    // A waypoint has a tunnel of its own.
-    workload_of(snapshot, cluster, d).map(|w| w.tunnel == Tunnel::Hbone && !w.native_tunnel)
+    workload_of(snapshot, cluster, d).map(|w| is_captured(w))
+}
+
+/// Whether a workload's connections are to be captured: it is in the mesh, and no waypoint, which has a tunnel of its own.
+pub(crate) fn is_captured(workload: &Workload) -> bool {
+    workload.tunnel == Tunnel::Hbone && !workload.native_tunnel
 }
 
 fn identity_of(d: &Description, workload: Option<&Workload>, trust_domain: &str) -> Result<Option<SpiffeId>, String> {

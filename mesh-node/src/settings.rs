@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use mesh_cni::plugin::{MOST_SECONDS, OnFailure};
 use mesh_net::tls::KEY_LIMIT;
 
+use crate::cni;
 use crate::outbound::route::UnknownDestinations;
 use mesh_net::pool::Transport;
 
@@ -52,6 +54,26 @@ pub struct Flags {
     /// Where pods are found besides those that are told of: none, or kubelet, by the cgroups that it makes for them.
     #[arg(long, env = "FIND_PODS", default_value = "none")]
     pub find_pods: String,
+    /// What keeps a new pod from its first container until it is in the mesh: none, or install, a CNI plugin that is put
+    /// into the node's network configuration and kept there. With --find-pods kubelet.
+    #[arg(long, env = "CNI", default_value = "none")]
+    pub cni: String,
+    /// Folder of the node's CNI network configurations, at the same path here as for the container runtime.
+    #[arg(long, env = "CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: String,
+    /// Folder of the node's CNI plugins.
+    #[arg(long, env = "CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: String,
+    /// What becomes of a pod of the mesh that cannot be enrolled in time: closed, it does not start and is tried again; open,
+    /// it starts, and is in the mesh later.
+    #[arg(long, env = "CNI_ON_FAILURE", default_value = "closed")]
+    pub cni_on_failure: String,
+    /// How long a new pod may be kept waiting, in seconds.
+    #[arg(long, env = "CNI_TIMEOUT_SECONDS", default_value = "20")]
+    pub cni_timeout_seconds: String,
+    /// Namespaces whose pods never wait, separated by commas.
+    #[arg(long, env = "CNI_EXCLUDE_NAMESPACES", default_value = "kube-system,weft-system")]
+    pub cni_exclude_namespaces: String,
     /// cgroup v2 folder below which the pods' processes run; auto for where cgroup v2 is mounted.
     #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: String,
@@ -122,6 +144,8 @@ pub struct Settings {
     pub trust_domain_aliases: Vec<String>,
     /// Whether the pods of a kubelet are looked for.
     pub find_pods: bool,
+    /// How the CNI plugin is installed, if it is.
+    pub cni: Option<cni::Config>,
     pub cgroup_root: PathBuf,
     pub agent_cgroup: Option<PathBuf>,
     pub pin_dir: PathBuf,
@@ -227,6 +251,43 @@ impl Flags {
                 false
             }
         };
+        let on_failure = match &*self.cni_on_failure {
+            "closed" => OnFailure::Closed,
+            "open" => OnFailure::Open,
+            other => {
+                wrong.push(format!("--cni-on-failure {other:?} is neither closed nor open"));
+                OnFailure::Closed
+            }
+        };
+        let timeout_seconds = match self.cni_timeout_seconds.parse::<u64>() {
+            Ok(seconds) if (1..=MOST_SECONDS).contains(&seconds) => seconds,
+            _ => {
+                let text = &self.cni_timeout_seconds;
+                wrong.push(format!("--cni-timeout-seconds {text:?} is not a number from 1 to {MOST_SECONDS}"));
+                MOST_SECONDS
+            }
+        };
+        let cni = match &*self.cni {
+            "none" => None,
+            "install" => {
+                if !find_pods {
+                    wrong.push(
+                        "--cni install needs --find-pods kubelet: the plugin tells of the kubelet's pods".to_owned(),
+                    );
+                }
+                Some(cni::Config {
+                    conf_dir: self.cni_conf_dir.into(),
+                    bin_dir: self.cni_bin_dir.into(),
+                    on_failure,
+                    timeout_seconds,
+                    exclude_namespaces: list(&self.cni_exclude_namespaces).map(str::to_owned).collect(),
+                })
+            }
+            other => {
+                wrong.push(format!("--cni {other:?} is neither none nor install"));
+                None
+            }
+        };
         let cgroup_root = match &*self.cgroup_root {
             "auto" => crate::ebpf::cgroup_mount().unwrap_or_else(|| {
                 wrong.push("--cgroup-root auto: cgroup v2 is not mounted".to_owned());
@@ -296,6 +357,7 @@ impl Flags {
             trust_domain_aliases: list(&self.trust_domain_aliases).map(str::to_owned).collect(),
             trust_domain: self.trust_domain,
             find_pods,
+            cni,
             cgroup_root,
             agent_cgroup: self.agent_cgroup.map(Into::into),
             pin_dir: self.pin_dir.into(),
@@ -346,10 +408,13 @@ mod tests {
             "--drain-seconds=soon",
             "--same-node=far",
             "--log-format=xml",
+            "--cni=install",
+            "--cni-on-failure=ajar",
+            "--cni-timeout-seconds=0",
         ]);
         let mistakes = cli.flags.check().expect_err("many mistakes");
         expect![[r#"
-            12 settings are wrong:
+            15 settings are wrong:
               --node-name (NODE_NAME) is missing: the name of this node
               --xds-root-ca (XDS_ROOT_CA) is missing: a PEM file with the controller's root
               --xds-address "nowhere" is not host:port
@@ -357,6 +422,9 @@ mod tests {
               --trust-domain "UPPER": trust domain "UPPER" is empty or has characters outside a-z, 0-9, '.', '-', '_'
               --workers "0" is not a number from 1 to 256
               --unknown-destinations "maybe" is neither allow nor refuse
+              --cni-on-failure "ajar" is neither closed nor open
+              --cni-timeout-seconds "0" is not a number from 1 to 100
+              --cni install needs --find-pods kubelet: the plugin tells of the kubelet's pods
               --transport "quic" is neither auto nor hbone
               --key-records "7" is not a number from 64 to 16777216
               --same-node "far" is neither direct nor relay

@@ -95,7 +95,7 @@ fn answers(client: &str) -> Result<(u32, u32)> {
 }
 
 /// Waits until controllers and agents are.
-fn ready(api: &Api) -> Result<()> {
+pub(crate) fn ready(api: &Api) -> Result<()> {
     let object = |kind: &str, name: &str| json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "weft-system"}});
     let count = |kind, name, field: &str| {
         api.get(&object(kind, name)).ok().flatten().and_then(|found| found["status"][field].as_u64())
@@ -111,7 +111,7 @@ fn ready(api: &Api) -> Result<()> {
 }
 
 /// What crosses `port` in three seconds, every byte that is no text left out.
-fn captured(port: &str, file: &Path, filter: &str) -> Result<String> {
+pub(crate) fn captured(port: &str, file: &Path, filter: &str) -> Result<String> {
     let mut tcpdump = tcpdump(port, file, &[filter]).spawn()?;
     thread::sleep(Duration::from_secs(3));
     tcpdump.kill()?;
@@ -123,7 +123,7 @@ fn captured(port: &str, file: &Path, filter: &str) -> Result<String> {
     Ok(bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { ' ' }).collect())
 }
 
-fn tcpdump(port: &str, file: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn tcpdump(port: &str, file: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("tcpdump");
     command.args(["--immediate-mode", "-U", "-Z", "root", "-ni", port, "-w"]).arg(file);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -218,10 +218,11 @@ fn measure(profile: Profile, programs: &[&str], args: &[String]) -> Result<ExitC
 }
 
 /// All packages with programs: they choose the features of what all use.
-const PACKAGES: [&str; 9] = ["build", "-p", "mesh-node", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
+const PACKAGES: [&str; 11] =
+    ["build", "-p", "mesh-node", "-p", "mesh-cni", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
 
 /// What is installed.
-const PROGRAMS: [&str; 3] = ["mesh-node", "mesh-waypoint", "mesh-ctrl"];
+const PROGRAMS: [&str; 4] = ["mesh-node", "mesh-cni", "mesh-waypoint", "mesh-ctrl"];
 
 /// Builds every program, and what scenarios and the demo run beside them.
 fn build(profile: Profile) -> Result<()> {
@@ -240,7 +241,7 @@ fn build_some(profile: Profile, programs: &[&str]) -> Result<()> {
 /// The program that starts and ends clusters.
 fn cluster(args: &[String]) -> Result<process::Command> {
     let programs: &[&str] = match args.iter().any(|arg| arg == "--images") {
-        true => &["cluster", "mesh-node", "mesh-ctrl", "mesh-waypoint"],
+        true => &["cluster", "mesh-node", "mesh-cni", "mesh-ctrl", "mesh-waypoint"],
         false => &["cluster"],
     };
     build_some(Profile::Dev, programs)?;

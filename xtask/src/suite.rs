@@ -31,7 +31,7 @@ impl Suite {
             // The controller for its program.
             Self::Mesh => &["-p=mesh-node", "-p=mesh-waypoint", "-p=mesh-ctrl", "-p=weft-tests"],
             // The agent for the features that all of them share: nothing is built twice.
-            Self::Cluster => &["-p=mesh-node", "-p=mesh-waypoint", "-p=mesh-ctrl", "-p=weft-tests"],
+            Self::Cluster => &["-p=mesh-node", "-p=mesh-cni", "-p=mesh-waypoint", "-p=mesh-ctrl", "-p=weft-tests"],
             Self::All => &["--workspace"],
         }
     }
@@ -176,8 +176,15 @@ fn conclude(mut tally: Tally) -> Result<ExitCode> {
 }
 
 /// Crates that read bytes from outside.
-const FUZZED: &[&str] =
-    &["-p=mesh-core", "-p=mesh-analysis", "-p=mesh-net", "-p=mesh-ctrl", "-p=mesh-node", "-p=mesh-waypoint"];
+const FUZZED: &[&str] = &[
+    "-p=mesh-core",
+    "-p=mesh-analysis",
+    "-p=mesh-net",
+    "-p=mesh-ctrl",
+    "-p=mesh-node",
+    "-p=mesh-cni",
+    "-p=mesh-waypoint",
+];
 
 /// How the properties of parsers are named: no bytes panic, arbitrary text is an object or a finding, and the like.
 const HOSTILE: &[&str] = &["panic", "arbitrary", "damaged", "any_bytes", "survives_the_wire"];

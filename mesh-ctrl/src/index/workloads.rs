@@ -25,7 +25,9 @@ const TUNNEL_LABEL: (&str, &str) = ("networking.istio.io/tunnel", "http");
 impl Cluster {
     pub(super) fn build_pod(&self, name: &Name, built: &mut Built) {
         let Some(pod) = self.pods.get(name) else { return };
-        if pod.has_ended() || pod.addresses.is_empty() {
+        // Its node's agent is told of a pod before it has its address: its containers wait for the agent.
+        let is_starting = pod.addresses.is_empty();
+        if pod.has_ended() || (is_starting && (pod.node.is_empty() || pod.host_network)) {
             return;
         }
         let Some(identity) = self.identity(Kind::Pod, name, &pod.service_account, built) else { return };
@@ -49,7 +51,8 @@ impl Cluster {
                 true => Health::Healthy,
                 false => Health::Unhealthy,
             },
-            services: self.services_of_pod(name, pod),
+            // Nobody can be sent to it yet.
+            services: if is_starting { BTreeMap::new() } else { self.services_of_pod(name, pod) },
             locality: self.locality_of_node(&pod.node),
             host_network: pod.host_network,
             // A waypoint takes tunnels only, whatever is asked of the workloads around it.

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::Workload;
@@ -32,6 +32,59 @@ pub struct Kubelet {
     pub node: Arc<str>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub commands: mpsc::Sender<Command>,
+    pub roll: Roll,
+}
+
+/// The kubelet's pods that the pods' manager was told of, shared with the CNI plugin's socket, which is told of a pod before
+/// there is a process to find it by.
+#[derive(Clone, Debug, Default)]
+pub struct Roll(Arc<Mutex<BTreeMap<Arc<str>, By>>>);
+
+/// Who told of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Plugin(Instant),
+    Holder(Holder),
+}
+
+/// How long after the plugin told of it a pod need not have a process: its start may take that long.
+const START: Duration = Duration::from_secs(180);
+
+impl Roll {
+    /// The plugin tells of a pod; a process by which it was found before counts no more.
+    pub fn announce(&self, uid: &Arc<str>) {
+        self.lock().insert(uid.clone(), By::Plugin(Instant::now()));
+    }
+
+    /// Takes out the pods that are gone: those not in `found`.
+    fn take_gone(&self, found: &BTreeMap<Arc<str>, Holder>, now: Instant) -> Vec<Arc<str>> {
+        let is_gone = |uid: &Arc<str>, by: &By| match by {
+            _ if found.contains_key(uid) => false,
+            By::Holder(_) => true,
+            By::Plugin(at) => now.saturating_duration_since(*at) > START,
+        };
+        let mut roll = self.lock();
+        let gone: Vec<Arc<str>> =
+            roll.iter().filter(|(uid, by)| is_gone(uid, by)).map(|(uid, _)| uid.clone()).collect();
+        roll.retain(|uid, _| !gone.contains(uid));
+        gone
+    }
+
+    fn has(&self, uid: &Arc<str>, holder: Holder) -> bool {
+        self.lock().get(uid) == Some(&By::Holder(holder))
+    }
+
+    fn found(&self, uid: &Arc<str>, holder: Holder) {
+        self.lock().insert(uid.clone(), By::Holder(holder));
+    }
+
+    fn uids(&self) -> Vec<Arc<str>> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, By>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The process by which a pod's namespace is found.
@@ -49,20 +102,18 @@ impl Kubelet {
             Ok(own) => own,
             Err(error) => return warn!(%error, "the node's own namespace cannot be opened; no pods are looked for"),
         };
-        let mut told: BTreeMap<Arc<str>, Holder> = BTreeMap::new();
         let mut settled = false;
         while !self.commands.is_closed() {
             let root = self.cgroup_root.clone();
             let found = tokio::task::spawn_blocking(move || scan(&root)).await.unwrap_or_default();
             let snapshot = self.snapshot.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
-                if self.tell(&snapshot, &found, &own, &mut told).await.is_none() {
+                if self.tell(&snapshot, &found, &own).await.is_none() {
                     return;
                 }
                 if !settled {
                     settled = true;
-                    let uids = told.keys().cloned().collect();
-                    let _ = self.commands.send(Command::Settle(Manager::Kubelet, uids)).await;
+                    let _ = self.commands.send(Command::Settle(Manager::Kubelet, self.roll.uids())).await;
                 }
             }
             tokio::select! {
@@ -73,16 +124,8 @@ impl Kubelet {
     }
 
     /// None when nobody listens any more.
-    async fn tell(
-        &self,
-        snapshot: &Snapshot,
-        found: &BTreeMap<Arc<str>, Holder>,
-        own: &Netns,
-        told: &mut BTreeMap<Arc<str>, Holder>,
-    ) -> Option<()> {
-        let gone: Vec<Arc<str>> = told.keys().filter(|uid| !found.contains_key(*uid)).cloned().collect();
-        for uid in gone {
-            told.remove(&uid);
+    async fn tell(&self, snapshot: &Snapshot, found: &BTreeMap<Arc<str>, Holder>, own: &Netns) -> Option<()> {
+        for uid in self.roll.take_gone(found, Instant::now()) {
             info!(pod_uid = %uid, "pod gone");
             let (reply, _) = oneshot::channel();
             self.commands.send(Command::Remove(uid, reply)).await.ok()?;
@@ -90,12 +133,12 @@ impl Kubelet {
         let ours = snapshot.workloads().filter(|w| w.node == self.node && !w.pod_uid.is_empty() && !w.host_network);
         for workload in ours {
             let Some(holder) = found.get(&workload.pod_uid) else { continue };
-            if told.get(&workload.pod_uid) == Some(holder) {
+            if self.roll.has(&workload.pod_uid, *holder) {
                 continue;
             }
             let Some(netns) = namespace_of(*holder, workload, own) else { continue };
             info!(pod = %workload.uid, netns_cookie = netns.cookie().0, "pod found");
-            told.insert(workload.pod_uid.clone(), *holder);
+            self.roll.found(&workload.pod_uid, *holder);
             let description = Description {
                 uid: workload.pod_uid.clone(),
                 namespace: workload.namespace.clone(),
@@ -233,6 +276,24 @@ mod tests {
         assert!(!is_first("NSpid:\t4242\t30\t1\n"), "first in a namespace that the pod made within itself");
         assert!(!is_first("NSpid:\t1\n"), "in our own namespace");
         assert!(!is_first("Name:\tpause\n"));
+    }
+
+    #[test]
+    fn a_pod_that_the_plugin_told_of_is_not_gone_before_its_first_process() {
+        let (roll, uid, holder) = (Roll::default(), Arc::from("u1"), Holder { started: 1, pid: 2 });
+        let (nobody, somebody) = (BTreeMap::new(), BTreeMap::from([(Arc::clone(&uid), holder)]));
+        let now = Instant::now();
+        roll.found(&uid, holder);
+        assert!(roll.has(&uid, holder));
+        // Its sandbox is made anew: the processes are gone, and the pod is not.
+        roll.announce(&uid);
+        assert!(!roll.has(&uid, holder));
+        assert_eq!(roll.take_gone(&nobody, now), []);
+        assert_eq!(roll.take_gone(&somebody, now + 2 * START), []);
+        assert_eq!(roll.take_gone(&nobody, now + 2 * START), [uid.clone()], "it never started");
+        roll.found(&uid, holder);
+        assert_eq!(roll.take_gone(&nobody, now), [uid.clone()]);
+        assert_eq!(roll.uids(), []);
     }
 
     #[test]

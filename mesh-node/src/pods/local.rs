@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::{Command, Description, Manager, PodsView};
+use super::{Command, Description, Manager, PodsView, Standing};
 use crate::netns::Netns;
 
 /// Longest request, in bytes: two paths and two names.
@@ -134,7 +134,7 @@ impl Local {
                 registrations.lock().await.insert(key, registration);
                 self.keep(&*registrations.lock().await);
                 match tokio::time::timeout(self.deadline, reply).await {
-                    Ok(Ok(Ok(()))) => Answer::Done,
+                    Ok(Ok(Ok(Standing::Enrolled | Standing::Outside))) => Answer::Done,
                     Ok(Ok(Err(why))) => Answer::Waiting(why),
                     Ok(Err(_)) => Answer::Failed("the agent is stopping".to_owned()),
                     Err(_) => Answer::Waiting(self.waits_for(&uid)),
@@ -163,7 +163,7 @@ impl Local {
         why.map_or_else(|| format!("not enrolled within {:?}", self.deadline), |why| format!("it waits for {why}"))
     }
 
-    async fn add(&self, r: &Registration) -> Result<oneshot::Receiver<Result<(), String>>, String> {
+    async fn add(&self, r: &Registration) -> Result<oneshot::Receiver<Result<Standing, String>>, String> {
         let netns = open_netns(&r.netns)?;
         let description = Description {
             uid: key(&r.namespace, &r.name).into(),

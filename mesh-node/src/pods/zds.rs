@@ -151,7 +151,7 @@ fn obey(
             let (reply, answer) = oneshot::channel();
             commands.blocking_send(Command::Add(description, reply)).map_err(|_| stopping())?;
             // A manager that lists its pods is not kept waiting for each: certificates are fetched together.
-            if listing.is_some() { Ok(()) } else { wait(answer) }
+            if listing.is_some() { Ok(()) } else { wait(answer).map(drop) }
         }
         Packet::Keep { uid } => {
             if let Some(listing) = listing {
@@ -172,7 +172,7 @@ fn obey(
 }
 
 /// A manager holds a pod's start back until it is answered.
-fn wait(answer: oneshot::Receiver<Result<(), String>>) -> Result<(), String> {
+fn wait<T>(answer: oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
     answer.blocking_recv().unwrap_or_else(|_| Err("the agent is stopping".to_owned()))
 }
 

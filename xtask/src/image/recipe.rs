@@ -43,7 +43,8 @@ pub static ALL: [Recipe; 3] = [
         files: &[],
     },
     // As root: it enters pods' network namespaces and loads programs into the kernel (deploy/kubernetes/weft.yaml).
-    Recipe { name: "mesh-node", says: "Weft's node agent", programs: &[], user: None, texts: &[], files: &[] },
+    // The agent puts the CNI plugin onto the node.
+    Recipe { name: "mesh-node", says: "Weft's node agent", programs: &["mesh-cni"], user: None, texts: &[], files: &[] },
     Recipe {
         name: "mesh-waypoint",
         says: "Weft's waypoint",

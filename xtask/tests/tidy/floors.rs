@@ -3,9 +3,9 @@
 /// Crates of Weft that a crate may depend on, in any table of its manifest.
 fn below(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        "mesh-core" | "mesh-ebpf" | "xtask" => &[],
+        "mesh-core" | "mesh-ebpf" | "mesh-cni" | "xtask" => &[],
         "mesh-analysis" | "mesh-net" => &["mesh-core"],
-        "mesh-node" => &["mesh-core", "mesh-net", "mesh-ebpf"],
+        "mesh-node" => &["mesh-core", "mesh-net", "mesh-ebpf", "mesh-cni"],
         "mesh-waypoint" => &["mesh-core", "mesh-net"],
         "mesh-ctrl" | "mesh-cli" => &["mesh-core", "mesh-analysis", "mesh-net"],
         "weft-tests" => &[
@@ -13,6 +13,7 @@ fn below(name: &str) -> Option<&'static [&'static str]> {
             "mesh-analysis",
             "mesh-net",
             "mesh-ebpf",
+            "mesh-cni",
             "mesh-node",
             "mesh-waypoint",
             "mesh-ctrl",

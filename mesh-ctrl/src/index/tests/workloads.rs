@@ -130,7 +130,15 @@ fn life_cycle_decides_health_and_presence() {
     );
     check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Succeeded"), expect![""]);
     check(&pod("p", "10.0.0.1", "").replace("phase: Running", "phase: Failed"), expect![""]);
-    check(&pod("p", "10.0.0.1", "").replace("podIP: 10.0.0.1, ", ""), expect![""]);
+    let starting = pod("p", "10.0.0.1", "").replace("podIP: 10.0.0.1, ", "").replace("'True'", "'False'");
+    check(
+        &starting,
+        expect![[r#"
+            c1//Pod/shop/p node=a unhealthy
+        "#]],
+    );
+    check(&starting.replace("nodeName: a", "schedulerName: slow"), expect![""]);
+    check(&starting.replace("nodeName: a", "nodeName: a, hostNetwork: true"), expect![""]);
     check(
         &pod("p", "10.0.0.1", "").replace("labels:", "deletionTimestamp: '2026-01-01T00:00:00Z', labels:"),
         expect![[r#"
