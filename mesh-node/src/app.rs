@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mesh_core::snapshot::Snapshot;
-use mesh_net::admin::{self, Router};
+use mesh_net::admin::Router;
 use mesh_net::ca::{self, CaClient};
 use mesh_net::certificates::{self, Certificates};
 use mesh_net::control::{self, ControlStatus};
@@ -19,7 +19,6 @@ use mesh_net::tunnel;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -28,6 +27,7 @@ use crate::connection::End;
 use crate::connections::Connections;
 use crate::direct::{self, DirectPath};
 use crate::ebpf::{self, Kernel};
+use crate::handover;
 use crate::inbound::{self, Inbound};
 use crate::outbound::experience::Upstreams;
 use crate::outbound::limits::Limits;
@@ -145,7 +145,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         }
     });
 
-    let router = {
+    let successor = pod_views.clone();
+    let (router, yielding) = {
         let mut registry = Registry::default();
         // Collectors come before the registries inside this one: the bytes of live connections are counted, then shown.
         telemetry.register(registry.sub_registry_with_labels(std::iter::empty()));
@@ -162,8 +163,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         registry.register_collector(Box::new(certificates.clone()));
         let node = settings.node_name.clone();
         let (shown, views, ready_status, ready_pods, stopping) =
-            (connections.clone(), pod_views.clone(), status.clone(), pod_views, draining.clone());
-        Router::new()
+            (connections.clone(), pod_views.clone(), status.clone(), pod_views.clone(), draining.clone());
+        let router = Router::new()
             .metrics(Arc::new(registry))
             .logging({
                 let level = log.level.clone();
@@ -184,12 +185,13 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                     kernel: facilities.clone(),
                 }
                 .with_snapshot(snapshot.borrow().as_deref())
-            })
+            });
+        handover::pages(router, settings.instance.clone(), pod_views)
     };
-    let listener = TcpListener::bind(settings.admin_address)
+    let listener = handover::listen(settings.admin_address)
         .await
         .with_context(|| format!("listen for the admin endpoint at {}", settings.admin_address))?;
-    tokio::spawn(admin::serve(listener, router));
+    tokio::spawn(handover::serve(listener, router, yielding));
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -207,8 +209,10 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         _ = direct_ended => anyhow::bail!("the thread for direct connections has ended"),
     }
     drain.send_replace(true);
-    info!(connections = connections.len(), deadline = ?settings.drain, "draining");
-    let emptied = tokio::time::timeout(settings.drain, async {
+    // What is new goes to a successor, if there is one: then nobody waits for this agent to end.
+    let deadline = if successor.borrow().superseded { settings.handover } else { settings.drain };
+    info!(connections = connections.len(), ?deadline, "draining");
+    let emptied = tokio::time::timeout(deadline, async {
         while !connections.is_idle() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -239,6 +243,32 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
 pub fn remove(settings_pin_dir: &Path, cgroup_root: &Path) -> anyhow::Result<()> {
     let kernel = Kernel::load(kernel_config(settings_pin_dir, cgroup_root, None, None, false))?;
     kernel.remove_all()?;
+    Ok(())
+}
+
+/// Removes every trace of the agent from the node: what [`remove`] does, and all that is in the run directory. The directory
+/// itself may be a mount.
+///
+/// # Errors
+/// An agent answers there, or something cannot be removed.
+pub fn uninstall(pin_dir: &Path, cgroup_root: &Path, run_dir: &Path) -> anyhow::Result<()> {
+    let socket = run_dir.join(SOCKET);
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        anyhow::bail!("an agent answers at {}: it has to end first", socket.display());
+    }
+    if pin_dir.exists() {
+        remove(pin_dir, cgroup_root)?;
+    }
+    let entries = match std::fs::read_dir(run_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("read {}", run_dir.display())),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let done = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        done.with_context(|| format!("remove {}", path.display()))?;
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `mesh-node`: the agent of one node, and the commands that talk to it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use mesh_net::logging;
 use mesh_node::app;
 use mesh_node::direct::trial;
+use mesh_node::handover;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -52,6 +54,13 @@ enum Command {
         #[arg(value_name = "NAMESPACE/NAME")]
         pod: String,
     },
+    /// Whether the agent with this container's settings has started, and not the one before it. For a startup probe.
+    Started {
+        #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+        admin_address: SocketAddr,
+        #[arg(long, env = "INSTANCE", default_value = "")]
+        instance: String,
+    },
     /// What the agent runs at start to try direct connections.
     #[command(hide = true, name = trial::COMMAND)]
     Trial { from: PathBuf, to: PathBuf },
@@ -59,6 +68,17 @@ enum Command {
     Remove {
         #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
         pin_dir: PathBuf,
+        #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+        cgroup_root: PathBuf,
+    },
+    /// Removes every trace from the node: all that `remove` does, and what is in the run directory. For a node whose agent has
+    /// ended; nothing there is success.
+    Uninstall {
+        #[command(flatten)]
+        agent: Agent,
+        #[arg(long, env = "PIN_DIR", default_value = "/sys/fs/bpf/weft")]
+        pin_dir: PathBuf,
+        /// cgroup v2 folder below which the pods' processes run; auto for where cgroup v2 is mounted.
         #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
         cgroup_root: PathBuf,
     },
@@ -87,6 +107,17 @@ fn main() -> ExitCode {
             let Some((namespace, name)) = split(&pod) else { return ExitCode::from(2) };
             ask(&agent, Request::Withdraw { namespace, name })
         }
+        Some(Command::Started { admin_address, instance }) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let asked = runtime.map_err(|error| format!("start the runtime: {error}"));
+            match asked.and_then(|runtime| runtime.block_on(handover::started(admin_address, &instance))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    eprintln!("mesh-node: {why}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Some(Command::Trial { from, to }) => match trial::applied(&from, &to) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -94,13 +125,24 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Some(Command::Remove { pin_dir, cgroup_root }) => match app::remove(&pin_dir, &cgroup_root) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("mesh-node: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Some(Command::Remove { pin_dir, cgroup_root }) => removed(app::remove(&pin_dir, &cgroup_root)),
+        Some(Command::Uninstall { agent, pin_dir, cgroup_root }) => {
+            let cgroup_root = match cgroup_root.to_str() {
+                Some("auto") => mesh_node::ebpf::cgroup_mount().unwrap_or(cgroup_root),
+                _ => cgroup_root,
+            };
+            removed(app::uninstall(&pin_dir, &cgroup_root, &agent.run_dir))
+        }
+    }
+}
+
+fn removed(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-node: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

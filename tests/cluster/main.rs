@@ -3,8 +3,12 @@
 mod admission;
 mod control_plane;
 mod identity;
+mod installed;
+mod interruptions;
 mod manifests;
 mod mesh;
 mod nodes;
 mod source;
+mod transitions;
+mod uninstall;
 mod waypoints;
