@@ -83,7 +83,7 @@ pub struct Flags {
     #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
     pub drain_seconds: String,
     /// How long they may go on where another agent has this node's pods by then, in seconds.
-    #[arg(long, env = "HANDOVER_SECONDS", default_value = "600")]
+    #[arg(long, env = "HANDOVER_SECONDS", default_value = "240")]
     pub handover_seconds: String,
     /// Which of several agents of the node, one after the other, this one is: `mesh-node started` asks for it.
     #[arg(long, env = "INSTANCE", default_value = "")]

@@ -188,22 +188,26 @@ impl Watched {
     }
 }
 
-/// Rolls a workload of weft-system, or of `default`, as `kubectl rollout restart` does, and waits until it is done.
+/// Rolls a workload that has two pods as `kubectl rollout restart` does, and waits until it is
+/// done.
 pub(crate) fn roll(api: &Api, mut workload: Value, mark: &str) -> Result<Duration> {
     let begun = std::time::Instant::now();
     workload["spec"]["template"]["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/restartedAt": mark});
     let generation = api.apply(&workload)?["metadata"]["generation"].clone();
+    let app = workload["spec"]["selector"]["matchLabels"]["app"].as_str().context("a label")?.to_owned();
     let done = until("the rollout to be done", 3 * START, || {
-        let now = api.get(&workload).ok().flatten()?;
-        let status = &now["status"];
-        let same = |fields: [&str; 3]| fields.iter().all(|field| status[*field] == status[fields[0]]);
-        let done = match workload["kind"].as_str() {
-            Some("DaemonSet") => same(["desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"]),
-            _ => same(["replicas", "updatedReplicas", "availableReplicas"]),
-        };
-        (status["observedGeneration"] == generation && done).then_some(())
+        let status = api.get(&workload).ok().flatten()?["status"].clone();
+        // Agents that finish their connections are counted in the status of a DaemonSet, so it does not tell.
+        let pods = pods_of(api, &app).ok()?;
+        let new = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let all = new.clone().all(|pod| {
+            let conditions = pod["status"]["conditions"].as_array();
+            let ready = conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+            ready && pod["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] == mark
+        });
+        (status["observedGeneration"] == generation && all && new.count() == 2).then_some(())
     });
-    done.with_context(|| format!("{:?}", api.get(&workload)))?;
+    done.with_context(|| format!("{:?}", pods_of(api, &app)))?;
     Ok(begun.elapsed())
 }
 

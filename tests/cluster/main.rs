@@ -5,6 +5,7 @@ mod control_plane;
 mod identity;
 mod installed;
 mod interruptions;
+mod kinds;
 mod manifests;
 mod mesh;
 mod nodes;

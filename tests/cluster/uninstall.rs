@@ -56,7 +56,7 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
         api.apply(&object)?;
     }
     installed::ready(api)?;
-    for object in [strict(), gateway()] {
+    for object in [kept(), gateway()] {
         until("the definitions to be served", START, || api.apply(&object).ok())?;
     }
     installed::label(api, Some("weft"))?;
@@ -90,7 +90,7 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
     let left: BTreeSet<String> = names(&api.list(DEFINITION_LIST)?);
     let used = ["gateways.gateway.networking.k8s.io", "peerauthentications.security.istio.io"];
     ensure!(left == used.map(str::to_owned).into(), "{left:?}");
-    ensure!(api.get(&strict())?.is_some() && api.get(&gateway())?.is_some());
+    ensure!(api.get(&kept())?.is_some() && api.get(&gateway())?.is_some());
     let status = Command::new(built("mesh-ctrl")?)
         .args(["uninstall", "--crds", "--kubeconfig"])
         .arg(cluster.kubeconfig())
@@ -129,11 +129,11 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
     Ok(())
 }
 
-fn strict() -> Value {
+fn kept() -> Value {
     json!({
         "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-        "metadata": {"name": "web", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}},
+        "metadata": {"name": "nobody", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "nobody"}}, "mtls": {"mode": "STRICT"}},
     })
 }
 

@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_cleaner_is_an_agents_pod_that_runs_once_on_its_node() {
         let template = json!({
-            "hostNetwork": true, "nodeSelector": {"weft.io/uninstalled": "true"}, "terminationGracePeriodSeconds": 640,
+            "hostNetwork": true, "nodeSelector": {"weft.io/uninstalled": "true"}, "terminationGracePeriodSeconds": 270,
             "containers": [{
                 "name": "agent", "image": "localhost/weft/mesh-node:dev", "args": ["--log-format=json"],
                 "env": [{"name": "PIN_DIR", "value": "/sys/fs/bpf/weft"}], "readinessProbe": {"httpGet": {"port": 15000}},
