@@ -1,5 +1,6 @@
 //! Weft's controller: reads Kubernetes, Istio and Gateway API resources, serves agents, and is the certificate authority.
 
+pub mod uninstall;
 pub mod app;
 pub mod settings;
 pub mod debug;

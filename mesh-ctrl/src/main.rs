@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesh_ctrl::app::App;
 use mesh_ctrl::debug::LogLevel;
 use mesh_ctrl::settings::{Flags, Settings};
+use mesh_ctrl::uninstall;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -15,8 +16,30 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 /// Exit status of a start that could not be understood.
 const BAD_SETTINGS: i32 = 2;
 
+/// Weft's controller: tells node agents what the mesh is, and issues their certificates.
+#[derive(Parser)]
+#[command(name = "mesh-ctrl", version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Box<Flags>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes Weft off the cluster: nodes, waypoints, definitions, roles and its namespace
+    Uninstall(uninstall::Options),
+}
+
 fn main() -> anyhow::Result<()> {
-    let flags = Flags::parse();
+    let cli = Cli::parse();
+    if let Some(Command::Uninstall(options)) = cli.command {
+        start_log("info", false)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(uninstall::run(options));
+    }
+    let flags = *cli.flags;
     let (filter, json) = (flags.log.clone(), flags.log_format == "json");
     let settings = match Settings::read(flags) {
         Ok(settings) => settings,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mesh_core::snapshot::Snapshot;
-use mesh_net::admin::{self, Router};
+use mesh_net::admin::Router;
 use mesh_net::ca::{self, CaClient};
 use mesh_net::certificates::{self, Certificates};
 use mesh_net::control::{self, ControlStatus};
@@ -19,7 +19,6 @@ use mesh_net::tunnel;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -29,6 +28,7 @@ use crate::connection::End;
 use crate::connections::Connections;
 use crate::direct::{self, DirectPath};
 use crate::ebpf::{self, Kernel};
+use crate::handover;
 use crate::inbound::{self, Inbound};
 use crate::outbound::experience::Upstreams;
 use crate::outbound::limits::Limits;
@@ -165,7 +165,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         }
     });
 
-    let router = {
+    let successor = pod_views.clone();
+    let (router, yielding) = {
         let mut registry = Registry::default();
         // Collectors come before the registries inside this one: the bytes of live connections are counted, then shown.
         telemetry.register(registry.sub_registry_with_labels(std::iter::empty()));
@@ -185,8 +186,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         }
         let node = settings.node_name.clone();
         let (shown, views, ready_status, ready_pods, stopping) =
-            (connections.clone(), pod_views.clone(), status.clone(), pod_views, draining.clone());
-        Router::new()
+            (connections.clone(), pod_views.clone(), status.clone(), pod_views.clone(), draining.clone());
+        let router = Router::new()
             .metrics(Arc::new(registry))
             .logging({
                 let level = log.level.clone();
@@ -211,12 +212,13 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                     kernel: facilities.clone(),
                 }
                 .with_snapshot(snapshot.borrow().as_deref())
-            })
+            });
+        handover::pages(router, settings.instance.clone(), pod_views)
     };
-    let listener = TcpListener::bind(settings.admin_address)
+    let listener = handover::listen(settings.admin_address)
         .await
         .with_context(|| format!("listen for the admin endpoint at {}", settings.admin_address))?;
-    tokio::spawn(admin::serve(listener, router));
+    tokio::spawn(handover::serve(listener, router, yielding));
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -234,8 +236,10 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         _ = direct_ended => anyhow::bail!("the thread for direct connections has ended"),
     }
     drain.send_replace(true);
-    info!(connections = connections.len(), deadline = ?settings.drain, "draining");
-    let emptied = tokio::time::timeout(settings.drain, async {
+    // What is new goes to a successor, if there is one: then nobody waits for this agent to end.
+    let deadline = if successor.borrow().superseded { settings.handover } else { settings.drain };
+    info!(connections = connections.len(), ?deadline, "draining");
+    let emptied = tokio::time::timeout(deadline, async {
         while !connections.is_idle() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -314,14 +318,15 @@ pub fn uninstall(traces: &Traces) -> anyhow::Result<()> {
         false => Ok(()),
     };
     unchained.and(cleared)?;
-    for name in [SOCKET, cni::SOCKET, RECORD] {
-        let path = traces.run_dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", path.display()));
-            }
-            _ => {}
-        }
+    let entries = match std::fs::read_dir(&traces.run_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("read {}", traces.run_dir.display())),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let done = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        done.with_context(|| format!("remove {}", path.display()))?;
     }
     // As a mount in a container the folder stays, empty.
     let _ = std::fs::remove_dir(&traces.run_dir);

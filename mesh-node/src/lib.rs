@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod views;
+pub mod handover;
 pub mod settings;
 pub mod cni;
 pub mod pods;

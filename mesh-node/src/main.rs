@@ -1,6 +1,7 @@
 //! `mesh-node`: the agent of one node, and the commands that talk to it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use mesh_net::logging;
 use mesh_node::app::{self, Traces};
 use mesh_node::direct::trial;
 use mesh_node::ebpf::cgroup_mount;
+use mesh_node::handover;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -53,6 +55,13 @@ enum Command {
         #[arg(value_name = "NAMESPACE/NAME")]
         pod: String,
     },
+    /// Whether the agent with this container's settings has started, and not the one before it. For a startup probe.
+    Started {
+        #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+        admin_address: SocketAddr,
+        #[arg(long, env = "INSTANCE", default_value = "")]
+        instance: String,
+    },
     /// What the agent runs at start to try direct connections.
     #[command(hide = true, name = trial::COMMAND)]
     Trial { from: PathBuf, to: PathBuf },
@@ -63,8 +72,8 @@ enum Command {
         #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
         cgroup_root: PathBuf,
     },
-    /// Takes Weft off this node: the CNI plugin and its entry in the network configuration, everything in the kernel, and the
-    /// run directory's files. The agent must not be running.
+    /// Removes every trace from the node: all that `remove` does, and what is in the run directory. For a node whose agent has
+    /// ended; nothing there is success.
     Uninstall {
         #[command(flatten)]
         agent: Agent,
@@ -102,6 +111,17 @@ fn main() -> ExitCode {
         Some(Command::Withdraw { agent, pod }) => {
             let Some((namespace, name)) = split(&pod) else { return ExitCode::from(2) };
             ask(&agent, Request::Withdraw { namespace, name })
+        }
+        Some(Command::Started { admin_address, instance }) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let asked = runtime.map_err(|error| format!("start the runtime: {error}"));
+            match asked.and_then(|runtime| runtime.block_on(handover::started(admin_address, &instance))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    eprintln!("mesh-node: {why}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Some(Command::Trial { from, to }) => match trial::applied(&from, &to) {
             Ok(()) => ExitCode::SUCCESS,

@@ -104,6 +104,12 @@ pub struct Flags {
     /// How long connections may go on after SIGTERM, in seconds.
     #[arg(long, env = "DRAIN_SECONDS", default_value = "20")]
     pub drain_seconds: String,
+    /// How long they may go on where another agent has this node's pods by then, in seconds.
+    #[arg(long, env = "HANDOVER_SECONDS", default_value = "240")]
+    pub handover_seconds: String,
+    /// Which of several agents of the node, one after the other, this one is: `mesh-node started` asks for it.
+    #[arg(long, env = "INSTANCE", default_value = "")]
+    pub instance: String,
     /// How long connections of a pod that left the mesh may go on, in seconds.
     #[arg(long, env = "RELEASE_SECONDS", default_value = "3600")]
     pub release_seconds: String,
@@ -156,6 +162,8 @@ pub struct Settings {
     pub transport: Transport,
     pub key_records: u64,
     pub drain: Duration,
+    pub handover: Duration,
+    pub instance: String,
     pub release: Duration,
     pub same_node: bool,
     pub same_node_age: Duration,
@@ -326,6 +334,7 @@ impl Flags {
             }
         };
         let drain = seconds("drain-seconds", &self.drain_seconds, 0);
+        let handover = seconds("handover-seconds", &self.handover_seconds, 0);
         let release = seconds("release-seconds", &self.release_seconds, 0);
         let same_node_age = seconds("same-node-seconds", &self.same_node_seconds, 0);
         let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
@@ -368,6 +377,8 @@ impl Flags {
             transport,
             key_records,
             drain,
+            handover,
+            instance: self.instance,
             release,
             same_node,
             same_node_age,

@@ -6,34 +6,22 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
-use weft_tests::cluster::Cluster;
-use weft_tests::cluster::api::Api;
-use weft_tests::cluster::image;
+use serde_json::json;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
 use crate::nodes::{START, address, get, pod};
 use crate::source::definition;
-use crate::{admission, manifests};
+use crate::{admission, installed};
 
 /// What the client says in every request.
 const MARKER: &str = "MARKER-5a7e1d";
 
 #[test]
 fn a_label_on_a_namespace_encrypts_what_its_running_pods_say_and_no_request_fails() -> Result<()> {
-    let mut cluster = Cluster::of_test_with_nodes(&node_binaries!(), 2)?;
-    for program in ["mesh-ctrl", "mesh-node"] {
-        let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
-        for node in cluster.nodes() {
-            node.import(&archive)?;
-        }
-    }
+    let mut cluster = installed::begin(&node_binaries!())?;
     let (port, dir) = (cluster.nodes()[0].port.clone(), cluster.dir().to_owned());
     let api = cluster.api();
-    for object in manifests::objects()? {
-        api.apply(&object)?;
-    }
     api.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
         "spec": {"clusterIP": "10.96.7.7", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -51,7 +39,7 @@ fn a_label_on_a_namespace_encrypts_what_its_running_pods_say_and_no_request_fail
     api.apply(&pod("client", "node-2", &script))?;
     let client = address(api, "client")?;
     until("the client's first answers", START, || answers(&client).ok().filter(|(good, _)| *good > 0))?;
-    ready(api)?;
+    installed::ready(api)?;
 
     let plain = captured(&port, &dir.join("plain.pcap"), "tcp")?;
     ensure!(plain.contains(MARKER), "the capture does not even see what is not encrypted");
@@ -92,22 +80,6 @@ fn answers(client: &str) -> Result<(u32, u32)> {
     let page = get(client, 8081)?;
     let counts = page.lines().last().and_then(|line| line.split_once(' ')).context("two numbers")?;
     Ok((counts.0.parse()?, counts.1.trim().parse()?))
-}
-
-/// Waits until controllers and agents are.
-pub(crate) fn ready(api: &Api) -> Result<()> {
-    let object = |kind: &str, name: &str| json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "weft-system"}});
-    let count = |kind, name, field: &str| {
-        api.get(&object(kind, name)).ok().flatten().and_then(|found| found["status"][field].as_u64())
-    };
-    let all = until("controllers and agents to be ready", START, || {
-        let counts =
-            [count("Deployment", "weft-controller", "readyReplicas"), count("DaemonSet", "weft-node", "numberReady")];
-        (counts == [Some(2), Some(2)]).then_some(())
-    });
-    all.with_context(|| {
-        format!("{:?}", api.get(&object("DaemonSet", "weft-node")).ok().flatten().map(|d: Value| d["status"].clone()))
-    })
 }
 
 /// What crosses `port` in three seconds, every byte that is no text left out.

@@ -14,7 +14,7 @@ use crate::manifests;
 use crate::nodes::{START, address, get, pod};
 
 /// Istio's kinds and the Gateway API's, as they are installed.
-const DEFINITIONS: [&str; 2] =
+pub(crate) const DEFINITIONS: [&str; 2] =
     [include_str!("../../deploy/crds/gateway-api.yaml"), include_str!("../../deploy/crds/istio.yaml")];
 
 #[test]

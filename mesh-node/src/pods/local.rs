@@ -91,9 +91,12 @@ impl Local {
     /// The socket cannot be made.
     pub async fn run(self) -> io::Result<()> {
         let registrations = Arc::new(Mutex::new(self.restore().await));
-        let _ = std::fs::remove_file(&self.socket);
-        let listener = UnixListener::bind(&self.socket)?;
-        std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o600))?;
+        // In the place of the predecessor's, without a moment in which there is none.
+        let beside = self.socket.with_extension("new");
+        let _ = std::fs::remove_file(&beside);
+        let listener = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, &self.socket)?;
         let this = Arc::new(self);
         loop {
             let (stream, _) = listener.accept().await?;

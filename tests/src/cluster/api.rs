@@ -129,6 +129,34 @@ impl Api {
         self.runtime.block_on(self.client.request(request)).with_context(|| format!("post to {path}"))
     }
 
+    /// What the API server has at `path`, as text: a list, or a pod's log.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn read(&self, path: &str) -> Result<String> {
+        let request = Request::get(path).body(Vec::new())?;
+        self.runtime.block_on(self.client.request_text(request)).with_context(|| format!("get {path}"))
+    }
+
+    /// The items of the list at `path`.
+    ///
+    /// # Errors
+    /// What the API server said, or that it is no list.
+    pub fn list(&self, path: &str) -> Result<Vec<Value>> {
+        let list: Value = serde_json::from_str(&self.read(path)?)?;
+        Ok(list["items"].as_array().with_context(|| format!("{path} is no list"))?.clone())
+    }
+
+    /// Deletes it and lets it end in its own time, as `kubectl delete` does.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn end(&self, object: &Value) -> Result<()> {
+        let (api, name) = self.place(object);
+        let deleted = self.runtime.block_on(api.delete(&name, &DeleteParams::default()));
+        deleted.map(drop).with_context(|| format!("delete {}", words(object)))
+    }
+
     fn place(&self, object: &Value) -> (kube::Api<DynamicObject>, String) {
         let (resource, namespace) = resource(object);
         let client = self.client.clone();

@@ -159,6 +159,18 @@ impl Node {
         command
     }
 
+    /// What a shell script prints that runs in the node.
+    ///
+    /// # Errors
+    /// It fails, with what it said.
+    pub fn read(&self, script: &str) -> Result<String> {
+        let done = self.command(&["sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+        if !done.status.success() {
+            bail!("{script} on {}: {}", self.name, String::from_utf8_lossy(&done.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
     /// Ends it as a power cut does.
     ///
     /// # Errors

@@ -94,9 +94,14 @@ PATH=$BIN:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 "$BIN/containerd" --config "$DIR/containerd.toml" >"$DIR/containerd.log" 2>&1 &
 until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
-"$BIN/kubelet" --config "$DIR/kubelet.yaml" --kubeconfig "$DIR/kubelet.kubeconfig" --node-ip "$ADDRESS" \
-    --hostname-override "$NODE" >"$DIR/kubelet.log" 2>&1 &
-echo $! >/run/node/kubelet.pid
+# As a service manager does: it is started again when it ends.
+while :; do
+    "$BIN/kubelet" --config "$DIR/kubelet.yaml" --kubeconfig "$DIR/kubelet.kubeconfig" --node-ip "$ADDRESS" \
+        --hostname-override "$NODE" >>"$DIR/kubelet.log" 2>&1 &
+    echo $! >/run/node/kubelet.pid
+    wait $! || true
+    sleep 1
+done &
 "$BIN/kube-proxy" --config "$DIR/kube-proxy.yaml" >"$DIR/kube-proxy.log" 2>&1 &
 # The first process inherits orphans; the shell reaps them while it waits.
 while :; do wait || true; sleep 1; done
