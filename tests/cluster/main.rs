@@ -6,5 +6,8 @@ mod identity;
 mod manifests;
 mod mesh;
 mod nodes;
+mod replicas;
+mod roots;
 mod source;
+mod trouble;
 mod waypoints;
