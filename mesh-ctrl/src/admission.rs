@@ -22,6 +22,7 @@ use std::sync::Arc;
 use mesh_analysis::api::Kind;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -32,6 +33,7 @@ pub(crate) use bundle::keep;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Webhook {
     reviews: Family<[(&'static str, &'static str); 3], Counter>,
+    trusted: Gauge,
 }
 
 /// How a review ended.
@@ -48,6 +50,14 @@ enum Outcome {
 impl Webhook {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("weft_admission_reviews", "Objects reviewed for the API server", self.reviews.clone());
+        let help =
+            "Whether the webhook's configuration has all roots in caBundle, as the leader has seen it; 0 of others";
+        registry.register("weft_admission_ca_bundle", help, self.trusted.clone());
+    }
+
+    /// For [`keep`].
+    pub(crate) fn trusted(&self) -> Gauge {
+        self.trusted.clone()
     }
 
     /// Serves reviews over HTTPS until dropped, with the certificate that `tls` shows.

@@ -37,5 +37,8 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
         None => Config::infer().await?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // Whoever calls knows for how long it is worth it, and a leader whether it still is one. The client's own way would be up to
+    // fifteen attempts, the last of them minutes later.
+    config.default_retry = false;
     Ok(config)
 }

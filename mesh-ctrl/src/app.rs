@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ::kube::Client;
+use ::kube::client::ClientBuilder;
 use mesh_net::admin;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -29,11 +30,11 @@ use crate::apiserver::{self, ConnectError};
 use crate::authority::cluster::ShareError;
 use crate::authority::service::{Certificates, Residence, Residents};
 use crate::authority::serving::{self, ServingError};
-use crate::authority::{self, Authority, FilesError};
+use crate::authority::{self, Authority, FilesError, Telemetry};
 use crate::debug::{self, LogLevel, Views};
 use crate::index::Index;
 use crate::instances::{self, Reconciler};
-use crate::leader::Candidate;
+use crate::leader::{Candidate, Leadership};
 use crate::settings::{Callers, Settings, Source};
 use crate::source::{Event, dir, kube};
 use crate::status::{self, Writer};
@@ -75,8 +76,6 @@ pub struct App {
     tasks: JoinSet<()>,
     /// What ends by itself when the app stops, and is waited for.
     closing: JoinSet<()>,
-    /// In PEM: what agents trust.
-    roots: String,
     /// Shows the serving certificate, the current one at any time.
     tls: Arc<ServerConfig>,
     index: Arc<Mutex<Index>>,
@@ -108,13 +107,16 @@ impl App {
         events: mpsc::Receiver<Vec<Event>>,
         log_level: LogLevel,
     ) -> Result<Self, StartError> {
-        Self::assemble(settings, None, events, log_level, Registry::default())
+        let authority = Arc::new(Authority::open(settings.authority.clone(), SystemTime::now())?);
+        Self::assemble(settings, authority, None, events, log_level, Registry::default())
     }
 
     fn start_in_folder(settings: Settings, path: PathBuf, log_level: LogLevel) -> Result<Self, StartError> {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let remember = Some(settings.authority.state_dir.join("last-good"));
-        let mut app = Self::assemble(settings, None, events, log_level, Registry::default())?;
+        let authority = Arc::new(Authority::open(settings.authority.clone(), SystemTime::now())?);
+        let mut app = Self::assemble(settings, authority.clone(), None, events, log_level, Registry::default())?;
+        app.tasks.spawn(authority::reread(authority));
         app.tasks.spawn(async move {
             match dir::watch(dir::Config { remember, ..dir::Config::new(path) }, sender).await {
                 Ok(()) => warn!("the source ended"),
@@ -131,9 +133,9 @@ impl App {
     ) -> Result<Self, StartError> {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let mut registry = Registry::default();
-        let (hearing, leading) = (kube::Hearing::default(), Gauge::default());
+        let (hearing, leadership) = (kube::Hearing::default(), Leadership::none());
         hearing.register(&mut registry);
-        registry.register("weft_leader", "Whether this controller is the one that writes", leading.clone());
+        registry.register_collector(Box::new(leadership.clone()));
         let webhook = Webhook::default();
         webhook.register(&mut registry);
         let (instances, statuses) = (instances::Writes::default(), status::Writes::default());
@@ -141,26 +143,42 @@ impl App {
         statuses.register(&mut registry);
         let waypoints = settings.waypoints.clone();
         let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
+        // For all that the leader writes: another one leads as soon as this one does not.
+        let writing = ClientBuilder::try_from(server.clone()).map_err(ConnectError::from)?;
+        let writing = writing.with_layer(&leadership).build();
         let (namespace, webhook_listen) = (settings.namespace.clone(), settings.webhook);
+        let config = settings.authority.clone();
         // A plugged-in authority's files are the same for all replicas by themselves.
-        if settings.authority.plugged_in.is_none() {
-            authority::cluster::share(&client, &namespace, &settings.authority.state_dir).await?;
-        }
-        let mut app = Self::assemble(settings, Some(client.clone()), events, log_level, registry)?;
+        let is_shared = config.plugged_in.is_none();
+        let authority = Arc::new(match is_shared {
+            true => authority::cluster::share(&client, &namespace, config).await?,
+            false => Authority::open(config, SystemTime::now())?,
+        });
+        let mut app = Self::assemble(settings, authority.clone(), Some(client.clone()), events, log_level, registry)?;
         let source = kube::watch(server, kube::Pace::default(), hearing, sender).map_err(ConnectError::from)?;
         app.tasks.spawn(source);
         let reviews = listen(webhook_listen)?;
         info!(webhook = %local(&reviews, webhook_listen), "admission webhook started");
+        let trusted = webhook.trusted();
         app.tasks.spawn(webhook.serve(reviews, app.tls.clone()));
 
         let (leads, led) = watch::channel(false);
-        let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leading);
+        let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leadership);
         app.closing.spawn(candidate.run(leads, app.stopping.subscribe()));
-        app.tasks.spawn(admission::keep(client.clone(), app.roots.clone(), led.clone()));
-        app.tasks.spawn(authority::cluster::publish(client.clone(), namespace, app.roots.clone(), led.clone()));
+        app.tasks.spawn(admission::keep(writing.clone(), authority.roots(), trusted, led.clone()));
+        let (home, roots) = (namespace.clone(), authority.roots());
+        app.tasks.spawn(authority::cluster::publish(writing.clone(), home, roots, led.clone()));
+        let roots = authority.roots();
+        match is_shared {
+            true => {
+                let leads = led.clone();
+                app.tasks.spawn(authority::cluster::follow(client, writing.clone(), namespace, authority, leads));
+            }
+            false => drop(app.tasks.spawn(authority::reread(authority))),
+        }
         let (index, stirred) = (app.index.clone(), app.stirred.clone());
-        let reconciler = Reconciler::new(client.clone(), index.clone(), waypoints, app.roots.clone(), instances);
-        let writer = Writer::new(client, index, reconciler.outcomes(), statuses);
+        let reconciler = Reconciler::new(writing.clone(), index.clone(), waypoints, roots, instances);
+        let writer = Writer::new(writing, index, reconciler.outcomes(), statuses);
         app.tasks.spawn(reconciler.run(led.clone(), stirred.clone()));
         app.tasks.spawn(writer.run(led, stirred));
         Ok(app)
@@ -168,6 +186,7 @@ impl App {
 
     fn assemble(
         settings: Settings,
+        authority: Arc<Authority>,
         cluster: Option<Client>,
         events: mpsc::Receiver<Vec<Event>>,
         log_level: LogLevel,
@@ -182,8 +201,7 @@ impl App {
             (Callers::Accounts(_), None) => return Err(StartError::NoCluster),
         };
         let mut tasks = JoinSet::new();
-        let authority = Arc::new(Authority::open(settings.authority, SystemTime::now())?);
-        let roots = authority.roots().to_owned();
+        registry.register_collector(Box::new(Telemetry(authority.clone())));
         let (tls, renew) = serving::tls(authority.clone(), settings.server_names)?;
         let control = listen(settings.listen)?;
         let monitoring = listen(settings.monitoring)?;
@@ -242,7 +260,7 @@ impl App {
         let (control, monitoring) = addresses;
         info!(%control, %monitoring, "controller started");
         let (drain, closing) = (settings.drain, JoinSet::new());
-        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, roots, tls, index, stirred })
+        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, tls, index, stirred })
     }
 
     /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.

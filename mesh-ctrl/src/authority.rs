@@ -1,33 +1,41 @@
 //! The certificate authority: says in a certificate which workload a key speaks for.
 //!
 //! Its root is its own, made at the first start and kept in the state directory, or a plugged-in intermediate whose chain
-//! ends in a root that somebody else keeps. A request contributes its public key and the proof that the caller has the
-//! private half; everything else in the certificate is decided here.
+//! ends in a root that somebody else keeps. Either may change while it is at work: see [`rotation`]. A request contributes its
+//! public key and the proof that the caller has the private half; everything else in the certificate is decided here.
 
 pub mod cluster;
 pub mod service;
 pub mod serving;
+mod current;
+mod rotation;
 mod files;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::SpiffeId;
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
+use tokio::sync::watch;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use current::InForce;
+pub use current::{AuthorityView, Telemetry, reread};
 pub use files::FilesError;
+use files::Material;
+pub use rotation::Stage;
 
 /// Certificates are valid from a little before they are made, for peers whose clock is behind (Istio's allowance).
 const BACKDATE: Duration = Duration::from_secs(120);
@@ -111,13 +119,9 @@ pub struct Serving {
 }
 
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// PEM texts after the leaf: nothing for an own root, else the intermediate and those above it.
-    intermediates: Vec<String>,
+    current: watch::Sender<Arc<InForce>>,
     /// PEM text with all roots that agents are to trust, the one that signs first.
-    roots: String,
-    /// The earliest end among the certificates above a leaf.
-    not_after: SystemTime,
+    roots: watch::Sender<Arc<str>>,
     config: Config,
 }
 
@@ -128,26 +132,29 @@ impl Authority {
     /// A file cannot be read or written, or the plugged-in files do not belong together.
     pub fn open(config: Config, now: SystemTime) -> Result<Self, FilesError> {
         let material = files::open(&config, now)?;
-        Ok(Self {
-            issuer: material.issuer,
-            intermediates: material.intermediates,
-            roots: material.roots,
-            not_after: material.not_after,
-            config,
-        })
+        Ok(Self::of(config, InForce::steady(material)))
     }
 
-    /// The roots in PEM: what agents trust.
+    fn of(config: Config, first: InForce) -> Self {
+        let roots = watch::Sender::new(first.material.roots.as_str().into());
+        Self { current: watch::Sender::new(Arc::new(first)), roots, config }
+    }
+
+    fn now(&self) -> Arc<InForce> {
+        self.current.borrow().clone()
+    }
+
     pub fn trust_domain(&self) -> &str {
         &self.config.trust_domain
     }
 
-    pub fn roots(&self) -> &str {
-        &self.roots
+    /// The roots in PEM, what agents trust: those of now, and every change.
+    pub fn roots(&self) -> watch::Receiver<Arc<str>> {
+        self.roots.subscribe()
     }
 
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.now().material.not_after
     }
 
     /// Signs for `identity`, which the caller was found to be allowed. Names in the request are not looked at.
@@ -167,11 +174,13 @@ impl Authority {
         let key = proven_key(csr_pem)?;
         let uri = Ia5String::try_from(identity.uri()).map_err(|e| SignError::Library(e.to_string()))?;
         let ttl = ttl.unwrap_or(self.config.leaf_ttl).max(MIN_TTL).min(self.config.max_leaf_ttl);
+        // One and the same from here on: a leaf and the roots that are told with it.
+        let current = self.now();
         let (leaf, serial, not_after) =
-            self.issue(vec![SanType::URI(uri)], DistinguishedName::new(), &key, ttl, now)?;
+            issue(&current.material, vec![SanType::URI(uri)], DistinguishedName::new(), &key, ttl, now)?;
         let mut chain = vec![leaf.pem()];
-        chain.extend(self.intermediates.iter().cloned());
-        chain.push(self.roots.clone());
+        chain.extend(current.material.intermediates.iter().cloned());
+        chain.push(current.material.roots.clone());
         Ok(Signed { chain, serial, not_after })
     }
 
@@ -193,42 +202,43 @@ impl Authority {
         }
         let mut subject = DistinguishedName::new();
         subject.push(DnType::CommonName, "weft controller");
-        let (leaf, _, not_after) = self.issue(sans, subject, &key, SERVING_TTL, now)?;
+        let current = self.now();
+        let (leaf, _, not_after) = issue(&current.material, sans, subject, &key, SERVING_TTL, now)?;
         let mut chain = vec![leaf.der().clone()];
-        for pem in &self.intermediates {
+        for pem in &current.material.intermediates {
             let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| SignError::Library(e.to_string()))?;
             chain.push(der);
         }
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Serving { chain, key, not_after })
     }
+}
 
-    fn issue(
-        &self,
-        sans: Vec<SanType>,
-        subject: DistinguishedName,
-        key: &impl PublicKeyData,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<(rcgen::Certificate, String, SystemTime), SignError> {
-        let not_after = (now + ttl).min(self.not_after);
-        if not_after <= now {
-            return Err(SignError::Over);
-        }
-        let serial = files::random_serial();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject;
-        params.subject_alt_names = sans;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = not_after.into();
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let leaf = params.signed_by(key, &self.issuer).map_err(|e| SignError::Library(e.to_string()))?;
-        Ok((leaf, serial.iter().map(|b| format!("{b:02x}")).collect(), not_after))
+fn issue(
+    material: &Material,
+    sans: Vec<SanType>,
+    subject: DistinguishedName,
+    key: &impl PublicKeyData,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<(rcgen::Certificate, String, SystemTime), SignError> {
+    let not_after = (now + ttl).min(material.not_after);
+    if not_after <= now {
+        return Err(SignError::Over);
     }
+    let serial = files::random_serial();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject;
+    params.subject_alt_names = sans;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = not_after.into();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    let leaf = params.signed_by(key, &material.issuer).map_err(|e| SignError::Library(e.to_string()))?;
+    Ok((leaf, serial.iter().map(|b| format!("{b:02x}")).collect(), not_after))
 }
 
 /// A name in the controller's serving certificate.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use mesh_net::admin::Router;
 use mesh_net::control::Kind;
@@ -11,8 +10,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::ads::Agents;
-use crate::authority::Authority;
 use crate::authority::service::{Certificates, IssuedView};
+use crate::authority::{Authority, AuthorityView};
 use crate::index::Index;
 use crate::store::World;
 
@@ -45,8 +44,7 @@ struct TypePage {
 
 #[derive(Serialize)]
 struct CertificatesPage {
-    /// Seconds since 1970.
-    authority_not_after: Option<u64>,
+    authority: AuthorityView,
     nodes: BTreeMap<Arc<str>, IssuedView>,
 }
 
@@ -72,7 +70,7 @@ pub fn router(views: Views) -> Router {
         })
         .json("/debug/findings", move || index.lock().unwrap_or_else(|e| e.into_inner()).findings())
         .json("/debug/certificates", move || CertificatesPage {
-            authority_not_after: authority.not_after().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs()),
+            authority: authority.view(),
             nodes: certificates.view(),
         })
 }

@@ -2,7 +2,8 @@
 //!
 //! Discovery and certificates come from every replica; only what is written into the cluster has one author at a time.
 //! A Lease says nothing by itself: a holder is taken for dead when the Lease has not changed for its whole duration by
-//! the watcher's own clock, so that clocks need not agree. A holder that cannot renew gives up well before that.
+//! the watcher's own clock, so that clocks need not agree. A holder that cannot renew gives up well before that, and what
+//! it still means to write is held back at the client ([`fence`]).
 //!
 //! ```text
 //!              created, free, or stale
@@ -11,6 +12,8 @@
 //!      └── someone else's, or not renewed in time
 //! ```
 
+mod fence;
+
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -18,10 +21,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
+
+pub(crate) use fence::Leadership;
 
 /// How long others wait for a holder that says nothing.
 const DURATION: Duration = Duration::from_secs(15);
@@ -35,10 +39,9 @@ pub(crate) struct Candidate {
     leases: Api<Lease>,
     name: String,
     identity: String,
-    gauge: Gauge,
+    leadership: Leadership,
     /// Version of the Lease that was seen last, and since when.
     seen: Option<(String, Instant)>,
-    renewed: Option<Instant>,
 }
 
 /// What to do about a Lease.
@@ -50,18 +53,17 @@ enum Move {
 }
 
 impl Candidate {
-    /// `identity` has to be another one in each process.
-    pub(crate) fn new(client: Client, namespace: &str, name: &str, identity: String, gauge: Gauge) -> Self {
+    /// `identity` has to be another one in each process; `leadership` is what writers are kept to.
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, identity: String, leadership: Leadership) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, name: name.to_owned(), identity, gauge, seen: None, renewed: None }
+        Self { leases, name: name.to_owned(), identity, leadership, seen: None }
     }
 
     /// Publishes whether this process leads.
     pub(crate) async fn run(mut self, leads: watch::Sender<bool>, mut stopping: watch::Receiver<bool>) {
         loop {
             self.attempt().await;
-            let leading = self.renewed.is_some_and(|at| at.elapsed() < DEADLINE);
-            self.gauge.set(i64::from(leading));
+            let leading = self.leadership.holds();
             let changed = leads.send_if_modified(|led| std::mem::replace(led, leading) != leading);
             if changed {
                 info!(leading, lease = self.name, identity = self.identity, "leadership");
@@ -71,8 +73,10 @@ impl Candidate {
                 _ = stopping.wait_for(|stop| *stop) => break,
             }
         }
+        let held = self.leadership.holds();
+        self.leadership.end();
         leads.send_replace(false);
-        if self.renewed.is_some() {
+        if held {
             self.give_back().await;
         }
     }
@@ -81,8 +85,8 @@ impl Candidate {
         let begun = Instant::now();
         match timeout(RETRY, self.hold()).await {
             // From before the call: the holder counts its time from no later than others do.
-            Ok(Ok(true)) => self.renewed = Some(begun),
-            Ok(Ok(false)) => self.renewed = None,
+            Ok(Ok(true)) => self.leadership.extend(begun + DEADLINE),
+            Ok(Ok(false)) => self.leadership.end(),
             Ok(Err(error)) => warn!(%error, lease = self.name, "the Lease cannot be had"),
             Err(_) => warn!(lease = self.name, "the API server does not answer"),
         }

@@ -15,8 +15,47 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use weft_tests::binaries;
 use weft_tests::cluster::Cluster;
+use weft_tests::cluster::api::Api;
 use weft_tests::cluster::controller::{Controller, NAMESPACE};
 use weft_tests::wait::{PATIENCE, until};
+
+/// A token of `account` for `audience`, bound to an object as kind and name.
+pub(crate) fn token(
+    api: &Api,
+    namespace: &str,
+    account: &str,
+    bound: Option<(&str, &str)>,
+    audience: &str,
+) -> Result<String> {
+    let mut spec = json!({"audiences": [audience], "expirationSeconds": 600});
+    if let Some((kind, name)) = bound {
+        let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+        if kind != "Node" {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        let uid = api.get(&object)?.context("what it is bound to")?["metadata"]["uid"].clone();
+        spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid});
+    }
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let answer = api.post(&path, &request)?;
+    Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
+}
+
+/// Nodes a and b, with an agent each, and the pod shop/web on node a.
+pub(crate) fn populate(api: &Api) -> Result<()> {
+    for node in ["a", "b"] {
+        api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}))?;
+        api.apply(&pod(&format!("weft-node-{node}"), NAMESPACE, "weft-node", node))?;
+    }
+    api.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}))?;
+    api.apply(&pod("web", "shop", "web", "a"))?;
+    for (namespace, account) in [(NAMESPACE, "weft-node"), ("shop", "web"), ("shop", "weft-node")] {
+        let metadata = json!({"name": account, "namespace": namespace});
+        api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))?;
+    }
+    Ok(())
+}
 
 /// Nodes a and b with an agent each, and the pod shop/web on node a.
 struct Mesh {
@@ -29,34 +68,15 @@ impl Mesh {
     fn start(cluster: Cluster) -> Result<Mesh> {
         let controller = Controller::start(&cluster, "controller", &[])?;
         let mesh = Mesh { runtime: Runtime::new()?, controller, cluster };
-        let api = mesh.cluster.api();
-        for node in ["a", "b"] {
-            api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}))?;
-            api.apply(&pod(&format!("weft-node-{node}"), NAMESPACE, "weft-node", node))?;
-        }
-        api.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}))?;
-        api.apply(&pod("web", "shop", "web", "a"))?;
-        for (namespace, account) in [(NAMESPACE, "weft-node"), ("shop", "web")] {
-            let metadata = json!({"name": account, "namespace": namespace});
-            api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))?;
-        }
+        populate(mesh.cluster.api())?;
         mesh.controller.wait_ready()?;
         Ok(mesh)
     }
 
     /// A token of `account` for `audience`, bound to `pod` as a projected one is.
     fn token(&self, namespace: &str, account: &str, pod: Option<&str>, audience: &str) -> Result<String> {
-        let mut spec = json!({"audiences": [audience], "expirationSeconds": 600});
-        if let Some(name) = pod {
-            let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}});
-            let found = self.cluster.api().get(&object)?.context("the pod is there")?;
-            let uid = found["metadata"]["uid"].clone();
-            spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
-        }
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let answer = self.cluster.api().post(&path, &request)?;
-        Ok(answer["status"]["token"].as_str().context("a token")?.to_owned())
+        let pod = pod.map(|name| ("Pod", name));
+        token(self.cluster.api(), namespace, account, pod, audience)
     }
 
     /// Asks for a certificate of shop/web with `token`.
@@ -75,7 +95,7 @@ impl Mesh {
 }
 
 /// Asks for a certificate of shop/web with `token`.
-async fn ask(controller: &Controller, token: &str) -> Result<Result<usize, CaError>> {
+pub(crate) async fn ask(controller: &Controller, token: &str) -> Result<Result<usize, CaError>> {
     let file: PathBuf = controller.state().join("token");
     fs::write(&file, token)?;
     let target = Target {
@@ -116,6 +136,13 @@ fn an_agents_token_gets_identities_of_its_own_node_and_every_other_token_nothing
         "account",
     )?;
     mesh.refused(&mesh.token(NAMESPACE, "weft-node", None, "istio-ca")?, "bound to no pod", "unbound")?;
+    // Bound to the node itself, and not to a pod on it.
+    let of_node = token(mesh.cluster.api(), NAMESPACE, "weft-node", Some(("Node", "a")), "istio-ca")?;
+    mesh.refused(&of_node, "bound to no pod", "unbound")?;
+    // An account of the agent's name, elsewhere.
+    mesh.cluster.api().apply(&pod("weft-node-a", "shop", "weft-node", "a"))?;
+    let namesake = mesh.token("shop", "weft-node", of_a, "istio-ca")?;
+    mesh.refused(&namesake, "neither an agent's nor a waypoint's", "account")?;
     mesh.refused(&expired(&mesh)?, "the token has expired", "expired")?;
     let mut forged = agent.clone();
     forged.truncate(agent.len() - 8);
@@ -128,7 +155,12 @@ fn an_agents_token_gets_identities_of_its_own_node_and_every_other_token_nothing
     let gone = until("the token of a deleted pod to be refused", 2 * PATIENCE, || {
         mesh.ask(&agent).is_ok_and(|answer| answer.is_err()).then_some(())
     });
-    gone.with_context(|| mesh.controller.log())
+    gone.with_context(|| mesh.controller.log())?;
+    // Nor does it come back with a pod of the same name, whose own token is good.
+    mesh.cluster.api().apply(&pod("weft-node-a", NAMESPACE, "weft-node", "a"))?;
+    ensure!(mesh.ask(&mesh.token(NAMESPACE, "weft-node", of_a, "istio-ca")?)?.is_ok(), "{}", mesh.controller.log());
+    ensure!(mesh.ask(&agent)?.is_err(), "the token of a pod that is gone speaks for its successor");
+    Ok(())
 }
 
 /// What the token of node a's agent would be an hour after its end.
@@ -212,7 +244,7 @@ fn three_replicas_agree_on_one_root_and_one_of_them_leads_also_after_kill_9() ->
     Ok(())
 }
 
-fn pod(name: &str, namespace: &str, account: &str, node: &str) -> Value {
+pub(crate) fn pod(name: &str, namespace: &str, account: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
         "spec": {

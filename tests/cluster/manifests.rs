@@ -124,6 +124,11 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
     });
     until("the definition to be served", PATIENCE, || api.apply(&entry).is_ok().then_some(()))?;
     controller.wait_resource("Kubernetes/networking.istio.io/WorkloadEntry/weft-system/host", true)?;
+    // Asked for, the leader exchanges the root.
+    api.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "weft-ca", "namespace": NAMESPACE, "annotations": {"weft.io/rotate": "1"}},
+    }))?;
     // Everything that is said, made and taken away.
     let service = json!({
         "apiVersion": "v1", "kind": "Service",

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use weft_tests::binaries;
 use weft_tests::cluster::Cluster;
+use weft_tests::cluster::agent::Agent;
 use weft_tests::cluster::api::Api;
 use weft_tests::cluster::controller::{Controller, NAMESPACE};
 use weft_tests::wait::{PATIENCE, until};
@@ -80,11 +81,16 @@ fn policies_come_into_force_when_their_definition_is_installed_and_go_with_it() 
 #[test]
 fn a_thousand_changes_across_a_crash_of_the_api_server_all_arrive_and_nothing_else_goes() -> Result<()> {
     let mut cluster = Cluster::of_test(&binaries!())?;
+    crate::identity::populate(cluster.api())?;
     cluster.api().apply(&namespace("shop"))?;
     run(cluster.api(), &pod("web", "shop"), "10.1.0.5")?;
     let controller = Controller::start(&cluster, "controller", &[])?;
     controller.wait_ready()?;
     controller.wait_resource(WEB, true)?;
+    let token =
+        || crate::identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", "weft-node-a")), "istio-ca");
+    let agent = Agent::connect(&controller, &token()?)?;
+    agent.wait_synced()?;
 
     let writer = Api::connect(cluster.kubeconfig())?;
     let (halfway, missed) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -93,7 +99,8 @@ fn a_thousand_changes_across_a_crash_of_the_api_server_all_arrive_and_nothing_el
         let changes = scope.spawn(|| -> Result<()> {
             for number in 0..CHANGES {
                 // Those of every third are gone again at the end.
-                let service = service(&format!("s{}", number % NAMES), "shop");
+                let mut service = service(&format!("s{}", number % NAMES), "shop");
+                service["spec"]["ports"][0]["port"] = (1000 + number).into();
                 let change =
                     || if number % 3 == 2 { writer.delete(&service) } else { writer.apply(&service).map(drop) };
                 until("the API server to take a change", Duration::from_secs(60), || match change() {
@@ -143,6 +150,23 @@ fn a_thousand_changes_across_a_crash_of_the_api_server_all_arrive_and_nothing_el
     });
     equal.map_err(|error| error.context(format!("told {:?}\nthere {expected:?}\n{}", told(), controller.log())))?;
     ensure!(controller.metric("weft_source_errors_total", &[])? > 0.0, "the crash was not even noticed");
+
+    // Word for word: what an agent believes that was there all along, one that comes fresh, and one of a controller that has
+    // read the cluster only now.
+    let token =
+        crate::identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", "weft-node-a")), "istio-ca")?;
+    let fresh = Agent::connect(&controller, &token)?;
+    fresh.wait_synced()?;
+    let late = Controller::start(&cluster, "late", &[])?;
+    late.wait_ready()?;
+    let of_late = Agent::connect(&late, &token)?;
+    of_late.wait_synced()?;
+    let same = || (agent.believes() == fresh.believes() && fresh.believes() == of_late.believes()).then_some(());
+    until("agents to believe the same", PATIENCE, same).with_context(|| {
+        let (all_along, anew) = (agent.believes(), of_late.believes());
+        format!("{:?}", all_along.symmetric_difference(&anew).collect::<Vec<_>>())
+    })?;
+    ensure!(agent.believes().len() > expected.len() && agent.believes().iter().any(|thing| thing.contains("1999")));
     Ok(())
 }
 
@@ -213,14 +237,14 @@ const DB: &str = "Kubernetes//Pod/shop/db";
 const CHANGES: usize = 1000;
 const NAMES: usize = 50;
 
-fn namespace(name: &str) -> Value {
+pub(crate) fn namespace(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": name, "labels": {"istio.io/dataplane-mode": "weft"}},
     })
 }
 
-fn pod(name: &str, namespace: &str) -> Value {
+pub(crate) fn pod(name: &str, namespace: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {"nodeName": "a", "serviceAccountName": name, "containers": [{"name": "app", "image": "localhost/app:1"}]},
@@ -228,7 +252,7 @@ fn pod(name: &str, namespace: &str) -> Value {
 }
 
 /// Makes a pod and says of it what a kubelet would.
-fn run(api: &Api, pod: &Value, ip: &str) -> Result<()> {
+pub(crate) fn run(api: &Api, pod: &Value, ip: &str) -> Result<()> {
     api.apply(pod)?;
     let ready = json!([{"type": "Ready", "status": "True"}]);
     api.set_status(pod, &json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": ready}))

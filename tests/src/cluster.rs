@@ -7,6 +7,7 @@
 //! What it consists of can be found by its state folder alone ([`xtask::clusters`]), so that `down` and a test's end are
 //! the same few lines, also after a crash.
 
+pub mod agent;
 pub mod controller;
 mod dns;
 pub mod node;
@@ -135,6 +136,29 @@ impl Cluster {
         Ok(calls.filter(|(_, resource, _)| !resource.is_empty()).collect())
     }
 
+    /// What service accounts have written, in the order in which it arrived, whatever came of it. Reviews are none.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn writes(&self) -> Result<Vec<Write>> {
+        let log = fs::read_to_string(self.dir.join(AUDIT_LOG))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut writes: Vec<Write> = lines
+            .map(|line| Write {
+                at: text(&line["requestReceivedTimestamp"]),
+                user: text(&line["user"]["username"]),
+                verb: text(&line["verb"]),
+                resource: text(&line["objectRef"]["resource"]),
+                name: text(&line["objectRef"]["name"]),
+                status: line["responseStatus"]["code"].as_u64().unwrap_or_default(),
+            })
+            .filter(|write| !matches!(&*write.verb, "get" | "list" | "watch") && !write.resource.ends_with("reviews"))
+            .collect();
+        writes.sort();
+        Ok(writes)
+    }
+
     /// A service-account token with claims of the caller's choice, signed as the API server signs.
     ///
     /// # Errors
@@ -179,6 +203,20 @@ impl Cluster {
     pub fn forget_history(&self) -> Result<()> {
         self.plane.compact()
     }
+}
+
+/// A call that changes something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Write {
+    /// RFC 3339, in UTC, to the microsecond: later ones are greater.
+    pub at: String,
+    pub user: String,
+    pub verb: String,
+    pub resource: String,
+    /// Empty of what is made.
+    pub name: String,
+    /// Of HTTP.
+    pub status: u64,
 }
 
 fn start_with_nodes(dir: &Path, binaries: &Binaries, count: u8) -> Result<(ControlPlane, Vec<Node>)> {

@@ -52,22 +52,56 @@ pub enum FilesError {
     Library(String),
 }
 
+/// What signs, and what is trusted.
 pub(super) struct Material {
     pub(super) issuer: Issuer<'static, KeyPair>,
+    /// PEM texts after the leaf: nothing for an own root, else the intermediate and those above it.
     pub(super) intermediates: Vec<String>,
+    /// PEM text with all roots that agents are to trust, the one that signs first.
     pub(super) roots: String,
+    /// The earliest end among the certificates above a leaf.
     pub(super) not_after: SystemTime,
 }
 
+/// A root's key and certificate, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) key: String,
+    pub(super) cert: String,
+}
+
+/// The files that `config` names, or those of the own root, made at the first start.
 pub(super) fn open(config: &Config, now: SystemTime) -> Result<Material, FilesError> {
-    fs::create_dir_all(&config.state_dir)
-        .map_err(|source| FilesError::Write { path: config.state_dir.clone(), source })?;
-    let mut material = match &config.plugged_in {
+    let material = match &config.plugged_in {
         Some(files) => plugged_in(files, now)?,
         None => own(&config.state_dir, now)?,
     };
+    complete(material, config)
+}
+
+/// A root that is kept elsewhere (`place`), and `others` to trust beside it.
+pub(super) fn of(
+    config: &Config,
+    place: &Path,
+    pair: &Pair,
+    others: &[&str],
+    now: SystemTime,
+) -> Result<Material, FilesError> {
+    let (issuer, mut roots, not_after) = issuer((&place.join(CERT), &pair.cert), (&place.join(KEY), &pair.key), now)?;
+    for other in others {
+        for (_, pem) in certificates(place, other)? {
+            roots.push_str(&pem);
+        }
+    }
+    complete(Material { issuer, intermediates: Vec::new(), roots, not_after }, config)
+}
+
+/// Adds the extra roots, and leaves all of them in `root-cert.pem`.
+fn complete(mut material: Material, config: &Config) -> Result<Material, FilesError> {
+    fs::create_dir_all(&config.state_dir)
+        .map_err(|source| FilesError::Write { path: config.state_dir.clone(), source })?;
     if let Some(path) = &config.extra_roots {
-        for (_, pem) in certificates(path)? {
+        for (_, pem) in certificates(path, &read(path)?)? {
             if !material.roots.contains(pem.trim()) {
                 material.roots.push_str(&pem);
             }
@@ -78,6 +112,20 @@ pub(super) fn open(config: &Config, now: SystemTime) -> Result<Material, FilesEr
     Ok(material)
 }
 
+/// What the files hold from which an authority of `config` is made: when it is something else, it is to be made anew. Those of
+/// the own root are among them if `own` is said.
+pub(super) fn contents(config: &Config, own: bool) -> Vec<Option<String>> {
+    let mut paths: Vec<PathBuf> = config.extra_roots.iter().cloned().collect();
+    match &config.plugged_in {
+        Some(PluggedIn { cert, key, chain, root }) => {
+            paths.extend([cert, key, root].into_iter().chain(chain).cloned());
+        }
+        None if own => paths.extend([config.state_dir.join(KEY), config.state_dir.join(CERT)]),
+        None => {}
+    }
+    paths.iter().map(|path| fs::read_to_string(path).ok()).collect()
+}
+
 /// 128 random bits, the first one clear so that the number is positive (RFC 5280, section 4.1.2.2).
 pub(super) fn random_serial() -> [u8; 16] {
     let mut serial: [u8; 16] = rand::random();
@@ -85,33 +133,27 @@ pub(super) fn random_serial() -> [u8; 16] {
     serial
 }
 
-/// The own root's key and certificate in PEM, made if they are not there.
-pub(super) fn made(dir: &Path, now: SystemTime) -> Result<(Vec<u8>, Vec<u8>), FilesError> {
-    fs::create_dir_all(dir).map_err(|source| FilesError::Write { path: dir.to_owned(), source })?;
-    own(dir, now)?;
-    Ok((read(&dir.join(KEY))?.into_bytes(), read(&dir.join(CERT))?.into_bytes()))
-}
-
-/// Puts a key and its certificate where [`open`] finds an own root.
-pub(super) fn copy(dir: &Path, key: &[u8], cert: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    durable::replace(&dir.join(KEY), key, 0o600)?;
-    durable::replace(&dir.join(CERT), cert, 0o644)
-}
-
 fn own(dir: &Path, now: SystemTime) -> Result<Material, FilesError> {
     let (key_path, cert_path) = (dir.join(KEY), dir.join(CERT));
     match (key_path.exists(), cert_path.exists()) {
-        (false, false) => make_root(&key_path, &cert_path, now)?,
+        (false, false) => {
+            let Pair { key, cert } = make_root(now)?;
+            fs::create_dir_all(dir).map_err(|source| FilesError::Write { path: dir.to_owned(), source })?;
+            write(&key_path, key.as_bytes(), 0o600)?;
+            write(&cert_path, cert.as_bytes(), 0o644)?;
+            info!(path = %cert_path.display(), "made a root");
+        }
         (true, false) => return Err(FilesError::Half { present: key_path, missing: cert_path }),
         (false, true) => return Err(FilesError::Half { present: cert_path, missing: key_path }),
         (true, true) => {}
     }
-    let (issuer, certificates, not_after) = issuer(&cert_path, &key_path, now)?;
-    Ok(Material { issuer, intermediates: Vec::new(), roots: certificates, not_after })
+    private(&key_path)?;
+    let (issuer, roots, not_after) = issuer((&cert_path, &read(&cert_path)?), (&key_path, &read(&key_path)?), now)?;
+    Ok(Material { issuer, intermediates: Vec::new(), roots, not_after })
 }
 
-fn make_root(key_path: &Path, cert_path: &Path, now: SystemTime) -> Result<(), FilesError> {
+/// A new root, valid for ten years.
+pub(super) fn make_root(now: SystemTime) -> Result<Pair, FilesError> {
     let library = |e: rcgen::Error| FilesError::Library(e.to_string());
     let key = KeyPair::generate().map_err(library)?;
     let mut params = CertificateParams::default();
@@ -128,19 +170,25 @@ fn make_root(key_path: &Path, cert_path: &Path, now: SystemTime) -> Result<(), F
     params.not_after = (now + ROOT_TTL).into();
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     let certificate = params.self_signed(&key).map_err(library)?;
-    write(key_path, key.serialize_pem().as_bytes(), 0o600)?;
-    write(cert_path, certificate.pem().as_bytes(), 0o644)?;
-    info!(path = %cert_path.display(), "made a root");
-    Ok(())
+    Ok(Pair { key: key.serialize_pem(), cert: certificate.pem() })
+}
+
+/// From when until when the first certificate of a PEM text is valid. `place` is for the error.
+pub(super) fn validity(place: &Path, cert: &str) -> Result<(SystemTime, SystemTime), FilesError> {
+    let (der, _) = certificates(place, cert)?.remove(0);
+    let certificate = parse(place, &der)?;
+    Ok((moment(certificate.validity().not_before.timestamp()), end(&certificate)))
 }
 
 fn plugged_in(files: &PluggedIn, now: SystemTime) -> Result<Material, FilesError> {
-    let (issuer, own, mut not_after) = issuer(&files.cert, &files.key, now)?;
-    let own_der = certificates(&files.cert)?.remove(0).0;
-    let roots = certificates(&files.root)?;
+    private(&files.key)?;
+    let cert = read(&files.cert)?;
+    let (issuer, own, mut not_after) = issuer((&files.cert, &cert), (&files.key, &read(&files.key)?), now)?;
+    let own_der = certificates(&files.cert, &cert)?.remove(0).0;
+    let roots = certificates(&files.root, &read(&files.root)?)?;
     let mut path = vec![(own_der.clone(), own)];
     if let Some(chain) = &files.chain {
-        for (der, pem) in certificates(chain)? {
+        for (der, pem) in certificates(chain, &read(chain)?)? {
             let known = path.iter().any(|(d, _)| *d == der) || roots.iter().any(|(d, _)| *d == der);
             if !known {
                 path.push((der, pem));
@@ -173,12 +221,8 @@ fn plugged_in(files: &PluggedIn, now: SystemTime) -> Result<Material, FilesError
     Ok(Material { issuer, intermediates, roots, not_after })
 }
 
-/// The first certificate of `cert` with its key, ready to sign; its PEM text; and its end.
-fn issuer(
-    cert: &Path,
-    key: &Path,
-    now: SystemTime,
-) -> Result<(Issuer<'static, KeyPair>, String, SystemTime), FilesError> {
+/// A key that others may read is warned of, or refused.
+fn private(key: &Path) -> Result<(), FilesError> {
     let mode =
         fs::metadata(key).map_err(|source| FilesError::Read { path: key.to_owned(), source })?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -188,10 +232,18 @@ fn issuer(
             return Err(FilesError::Mode { path: key.to_owned(), mode: mode & 0o777 });
         }
     }
-    let text = read(key)?;
+    Ok(())
+}
+
+/// The first certificate of `cert` with its key, ready to sign; its PEM text; and its end. Texts, each with where it is from.
+fn issuer(
+    (cert, cert_text): (&Path, &str),
+    (key, key_text): (&Path, &str),
+    now: SystemTime,
+) -> Result<(Issuer<'static, KeyPair>, String, SystemTime), FilesError> {
     let content = |what, path: &Path, why: String| FilesError::Content { path: path.to_owned(), what, why };
-    let pair = KeyPair::from_pem(&text).map_err(|e| content("private key", key, e.to_string()))?;
-    let (der, pem) = certificates(cert)?.remove(0);
+    let pair = KeyPair::from_pem(key_text).map_err(|e| content("private key", key, e.to_string()))?;
+    let (der, pem) = certificates(cert, cert_text)?.remove(0);
     let certificate = parse(cert, &der)?;
     if certificate.public_key().raw != pair.subject_public_key_info() {
         return Err(FilesError::Mismatch { key: key.to_owned(), cert: cert.to_owned() });
@@ -217,17 +269,25 @@ fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate
 }
 
 fn end(certificate: &X509Certificate<'_>) -> SystemTime {
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    moment(certificate.validity().not_after.timestamp())
+}
+
+fn moment(timestamp: i64) -> SystemTime {
+    let seconds = u64::try_from(timestamp).unwrap_or(0);
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Every certificate of a PEM file, at least one, with a PEM text of its own.
-fn certificates(path: &Path) -> Result<Vec<(CertificateDer<'static>, String)>, FilesError> {
+/// The certificates of a PEM text that is known to be good.
+pub(super) fn split(text: &str) -> Vec<String> {
+    certificates(Path::new(""), text).unwrap_or_default().into_iter().map(|(_, pem)| pem).collect()
+}
+
+/// Every certificate of a PEM text, at least one, with a PEM text of its own. `path` is for the error.
+fn certificates(path: &Path, text: &str) -> Result<Vec<(CertificateDer<'static>, String)>, FilesError> {
     let content = |why: String| FilesError::Content { path: path.to_owned(), what: "certificate", why };
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
-    let text = read(path)?;
-    let (mut rest, mut found) = (text.as_str(), Vec::new());
+    let (mut rest, mut found) = (text, Vec::new());
     while let Some(start) = rest.find(BEGIN) {
         let length = rest[start..].find(END).ok_or_else(|| content("a certificate without its end".to_owned()))?;
         let end = start + length + END.len();

@@ -1,4 +1,4 @@
-//! The controller's own TLS: a certificate of its own authority, renewed at half life, and the accepting of connections.
+//! The controller's own TLS: a certificate of its own authority, renewed at half life and with its root, and the accepting of connections.
 
 use std::io;
 use std::pin::Pin;
@@ -56,6 +56,7 @@ pub fn tls(
     names: Vec<ServerName>,
 ) -> Result<(Arc<ServerConfig>, impl Future<Output = ()> + Send + use<>), ServingError> {
     let now = SystemTime::now();
+    let mut changes = authority.current.subscribe();
     let (key, mut not_after) = certified(&authority, &names, now)?;
     let shown = Arc::new(Shown { current: RwLock::new(key) });
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -66,9 +67,13 @@ pub fn tls(
     let renew = async move {
         let mut renew_at = half(now, not_after);
         loop {
-            tokio::time::sleep(RENEWAL_CHECK).await;
+            // A certificate of the root that signs now: the one before is not trusted for ever.
+            let changed = tokio::select! {
+                () = tokio::time::sleep(RENEWAL_CHECK) => false,
+                changed = changes.changed() => changed.is_ok(),
+            };
             let now = SystemTime::now();
-            if now < renew_at {
+            if now < renew_at && !changed {
                 continue;
             }
             match certified(&authority, &names, now) {

@@ -217,6 +217,40 @@ fn plugged_in_files_that_do_not_belong_together_are_refused() {
     assert!(matches!(seen(&issuing, &issuing, &other), Some(FilesError::Chain { number: 1, .. })));
 }
 
+#[tokio::test(start_paused = true)]
+async fn plugged_in_files_that_change_are_taken_once_they_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (make("old", None), make("new", None));
+    let authority = Arc::new(open(plug(dir.path(), &old, &old, &[], &old)).unwrap());
+    tokio::spawn(reread(authority.clone()));
+    let mut roots = authority.roots();
+    let signed_by_new = || {
+        let signed = authority.sign(&csr(), &web(), None, SystemTime::now()).unwrap();
+        let (leaf, root) = (der(&signed.chain[0]), der(&new.pem));
+        let (_, root) = X509Certificate::from_der(&root).unwrap();
+        X509Certificate::from_der(&leaf).unwrap().1.verify_signature(Some(root.public_key())).is_ok()
+    };
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let look = || tokio::time::sleep(Duration::from_secs(20));
+
+    look().await;
+    assert!(!roots.has_changed().unwrap());
+    write("root.pem", &format!("{}{}", old.pem, new.pem));
+    roots.changed().await.unwrap();
+    assert!(roots.borrow_and_update().contains(new.pem.trim()) && !signed_by_new());
+    // The certificate is written, and its key not yet.
+    write("cert.pem", &new.pem);
+    look().await;
+    assert!(!signed_by_new());
+    write("key.pem", &new.key.serialize_pem());
+    look().await;
+    assert!(signed_by_new());
+    write("root.pem", &new.pem);
+    roots.changed().await.unwrap();
+    assert_eq!(**roots.borrow(), new.pem);
+    assert_eq!(std::fs::read_to_string(dir.path().join("state/root-cert.pem")).unwrap(), new.pem);
+}
+
 #[test]
 fn a_second_root_travels_with_every_certificate() {
     let dir = tempfile::tempdir().unwrap();

@@ -44,7 +44,8 @@ pub(crate) struct Reconciler {
     client: Client,
     index: Arc<Mutex<Index>>,
     config: Config,
-    roots: String,
+    /// In PEM, what waypoints trust.
+    roots: watch::Receiver<Arc<str>>,
     outcomes: watch::Sender<Outcomes>,
     writes: Writes,
 }
@@ -66,7 +67,13 @@ struct Task {
 }
 
 impl Reconciler {
-    pub(crate) fn new(client: Client, index: Arc<Mutex<Index>>, config: Config, roots: String, writes: Writes) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        index: Arc<Mutex<Index>>,
+        config: Config,
+        roots: watch::Receiver<Arc<str>>,
+        writes: Writes,
+    ) -> Self {
         Self { client, index, config, roots, outcomes: watch::Sender::default(), writes }
     }
 
@@ -92,6 +99,7 @@ impl Reconciler {
         let mut tasks: BTreeMap<Name, Task> = BTreeMap::new();
         let mut class_due = Instant::now();
         let mut touched: BTreeSet<Name> = BTreeSet::new();
+        let mut roots = self.roots.clone();
         loop {
             if class_due <= Instant::now() {
                 if let Err(error) = class::ensure(&self.client).await {
@@ -107,6 +115,7 @@ impl Reconciler {
             tokio::select! {
                 () = sleep(next.saturating_duration_since(Instant::now())) => {}
                 changed = stirred.changed() => if changed.is_err() { return },
+                changed = roots.changed() => if changed.is_err() { return },
                 name = children.changed() => touched.extend(name),
             }
             sleep(MOMENT).await;
@@ -124,13 +133,14 @@ impl Reconciler {
     /// Brings the tasks in line with the Gateways that there are.
     fn plan(&self, children: &Children, tasks: &mut BTreeMap<Name, Task>) {
         let mut plans: BTreeMap<Name, Plan> = BTreeMap::new();
+        let roots = self.roots.borrow().clone();
         {
             let index = self.index.lock().unwrap_or_else(|e| e.into_inner());
             if !index.is_synced() {
                 return;
             }
             for gateway in index.deployed_gateways() {
-                let plan = match objects(gateway, &self.config, &self.roots) {
+                let plan = match objects(gateway, &self.config, &roots) {
                     Ok(objects) => Plan::Be(gateway.metadata.uid.clone(), objects),
                     Err(mistakes) => Plan::Wrong(mistakes),
                 };

@@ -157,7 +157,11 @@ impl Controller {
         self.daemon.log()
     }
 
-    fn page(&self, path: &str) -> Result<String> {
+    /// What it says at `path` of its pages.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn page(&self, path: &str) -> Result<String> {
         http::get(&self.monitoring.to_string(), path)
     }
 }
