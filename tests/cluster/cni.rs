@@ -194,7 +194,7 @@ fn agents(api: &Api, wanted: bool) -> Result<()> {
 
 /// How many pods there are with that label.
 fn listed(api: &Api, app: &str) -> Result<usize> {
-    let list = api.list("v1", "Pod", "weft-system")?;
+    let list = api.list("/api/v1/namespaces/weft-system/pods")?;
     Ok(list.iter().filter(|pod| pod["metadata"]["labels"]["app"] == app).count())
 }
 
@@ -243,7 +243,7 @@ fn has_started(api: &Api, namespace: &str, name: &str) -> bool {
 
 /// What is said of a pod that does not start.
 fn refusals(api: &Api, name: &str) -> Result<String> {
-    let events = api.list("v1", "Event", "shop")?;
+    let events = api.list("/api/v1/namespaces/shop/events")?;
     let of_pod = events.iter().filter(|event| event["involvedObject"]["name"] == name);
     Ok(of_pod.filter_map(|event| event["message"].as_str()).collect::<Vec<_>>().join("\n"))
 }

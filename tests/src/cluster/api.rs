@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use http::Request;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Config};
@@ -107,17 +107,6 @@ impl Api {
         let (api, name) = self.place(object);
         let found = self.runtime.block_on(api.get_opt(&name)).with_context(|| format!("get {}", words(object)))?;
         Ok(found.map(serde_json::to_value).transpose()?)
-    }
-
-    /// All objects of a kind in a namespace.
-    ///
-    /// # Errors
-    /// What the API server said.
-    pub fn list(&self, api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Value>> {
-        let any = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "", "namespace": namespace}});
-        let listed = self.runtime.block_on(self.place(&any).0.list(&ListParams::default()));
-        let listed = listed.with_context(|| format!("list {kind} in {namespace}"))?;
-        Ok(listed.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
     }
 
     /// Sends `body` to `path` by POST and yields the answer: for what is no object (a token, a review).
