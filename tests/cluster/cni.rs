@@ -20,6 +20,8 @@ use crate::source::definition;
 
 /// What clients say in every request.
 const MARKER: &str = "MARKER-c41e57";
+/// What an agent says of how long new pods waited.
+const WAITED: &str = "grep -ho 'pod=.* waited=[^ ]*' /var/log/pods/weft-system_weft-node-*/agent/*.log";
 const CONFIGURATION: &str = "/etc/cni/net.d/10-bridge.conflist";
 
 #[test]
@@ -32,7 +34,8 @@ fn a_new_pods_very_first_connection_is_in_the_mesh_and_other_pods_never_wait() -
         }
     }
     let (port, dir) = (cluster.nodes()[0].port.clone(), cluster.dir().to_owned());
-    let before = read(&cluster.nodes()[1], CONFIGURATION)?;
+    let originals = cluster.nodes().iter().map(|node| read(node, CONFIGURATION)).collect::<Result<Vec<_>>>()?;
+    let before = &originals[1];
     ensure!(!before.contains("weft-cni"), "{before}");
     install(cluster.api(), "closed")?;
     ready(cluster.api())?;
@@ -82,6 +85,10 @@ fn a_new_pods_very_first_connection_is_in_the_mesh_and_other_pods_never_wait() -
     let crossed = text(&file)?;
     ensure!(!crossed.contains(MARKER), "a first request crossed the link as it was");
 
+    let waited = cluster.nodes()[1].command(&["sh", "-c", WAITED]).stdout(Stdio::piped()).output()?.stdout;
+    println!("figure: waits of new pods:\n{}", String::from_utf8_lossy(&waited));
+    let api = cluster.api();
+
     // The same from a pod that is no part of the mesh: at once, in the clear, and refused by who is strict.
     let mut capture = tcpdump(&port, &dir.join("plain.pcap"), &["tcp"]).spawn()?;
     std::thread::sleep(Duration::from_millis(500));
@@ -96,7 +103,7 @@ fn a_new_pods_very_first_connection_is_in_the_mesh_and_other_pods_never_wait() -
 
     // Another tool writes its configuration again.
     let node = &cluster.nodes()[1];
-    write(node, CONFIGURATION, &before)?;
+    write(node, CONFIGURATION, before)?;
     let begun = Instant::now();
     until("the plugin to be inserted again", Duration::from_secs(10), || {
         read(node, CONFIGURATION).is_ok_and(|now| now == chained).then_some(())
@@ -139,8 +146,8 @@ fn a_new_pods_very_first_connection_is_in_the_mesh_and_other_pods_never_wait() -
         let phase = || api.get(&done).ok().flatten().filter(|pod| pod["status"]["phase"] == "Succeeded");
         until("the node to be rid of Weft", START, phase).with_context(|| format!("{:?}", api.get(&done)))?;
     }
-    for node in cluster.nodes() {
-        ensure!(read(node, CONFIGURATION)? == before, "{}", read(node, CONFIGURATION)?);
+    for (node, before) in cluster.nodes().iter().zip(&originals) {
+        ensure!(read(node, CONFIGURATION)? == *before, "{}", read(node, CONFIGURATION)?);
         for path in ["/etc/cni/net.d/weft.d", "/opt/cni/bin/weft-cni", "/sys/fs/bpf/weft", "/run/weft/cni.sock"] {
             ensure!(!node.command(&["test", "-e", path]).status()?.success(), "{path} is left on {}", node.name);
         }
