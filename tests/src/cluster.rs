@@ -8,6 +8,7 @@
 //! the same few lines, also after a crash.
 
 pub mod controller;
+pub mod helm;
 pub mod node;
 mod network;
 pub mod image;
