@@ -69,7 +69,10 @@ fn build() -> PathBuf {
     };
     let mut cargo = Command::new(variable("CARGO"));
     cargo.current_dir(workspace).args(["build", "--package", "mesh-ebpf", "--bin", "weft-ebpf", "--release"]);
-    cargo.args(["--target", TARGET, "-Z", "build-std=core", "-Z", "trim-paths", "--locked"]).arg("--target-dir").arg(&target);
+    cargo
+        .args(["--target", TARGET, "-Z", "build-std=core", "-Z", "trim-paths", "--locked"])
+        .arg("--target-dir")
+        .arg(&target);
     // What the outer cargo set for this build is meant for the host.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

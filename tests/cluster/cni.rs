@@ -14,7 +14,8 @@ use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
 use crate::manifests;
-use crate::mesh::{ready, tcpdump};
+use crate::installed::ready;
+use crate::mesh::tcpdump;
 use crate::nodes::{START, get, pod};
 use crate::source::definition;
 

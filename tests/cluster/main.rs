@@ -1,6 +1,7 @@
 //! Tests on a real Kubernetes. One file is one subject; every file is listed here.
 
 mod admission;
+mod chart;
 mod cni;
 mod control_plane;
 mod identity;

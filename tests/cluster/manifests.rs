@@ -10,7 +10,7 @@ use weft_tests::cluster::Cluster;
 use weft_tests::cluster::controller::{Controller, NAMESPACE};
 use weft_tests::wait::{PATIENCE, until};
 
-const MANIFEST: &str = include_str!("../../deploy/kubernetes/weft.yaml");
+pub(crate) const MANIFEST: &str = include_str!("../../deploy/kubernetes/weft.yaml");
 
 /// Its objects.
 pub(crate) fn objects() -> Result<Vec<Value>> {

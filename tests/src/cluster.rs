@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod controller;
 mod dns;
+pub mod helm;
 pub mod node;
 mod network;
 pub mod image;

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::binaries::Binaries;
+use weft_tests::cluster::helm;
 use weft_tests::cluster::image;
 use weft_tests::cluster::node;
 use xtask::clusters;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         nodes: bool,
     },
+    /// Write deploy/kubernetes/weft.yaml as the chart renders it
+    Manifest,
 }
 
 fn main() -> Result<()> {
@@ -47,8 +50,10 @@ fn main() -> Result<()> {
         Command::Build { nodes } => {
             let binaries = if nodes { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
             Binaries::ensure_grpc_calls()?;
+            Binaries::ensure_helm()?;
             println!("etcd and kube-apiserver are in {}", binaries.dir().display());
         }
+        Command::Manifest => helm::write_manifest()?,
         Command::Up { nodes, name, images } => up(&name, nodes, images)?,
         Command::Down { name } if clusters::remove(&name)? => println!("cluster {name} is gone"),
         Command::Down { name } => println!("there is no cluster {name}"),

@@ -67,6 +67,15 @@ const DNS: [Source; 1] =
 const CALLS: [Source; 1] =
     [Source { program: "grpc-calls", module: "grpc-calls", package: ".", minutes: 1, flags: || "-s -w".to_owned() }];
 
+/// What installs the chart.
+const HELM: [Source; 1] = [Source {
+    program: "helm",
+    module: "helm",
+    package: "helm.sh/helm/v4/cmd/helm",
+    minutes: 2,
+    flags: || "-s -w".to_owned(),
+}];
+
 /// What `kubernetes` is called as.
 const NAMES: [&str; 5] = ["kubelet", "kube-proxy", "kube-controller-manager", "kube-scheduler", "kubectl"];
 
@@ -151,6 +160,24 @@ impl Binaries {
             build(&CALLS)?;
         }
         Ok(())
+    }
+
+    /// Helm if it is there, without building it.
+    #[must_use]
+    pub fn helm() -> Option<PathBuf> {
+        let dir = cache(&HELM).ok().filter(|dir| all_in(dir, &HELM))?;
+        Some(dir.join(HELM[0].program))
+    }
+
+    /// Builds it if it is not there.
+    ///
+    /// # Errors
+    /// Without Go or network, or when the build fails.
+    pub fn ensure_helm() -> Result<PathBuf> {
+        match Binaries::helm() {
+            Some(helm) => Ok(helm),
+            None => Ok(build(&HELM)?.join(HELM[0].program)),
+        }
     }
 
     #[must_use]
@@ -261,6 +288,24 @@ macro_rules! node_binaries {
             (lacking, _) => {
                 let built = "needs programs of nodes, which `cargo xtask cluster build --nodes` builds with Go 1.26";
                 println!("skipped: {}:{}: {}", module_path!(), line!(), lacking.unwrap_or(built.to_owned()));
+                return Ok(());
+            }
+        }
+    };
+}
+
+/// As [`binaries!`](crate::binaries), for Helm.
+#[macro_export]
+macro_rules! helm {
+    () => {
+        match $crate::cluster::helm::Helm::present() {
+            Some(helm) => helm,
+            None => {
+                println!(
+                    "skipped: {}:{}: needs helm, which `cargo xtask cluster build` builds with Go 1.26",
+                    module_path!(),
+                    line!()
+                );
                 return Ok(());
             }
         }
