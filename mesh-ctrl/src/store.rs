@@ -8,6 +8,7 @@
 
 mod digest;
 mod image;
+pub(crate) mod part;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};

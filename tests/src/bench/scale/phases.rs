@@ -153,17 +153,21 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// All agents go, and come with what they hold.
+    /// All agents go, and come with what they hold: as Weft's say that, and as others do.
     async fn returning(&self, mut crowd: Crowd, figures: &mut Figures) -> Result<()> {
-        for _ in 0..self.plan.repetitions.max(1) {
-            let holding = crowd.holding();
-            drop(crowd);
-            let cost;
-            (crowd, cost) = self.come(&holding).await?;
-            figures.add("return of all: CPU", "s", cost.cpu);
-            figures.add("return of all: until the last is answered", "s", cost.wall);
-            figures.add("return of all: sent to them", "MiB", mebibytes(cost.count.received));
-            figures.add("return of all: sent by them", "MiB", mebibytes(cost.count.sent));
+        for named in [false, true] {
+            for _ in 0..self.plan.repetitions.max(1) {
+                let holding = crowd.holding();
+                drop(crowd);
+                let holding = if named { holding.named() } else { holding };
+                let cost;
+                (crowd, cost) = self.come(&holding).await?;
+                let what = if named { "return of all, naming what they hold" } else { "return of all" };
+                figures.add(&format!("{what}: CPU"), "s", cost.cpu);
+                figures.add(&format!("{what}: until the last is answered"), "s", cost.wall);
+                figures.add(&format!("{what}: sent to them"), "MiB", mebibytes(cost.count.received));
+                figures.add(&format!("{what}: sent by them"), "MiB", mebibytes(cost.count.sent));
+            }
         }
         Ok(())
     }
