@@ -88,7 +88,7 @@ fn raw_frame(own: &[u8]) -> Option<BytesMut> {
     frame.put_u32_le(MAGIC);
     frame.put_u8(DESCRIPTOR);
     frame.put_u32_le(size);
-    frame.put_uint_le(u64::from(size << 3 | LAST), 3);
+    frame.put_uint_le(u64::from((size << 3) | LAST), 3);
     frame.put_slice(content);
     Some(frame)
 }

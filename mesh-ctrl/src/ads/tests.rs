@@ -174,6 +174,15 @@ fn all_who_begin_share_the_bytes_and_learn_what_vanished_since_they_were_made() 
 }
 
 #[test]
+fn who_is_told_by_an_earlier_world_is_not_told_a_later_one() {
+    let earlier = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut later = earlier.clone();
+    later.apply(vec![pod("a", "10.0.0.2", &[])]);
+    let kept = later.of(Kind::Address).image();
+    assert_eq!((kept.at, earlier.of(Kind::Address).image().at), (2, 1));
+}
+
+#[test]
 fn what_is_not_acknowledged_is_not_heard() {
     let world = world(vec![pod("a", "10.0.0.1", &[])]);
     let mut session = Session::default();

@@ -14,6 +14,7 @@ use super::{CONTROLLER_CORE, OTHERS_CORE, Plan, children, pin, pin_process};
 use crate::bench::machine::process_seconds;
 use crate::cluster::Cluster;
 use crate::cluster::controller::Controller;
+use crate::wait::until;
 
 /// A filled cluster with its controller, each on its core.
 pub(super) struct Stage<'a> {
@@ -41,7 +42,7 @@ impl<'a> Stage<'a> {
         let controller = Controller::start(cluster, "controller", &[]);
         pin_process(std::process::id(), OTHERS_CORE)?;
         let controller = controller?;
-        controller.wait_ready()?;
+        until("the controller to be ready", READY, || controller.is_ready().then_some(()))?;
         let roots = fs::read_to_string(controller.state().join("root-cert.pem"))?;
         let agents = Builder::new_current_thread().enable_all().build()?;
         let writes = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -225,6 +226,8 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 
+/// Longest wait for the cluster to be read.
+const READY: Duration = Duration::from_secs(60);
 /// Changes a second.
 const PER_SECOND: usize = 100;
 /// Long enough for what was said to be acknowledged.
