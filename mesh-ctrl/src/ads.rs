@@ -151,21 +151,22 @@ impl Served {
                         return Ok("connection lost");
                     }
                 },
-                () = sleep_until(rests_until.unwrap_or(now).into()), if work && rests_until.is_some() => {}
+                // Meanwhile nothing that changes wakes it.
+                () = sleep_until(rests_until.unwrap_or(now).into()), if rests_until.is_some() => {}
                 place = responses.reserve(), if work && rests_until.is_none() => match place {
                     Ok(place) => {
                         self.ads.access.check(&self.caller, Instant::now())?;
                         if let Some(response) = self.session.next(&world).map_err(ended)? {
                             self.ads.metrics.responses.inc();
                             self.ads.metrics.resources.inc_by(response.resources() as u64);
-                            self.pace.told(now);
+                            self.pace.told(Instant::now());
                             place.send(Ok(response));
                         }
                         self.agent.show(&self.session);
                     }
                     Err(_) => return Ok("stream dropped"),
                 },
-                changed = worlds.changed() => if changed.is_err() {
+                changed = worlds.changed(), if rests_until.is_none() => if changed.is_err() {
                     return Err(Status::unavailable("the controller is stopping"));
                 },
                 () = responses.closed() => return Ok("stream dropped"),

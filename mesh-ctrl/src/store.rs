@@ -8,6 +8,7 @@
 
 mod digest;
 mod image;
+pub(crate) mod part;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
@@ -133,7 +134,9 @@ impl Collection {
     /// All that it holds, or did a moment ago.
     pub(crate) fn image(&self) -> Arc<Image> {
         let mut kept = self.image.lock().unwrap_or_else(|e| e.into_inner());
-        let fresh = |image: &Arc<Image>| image.at >= self.floor && self.head.saturating_sub(image.at) <= MAX_BEHIND;
+        // Never a later one: who is told it would hold more than this collection's digest says.
+        let fresh =
+            |image: &Arc<Image>| (self.floor..=self.head).contains(&image.at) && self.head - image.at <= MAX_BEHIND;
         if let Some(image) = kept.upgrade().filter(fresh) {
             return image;
         }

@@ -178,8 +178,10 @@ async fn try_stream(
     let mut offered = BTreeSet::new();
     for kind in config.kinds() {
         let first = first_request(config, believed, demanded, kind);
-        if first.initial_resource_versions.contains_key(EVERYTHING) {
+        if believed.digest(kind).is_some() {
             offered.insert(kind);
+        } else {
+            believed.forget_digest(kind);
         }
         requests.try_send(first).map_err(|_| ControlError::Closed)?;
     }

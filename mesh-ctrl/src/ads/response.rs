@@ -4,13 +4,13 @@
 //! Zstandard frames are one stream (RFC 8878, section 3): a small head for this agent, and a part that is the same bytes for all.
 
 use std::fmt;
-use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mesh_core::wire::discovery::DeltaDiscoveryResponse;
 use prost::Message;
-use prost::encoding;
+
+use crate::store::part::{Part, encode, encoded_len};
 
 /// A delta discovery response whose resources were encoded before.
 #[derive(Clone, Default)]
@@ -23,29 +23,18 @@ pub(crate) struct Response {
     pub(crate) part: Option<Arc<Part>>,
 }
 
-/// Resources that are told together, more than once.
-pub(crate) struct Part {
-    resources: Vec<Bytes>,
-    plain: OnceLock<Bytes>,
-    packed: OnceLock<Option<Bytes>>,
-}
-
-/// Number of `resources` in `DeltaDiscoveryResponse`.
-const RESOURCES_FIELD: u32 = 2;
-/// Of zstd: 1 to 19. Higher ones find a tenth more, for ten times as long.
-const LEVEL: i32 = 1;
 /// A gRPC message's flag and length.
 const PREFIX_BYTES: usize = 5;
 
 impl Response {
     pub(crate) fn resources(&self) -> usize {
-        self.resources.len() + self.part.as_ref().map_or(0, |part| part.resources.len())
+        self.resources.len() + self.part.as_ref().map_or(0, |part| part.len())
     }
 
     /// The message with its prefix, in pieces. `zstd`: the agent takes messages that are compressed so.
     pub(crate) fn frames(&self, zstd: bool) -> Vec<Bytes> {
-        let resources = encoding::bytes::encoded_len_repeated(RESOURCES_FIELD, &self.resources);
-        let mut own = BytesMut::with_capacity(PREFIX_BYTES + self.head.encoded_len() + resources);
+        let own = PREFIX_BYTES + self.head.encoded_len() + encoded_len(&self.resources);
+        let mut own = BytesMut::with_capacity(own);
         own.put_bytes(0, PREFIX_BYTES);
         // A buffer that grows cannot lack room.
         let _ = self.head.encode(&mut own);
@@ -64,32 +53,6 @@ impl Response {
     }
 }
 
-impl Part {
-    pub(crate) fn new(resources: Vec<Bytes>) -> Self {
-        Self { resources, plain: OnceLock::new(), packed: OnceLock::new() }
-    }
-
-    fn plain(&self) -> Bytes {
-        let encoded = || {
-            let mut bytes =
-                BytesMut::with_capacity(encoding::bytes::encoded_len_repeated(RESOURCES_FIELD, &self.resources));
-            encode(&self.resources, &mut bytes);
-            bytes.freeze()
-        };
-        self.plain.get_or_init(encoded).clone()
-    }
-
-    /// None if it cannot be compressed; it is sent as it is then.
-    fn packed(&self) -> Option<Bytes> {
-        let packed = || -> io::Result<Bytes> {
-            let mut bytes = BytesMut::new();
-            encode(&self.resources, &mut bytes);
-            Ok(zstd::bulk::compress(&bytes, LEVEL)?.into())
-        };
-        self.packed.get_or_init(|| packed().ok()).clone()
-    }
-}
-
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
@@ -98,18 +61,6 @@ impl fmt::Debug for Response {
             .field("resources", &self.resources())
             .field("removed", &self.head.removed_resources.len())
             .finish()
-    }
-}
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Part").field("resources", &self.resources.len()).finish_non_exhaustive()
-    }
-}
-
-fn encode(resources: &[Bytes], to: &mut BytesMut) {
-    for resource in resources {
-        encoding::bytes::encode(RESOURCES_FIELD, resource, to);
     }
 }
 
@@ -137,7 +88,7 @@ fn raw_frame(own: &[u8]) -> Option<BytesMut> {
     frame.put_u32_le(MAGIC);
     frame.put_u8(DESCRIPTOR);
     frame.put_u32_le(size);
-    frame.put_uint_le(u64::from(size << 3 | LAST), 3);
+    frame.put_uint_le(u64::from((size << 3) | LAST), 3);
     frame.put_slice(content);
     Some(frame)
 }

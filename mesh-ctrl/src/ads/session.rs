@@ -9,7 +9,8 @@ use mesh_net::control::Kind;
 use mesh_net::grpc::{EVERYTHING, PARTIAL, UNKNOWN};
 use thiserror::Error;
 
-use super::response::{Part, Response};
+use super::response::Response;
+use crate::store::part::Part;
 use crate::store::{Collection, Image, PART_BYTES, Resource, World};
 
 /// Removed names in one response; names are at most a few hundred bytes.
@@ -307,7 +308,13 @@ impl Subscription {
     }
 
     fn has_work(&self, all: &Collection) -> bool {
-        self.unknown || self.started && (self.due || self.image.is_some() || !self.lookups.is_empty() || !self.gone.is_empty() || self.cursor < all.head())
+        self.unknown
+            || self.started
+                && (self.due
+                    || self.image.is_some()
+                    || !self.lookups.is_empty()
+                    || !self.gone.is_empty()
+                    || self.cursor < all.head())
     }
 
     fn next(&mut self, all: &Collection) -> Result<Option<Batch>, SessionError> {
@@ -339,7 +346,8 @@ impl Subscription {
         if !batch.full() {
             self.read_log(all, &mut batch);
         }
-        batch.partial = self.image.is_some() || !self.gone.is_empty() || !self.lookups.is_empty() || self.cursor < all.head();
+        batch.partial =
+            self.image.is_some() || !self.gone.is_empty() || !self.lookups.is_empty() || self.cursor < all.head();
         if batch.part.is_none() && batch.resources.is_empty() && batch.removed.is_empty() && !self.due {
             return Ok(None);
         }

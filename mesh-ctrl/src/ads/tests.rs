@@ -89,6 +89,111 @@ fn a_resumption_is_told_differences_and_what_vanished_and_nothing_else() {
     assert_eq!(told(&mut session, &after), ["address:"], "an answer all the same: now it knows that it is in sync");
 }
 
+fn holding(digest: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        initial_resource_versions: [(EVERYTHING.to_owned(), digest.to_owned())].into(),
+        ..subscribe(Kind::Address)
+    }
+}
+
+/// Version of the last response of all that there is to say.
+fn last_version(session: &mut Session, world: &World) -> String {
+    let mut version = String::new();
+    while let Some(response) = session.next(world).unwrap() {
+        version = response.head.system_version_info;
+    }
+    version
+}
+
+#[test]
+fn who_returns_with_a_digest_is_told_what_changed_since_also_by_another_controller() {
+    let before = || vec![pod("a", "10.0.0.1", &[]), pod("lost", "10.0.0.2", &[]), pod("moved", "10.0.0.3", &[])];
+    let mut session = Session::default();
+    let mut first = world(before());
+    session.hear(&first, subscribe(Kind::Address)).unwrap();
+    let digest = last_version(&mut session, &first);
+    assert!(digest.starts_with(DIGEST), "{digest}");
+
+    let mut session = Session::default();
+    session.hear(&first, holding(&digest)).unwrap();
+    assert_eq!(told(&mut session, &first), ["address:"], "an answer all the same");
+
+    // Another one read the same in another order and in more than one batch.
+    let mut other = world(before().into_iter().rev().take(1).collect());
+    other.apply(before());
+    for world in [&mut first, &mut other] {
+        world.apply(vec![gone("lost"), pod("moved", "10.0.0.9", &[]), pod("new", "10.0.0.4", &[])]);
+        let mut session = Session::default();
+        session.hear(world, holding(&digest)).unwrap();
+        assert_eq!(told(&mut session, world), ["address: -lost +moved +new"]);
+        let mut session = Session::default();
+        session.hear(world, holding(&digest)).unwrap();
+        let now = last_version(&mut session, world);
+        assert!(now.starts_with(DIGEST) && now != digest);
+    }
+}
+
+#[test]
+fn a_digest_that_is_not_known_is_asked_for_names_on_the_same_stream() {
+    let world = world(vec![pod("a", "10.0.0.1", &[]), pod("b", "10.0.0.2", &[])]);
+    let mut session = Session::default();
+    for digest in ["", "weft-sha256-00", &world.of(Kind::Authorization).digest().unwrap().to_string()] {
+        session.hear(&world, holding(digest)).unwrap();
+        let response = session.next(&world).unwrap().unwrap();
+        assert_eq!((response.head.system_version_info.as_str(), response.resources()), (UNKNOWN, 0));
+        assert!(session.next(&world).unwrap().is_none() && !session.has_work(&world));
+    }
+    let mut versions = held(&world, Kind::Address);
+    versions.insert("lost".to_owned(), "1".to_owned());
+    versions.remove("b");
+    let request = DeltaDiscoveryRequest { initial_resource_versions: versions, ..subscribe(Kind::Address) };
+    session.hear(&world, request).unwrap();
+    assert_eq!(told(&mut session, &world), ["address: -lost +b"]);
+}
+
+#[test]
+fn who_asks_for_single_names_has_no_digest() {
+    let world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    session.hear(&world, ask(&["/10.0.0.1"])).unwrap();
+    assert!(!last_version(&mut session, &world).starts_with(DIGEST));
+}
+
+#[test]
+fn all_who_begin_share_the_bytes_and_learn_what_vanished_since_they_were_made() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[]), pod("b", "10.0.0.2", &[])]);
+    let (mut early, mut late) = (Session::default(), Session::default());
+    early.hear(&world, subscribe(Kind::Address)).unwrap();
+    world.apply(vec![gone("a"), pod("b", "10.0.0.3", &[]), pod("c", "10.0.0.4", &[])]);
+    late.hear(&world, subscribe(Kind::Address)).unwrap();
+    let part = |session: &mut Session| session.next(&world).unwrap().unwrap().part.unwrap();
+    assert!(Arc::ptr_eq(&part(&mut early), &part(&mut late)));
+    for mut session in [early, late] {
+        assert_eq!(told(&mut session, &world), ["address: -a +b +c"]);
+    }
+}
+
+#[test]
+fn who_is_told_by_an_earlier_world_is_not_told_a_later_one() {
+    let earlier = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut later = earlier.clone();
+    later.apply(vec![pod("a", "10.0.0.2", &[])]);
+    let kept = later.of(Kind::Address).image();
+    assert_eq!((kept.at, earlier.of(Kind::Address).image().at), (2, 1));
+}
+
+#[test]
+fn what_is_not_acknowledged_is_not_heard() {
+    let world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    assert!(session.is_heard());
+    session.hear(&world, subscribe(Kind::Address)).unwrap();
+    let nonce = session.next(&world).unwrap().unwrap().head.nonce;
+    assert!(!session.is_heard());
+    session.hear(&world, DeltaDiscoveryRequest { response_nonce: nonce, ..subscribe(Kind::Address) }).unwrap();
+    assert!(session.is_heard());
+}
+
 #[test]
 fn a_large_mesh_comes_in_parts_and_changes_meanwhile_are_not_lost() {
     let many: Vec<Change> = (0..30_000).map(|n| pod(&format!("w{n}"), "10.0.0.1", &["web"])).collect();
@@ -211,6 +316,7 @@ enum Step {
     Remove(u8),
     Read,
     Return,
+    ReturnByDigest,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -219,6 +325,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0_u8..12).prop_map(Step::Remove),
         2 => Just(Step::Read),
         1 => Just(Step::Return),
+        2 => Just(Step::ReturnByDigest),
     ];
     prop::collection::vec(step, 0..60)
 }
@@ -231,9 +338,12 @@ proptest! {
         let mut session = Session::default();
         session.hear(&world, subscribe(Kind::Address)).unwrap();
         let mut agent: BTreeMap<String, String> = BTreeMap::new();
+        let mut digest = None;
         let read = |session: &mut Session, world: &World, agent: &mut BTreeMap<String, String>| {
+            let mut digest = None;
             while let Some(response) = session.next(world).unwrap() {
                 let response = delivered(&response);
+                digest = Some(response.system_version_info.clone());
                 for name in response.removed_resources {
                     agent.remove(&name);
                 }
@@ -241,6 +351,7 @@ proptest! {
                     agent.insert(resource.name, resource.version);
                 }
             }
+            digest
         };
         for step in steps {
             match step {
@@ -250,7 +361,13 @@ proptest! {
                 Step::Remove(name) => {
                     world.apply(vec![gone(&format!("p{name}"))]);
                 }
-                Step::Read => read(&mut session, &world, &mut agent),
+                Step::Read => digest = read(&mut session, &world, &mut agent).or(digest),
+                Step::ReturnByDigest => {
+                    if let Some(digest) = &digest {
+                        session = Session::default();
+                        session.hear(&world, holding(digest)).unwrap();
+                    }
+                }
                 Step::Return => {
                     session = Session::default();
                     let request = DeltaDiscoveryRequest {

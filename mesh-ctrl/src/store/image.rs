@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Resource;
-use crate::ads::response::Part;
+use super::part::Part;
 
 /// A part is closed once it has this many bytes of resources: a large mesh arrives in parts, and no part holds up the other
 /// type for long.

@@ -155,3 +155,35 @@ fn removals_are_forgotten_in_the_end_and_the_floor_says_so() {
     assert_eq!(collection.floor(), 11);
     assert_eq!(collection.since(0).count(), MAX_REMOVALS + 1);
 }
+
+#[test]
+fn a_digest_is_of_the_content_alone() {
+    let digest = |world: &World| world.of(Kind::Address).digest().unwrap().clone();
+    let empty = digest(&world(Vec::new()));
+    let all = world(vec![pod("a", "10.0.0.1", &[]), pod("b", "10.0.0.2", &[])]);
+    let mut other = world(vec![pod("b", "10.0.0.9", &[])]);
+    let mut seen = vec![empty.clone(), digest(&all), digest(&other)];
+    other.apply(vec![pod("c", "10.0.0.3", &[]), pod("a", "10.0.0.1", &[])]);
+    seen.push(digest(&other));
+    other.apply(vec![gone("c"), pod("b", "10.0.0.2", &[])]);
+    assert_eq!(digest(&other), digest(&all));
+    assert_ne!(all.of(Kind::Authorization).digest(), world(Vec::new()).of(Kind::Address).digest(), "another kind");
+    other.apply(vec![gone("a"), gone("b")]);
+    assert_eq!(digest(&other), empty);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 4);
+}
+
+#[test]
+fn a_place_is_known_by_its_digest_for_some_thousand_changes() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let first = world.of(Kind::Address).digest().unwrap().clone();
+    assert_eq!(world.of(Kind::Address).place_of(&first), Some(1));
+    for n in 0..5000 {
+        world.apply(vec![pod("b", &format!("10.{}.{}.1", n / 250, n % 250), &[])]);
+    }
+    let all = world.of(Kind::Address);
+    assert_eq!(all.place_of(&first), None);
+    assert_eq!(all.place_of(all.digest().unwrap()), Some(all.head()));
+}

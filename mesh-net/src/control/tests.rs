@@ -134,6 +134,53 @@ fn one_response_publishes_one_snapshot_and_an_empty_one_none() {
 }
 
 #[test]
+fn a_digest_stands_for_what_is_held_only_if_nothing_was_refused() {
+    let digest = |n: u8| format!("{DIGEST}{n}");
+    let told = |version: String, resources| DeltaDiscoveryResponse {
+        system_version_info: version,
+        ..response(resources, &[])
+    };
+    let mut believed = Believed::default();
+    let held = |believed: &Believed| believed.digest(Kind::Address).map(str::to_owned);
+    believed.apply(Kind::Address, told(PARTIAL.to_owned(), vec![workload("a", &[10, 0, 0, 1], "1")]));
+    assert_eq!(held(&believed), None);
+    believed.apply(Kind::Address, told(digest(1), vec![workload("b", &[10, 0, 0, 2], "1")]));
+    assert_eq!(held(&believed), Some(digest(1)));
+    // On the way from one to the other.
+    believed.apply(Kind::Address, told(PARTIAL.to_owned(), vec![workload("c", &[10, 0, 0, 3], "1")]));
+    assert_eq!(held(&believed), None);
+    believed.apply(Kind::Address, told(digest(2), vec![workload("d", &[1], "1")]));
+    believed.apply(Kind::Address, told(digest(3), vec![workload("e", &[10, 0, 0, 5], "1")]));
+    assert_eq!(held(&believed), None, "d is missing");
+    // The next stream begins with names, and what was refused is told again.
+    believed.forget_digest(Kind::Address);
+    believed.apply(Kind::Address, told(digest(3), vec![workload("d", &[10, 0, 0, 4], "1")]));
+    assert_eq!(held(&believed), Some(digest(3)));
+    believed.apply(Kind::Address, told("7".to_owned(), Vec::new()));
+    assert_eq!(held(&believed), None, "another's version is no digest");
+}
+
+#[test]
+fn an_answer_to_a_digest_tells_who_the_controller_is() {
+    let heard = |kind: Kind, version: &str, offered: &mut BTreeSet<Kind>| {
+        let mut response = response(Vec::new(), &[]);
+        (response.type_url, response.system_version_info) = (kind.type_url().to_owned(), version.to_owned());
+        resumption(&response, offered)
+    };
+    let both = || BTreeSet::from([Kind::Address, Kind::Authorization]);
+    let digest = format!("{DIGEST}1");
+    assert_eq!(heard(Kind::Address, UNKNOWN, &mut both()), Resumption::Unknown(Kind::Address));
+    assert_eq!(heard(Kind::Address, PARTIAL, &mut both()), Resumption::GoesOn);
+    assert_eq!(heard(Kind::Address, &digest, &mut both()), Resumption::GoesOn);
+    assert_eq!(heard(Kind::Authorization, "2026-01-01T00:00:00Z/12", &mut both()), Resumption::Ignored);
+    // Only the first answer is one.
+    let mut offered = both();
+    heard(Kind::Address, &digest, &mut offered);
+    assert_eq!(heard(Kind::Address, "12", &mut offered), Resumption::GoesOn);
+    assert_eq!(heard(Kind::Address, "12", &mut BTreeSet::new()), Resumption::GoesOn);
+}
+
+#[test]
 fn a_part_of_a_large_answer_is_not_the_whole() {
     let (mut believed, status) = (Believed::default(), ControlStatus::new());
     let (publish, _seen) = watch::channel(Arc::new(Snapshot::default()));

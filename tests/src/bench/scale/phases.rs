@@ -14,6 +14,7 @@ use super::{CONTROLLER_CORE, OTHERS_CORE, Plan, children, pin, pin_process};
 use crate::bench::machine::process_seconds;
 use crate::cluster::Cluster;
 use crate::cluster::controller::Controller;
+use crate::wait::until;
 
 /// A filled cluster with its controller, each on its core.
 pub(super) struct Stage<'a> {
@@ -41,7 +42,7 @@ impl<'a> Stage<'a> {
         let controller = Controller::start(cluster, "controller", &[]);
         pin_process(std::process::id(), OTHERS_CORE)?;
         let controller = controller?;
-        controller.wait_ready()?;
+        until("the controller to be ready", READY, || controller.is_ready().then_some(()))?;
         let roots = fs::read_to_string(controller.state().join("root-cert.pem"))?;
         let agents = Builder::new_current_thread().enable_all().build()?;
         let writes = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -153,17 +154,21 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// All agents go, and come with what they hold.
+    /// All agents go, and come with what they hold: as Weft's say that, and as others do.
     async fn returning(&self, mut crowd: Crowd, figures: &mut Figures) -> Result<()> {
-        for _ in 0..self.plan.repetitions.max(1) {
-            let holding = crowd.holding();
-            drop(crowd);
-            let cost;
-            (crowd, cost) = self.come(&holding).await?;
-            figures.add("return of all: CPU", "s", cost.cpu);
-            figures.add("return of all: until the last is answered", "s", cost.wall);
-            figures.add("return of all: sent to them", "MiB", mebibytes(cost.count.received));
-            figures.add("return of all: sent by them", "MiB", mebibytes(cost.count.sent));
+        for named in [false, true] {
+            for _ in 0..self.plan.repetitions.max(1) {
+                let holding = crowd.holding();
+                drop(crowd);
+                let holding = if named { holding.named() } else { holding };
+                let cost;
+                (crowd, cost) = self.come(&holding).await?;
+                let what = if named { "return of all, naming what they hold" } else { "return of all" };
+                figures.add(&format!("{what}: CPU"), "s", cost.cpu);
+                figures.add(&format!("{what}: until the last is answered"), "s", cost.wall);
+                figures.add(&format!("{what}: sent to them"), "MiB", mebibytes(cost.count.received));
+                figures.add(&format!("{what}: sent by them"), "MiB", mebibytes(cost.count.sent));
+            }
         }
         Ok(())
     }
@@ -221,6 +226,8 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 
+/// Longest wait for the cluster to be read.
+const READY: Duration = Duration::from_secs(60);
 /// Changes a second.
 const PER_SECOND: usize = 100;
 /// Long enough for what was said to be acknowledged.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use mesh_core::wire::discovery::{DeltaDiscoveryRequest, Node};
 use mesh_net::control::{Kind, node_id};
-use mesh_net::grpc::PARTIAL;
+use mesh_net::grpc::{DIGEST, EVERYTHING, PARTIAL};
 use prost::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -34,6 +34,8 @@ pub(super) struct Crowd {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holding {
     versions: BTreeMap<Kind, HashMap<String, String>>,
+    /// The controller's own word for all of it, if it has one.
+    digests: BTreeMap<Kind, String>,
 }
 
 /// What all agents tell.
@@ -67,7 +69,8 @@ pub(super) struct Count {
 impl Crowd {
     /// Connects one agent for each token, all at once.
     pub(super) fn join(controller: SocketAddr, roots: &str, tokens: Vec<String>, holding: &Holding) -> Crowd {
-        let shared = Arc::new(Shared { agents: tokens.len(), ..Shared::default() });
+        let known = Mutex::new(holding.clone());
+        let shared = Arc::new(Shared { agents: tokens.len(), holding: known, ..Shared::default() });
         let first: Arc<[(Kind, DeltaDiscoveryRequest)]> = holding.requests().into();
         let each = tokens.into_iter().enumerate().map(|(number, token)| {
             let (shared, roots, first) = (shared.clone(), roots.to_owned(), first.clone());
@@ -142,18 +145,30 @@ impl Shared {
 }
 
 impl Holding {
+    /// The same, said with names and versions, as agents of others do.
+    pub(super) fn named(self) -> Holding {
+        Holding { digests: BTreeMap::new(), ..self }
+    }
+
     /// The first request of each kind, in the order in which an agent sends them.
     fn requests(&self) -> Vec<(Kind, DeltaDiscoveryRequest)> {
         let kinds = [Kind::Authorization, Kind::Address].into_iter();
         let request = |kind: Kind| DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
-            initial_resource_versions: self.versions.get(&kind).into_iter().flatten().map(pair).collect(),
+            initial_resource_versions: match self.digests.get(&kind) {
+                Some(digest) => [(EVERYTHING.to_owned(), digest.clone())].into(),
+                None => self.versions.get(&kind).into_iter().flatten().map(pair).collect(),
+            },
             ..DeltaDiscoveryRequest::default()
         };
         kinds.map(|kind| (kind, request(kind))).collect()
     }
 
     fn take(&mut self, kind: Kind, told: &Told) -> Result<()> {
+        self.digests.remove(&kind);
+        if told.version.starts_with(DIGEST) {
+            self.digests.insert(kind, told.version.clone());
+        }
         let held = self.versions.entry(kind).or_default();
         for name in &told.removed {
             held.remove(name);
