@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::helm::{CHART, Helm};
 use weft_tests::wait::{PATIENCE, until};
-use weft_tests::{binaries, helm};
+use weft_tests::{binaries, helm, program};
 
 use crate::manifests;
 
@@ -340,6 +341,23 @@ fn values_that_cannot_be_are_refused_with_where_and_why() -> Result<()> {
         match helm.template("weft-system", &nested(path, &value)) {
             Ok(_) => bail!("{path}={value} was taken"),
             Err(error) => ensure!(error.to_string().contains(expected), "{path}={value}: {error}"),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_program_knows_every_setting_that_it_is_told() -> Result<()> {
+    let objects = rendered(&helm!(), &json!({"node": {"workers": 2}}))?;
+    for (kind, name, program) in
+        [("Deployment", "weft-controller", "mesh-ctrl"), ("DaemonSet", "weft-node", "mesh-node")]
+    {
+        let help = Command::new(program::built(program)?).arg("--help").output()?;
+        let help = String::from_utf8(help.stdout)?;
+        let pod = &objects[&(kind.to_owned(), name.to_owned())]["spec"]["template"]["spec"];
+        for variable in pod["containers"][0]["env"].as_array().context("its environment")? {
+            let variable = variable["name"].as_str().context("a name")?;
+            ensure!(help.contains(&format!("[env: {variable}=")), "{program} does not know {variable}");
         }
     }
     Ok(())

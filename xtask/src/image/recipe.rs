@@ -23,14 +23,17 @@ pub struct Recipe {
     user: Option<u32>,
     /// Files of text: path and content.
     texts: &'static [(&'static str, &'static str)],
-    /// Files of the machine that builds, taken as they are.
-    files: &'static [&'static str],
+    /// Files of the machine that builds: where to, and from the first of these places that there is.
+    files: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// Users of an image that does not run as root.
 const NOBODY: u32 = 65532;
 const USERS: [(&str, &str); 2] =
     [("etc/passwd", "nonroot:x:65532:65532:nonroot:/:/\n"), ("etc/group", "nonroot:x:65532:\n")];
+
+/// Roots of public authorities, as distributions have them.
+pub const ROOTS: &[&str] = &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// All images.
 pub static ALL: [Recipe; 3] = [
@@ -52,7 +55,7 @@ pub static ALL: [Recipe; 3] = [
         user: Some(NOBODY),
         texts: &[USERS[0], USERS[1], ("etc/nsswitch.conf", "hosts: files dns\n")],
         // By which it knows others' servers: endpoints outside the mesh, and where keys for tokens are.
-        files: &["/etc/ssl/certs/ca-certificates.crt"],
+        files: &[("etc/ssl/certs/ca-certificates.crt", ROOTS)],
     },
 ];
 
@@ -83,8 +86,11 @@ impl Recipe {
         for (path, text) in self.texts {
             entries.insert((*path).to_owned(), Entry::file(*text));
         }
-        for path in self.files {
-            entries.insert(inside(path).to_owned(), Entry::file(read(Path::new(path))?));
+        for (path, places) in self.files {
+            let found = places.iter().find(|place| Path::new(place).exists());
+            let found =
+                found.with_context(|| format!("/{path} of an image: there is none of {}", places.join(", ")))?;
+            entries.insert((*path).to_owned(), Entry::file(read(Path::new(found))?));
         }
         let labels =
             [("title", self.name), ("description", self.says), ("version", version), ("licenses", "Apache-2.0")];
@@ -128,8 +134,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("weft-{test}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let own = std::env::current_exe().unwrap();
-        let images =
-            ALL.iter().filter(|recipe| recipe.files.iter().all(|file| Path::new(file).exists())).map(|recipe| {
+        let images = ALL
+            .iter()
+            .filter(|recipe| {
+                recipe.files.iter().all(|(_, places)| places.iter().any(|place| Path::new(place).exists()))
+            })
+            .map(|recipe| {
                 for program in [recipe.name].iter().chain(recipe.programs) {
                     fs::copy(&own, dir.join(program)).unwrap();
                 }

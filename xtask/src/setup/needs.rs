@@ -1,6 +1,7 @@
 //! The table of what Weft needs on a machine: its name, why, how to see that it is there, and what brings it.
 
 use xtask::download::{self, Download};
+use xtask::image::recipe;
 
 use super::Purpose;
 
@@ -46,6 +47,13 @@ pub(super) const NEEDS: &[Need] = &[
         .named(["gcc libc6-dev", "gcc glibc-devel", "gcc", "gcc musl-dev"]),
     package(Purpose::Build, "cmake", Sign::Program("cmake"), "builds aws-lc, the TLS cryptography").same("cmake"),
     package(Purpose::Build, "make", Sign::Program("make"), "builds aws-lc, the TLS cryptography").same("make"),
+    package(
+        Purpose::Build,
+        "ca-certificates",
+        Sign::AnyFile(recipe::ROOTS),
+        "public authorities, for the waypoint's image",
+    )
+    .same("ca-certificates"),
     rustup("rustfmt", "bin/cargo-fmt", "cargo xtask lint", Purpose::Build),
     rustup("clippy", "bin/cargo-clippy", "cargo xtask lint", Purpose::Build),
     rustup("rust-src", "lib/rustlib/src/rust/library/core/Cargo.toml", "core, built for eBPF", Purpose::Ebpf),
