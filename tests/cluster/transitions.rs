@@ -15,7 +15,7 @@ use crate::mesh::{captured, tcpdump};
 use crate::nodes::START;
 use crate::source::definition;
 
-/// What the clients say in every request.
+/// What requests of `fresh` have in them.
 const MARKER: &str = "MARKER-93ab44";
 const ALL: [&str; 4] = ["fresh", "kept", "held", "stream"];
 

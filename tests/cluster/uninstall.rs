@@ -20,7 +20,7 @@ use crate::nodes::START;
 use crate::waypoints::DEFINITIONS;
 
 const MANIFEST: &str = include_str!("../../deploy/kubernetes/uninstall.yaml");
-/// What the client says in every request.
+/// What requests of `fresh` have in them.
 const MARKER: &str = "MARKER-0f53d2";
 const MANNERS: [&str; 2] = ["fresh", "kept"];
 const DEFINITION_LIST: &str =
