@@ -181,8 +181,9 @@ fn everything(cluster: &mut Cluster) -> Result<BTreeMap<String, BTreeSet<String>
 
 fn lines(node: &Node, script: &str) -> Result<BTreeSet<String>> {
     let said = node.read(script)?;
-    // Pods' own devices on the node come and go.
-    Ok(said.lines().map(str::trim).filter(|line| !line.contains("veth")).map(str::to_owned).collect())
+    // Pods' own devices on the node come and go; a set of nftables is said in any order, several elements on a line.
+    let lines = said.lines().filter(|line| !line.contains("veth")).flat_map(|line| line.split([',', '{', '}']));
+    Ok(lines.map(str::trim).map(str::to_owned).collect())
 }
 
 /// Rules, routes, filters and settings of a network namespace.
