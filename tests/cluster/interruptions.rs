@@ -16,7 +16,7 @@ use crate::mesh::tcpdump;
 use crate::nodes::{START, get};
 use crate::source::definition;
 
-/// What the clients say in every request.
+/// What requests of `fresh` have in them.
 const MARKER: &str = "MARKER-77c1e0";
 const ALL: [&str; 3] = ["fresh", "kept", "held"];
 
@@ -70,11 +70,14 @@ fn agents_controllers_and_kubelets_come_and_go_and_new_connections_are_not_refus
         "figure: traffic goes on {:.1} s after {ended} agents of a node were killed",
         killed.elapsed().as_secs_f64()
     );
-    for client in &clients {
+    let [near, far, beside] = &clients;
+    for client in [near, far] {
         for manner in ALL {
             client.failed(manner, "agents of node-1 killed")?;
         }
     }
+    // Pods of one node, without a Service in between, talk by the kernel alone.
+    beside.none_failed("agents of node-1 killed")?;
     clients.iter_mut().try_for_each(Watched::forget)?;
     clients.iter().try_for_each(|client| client.goes_on(200))?;
     clients.iter().try_for_each(|client| client.none_failed("after the agents are back"))?;
@@ -89,8 +92,8 @@ fn agents_controllers_and_kubelets_come_and_go_and_new_connections_are_not_refus
     Ok(())
 }
 
-/// A server on node-1, to be reached through the mesh alone, and a client on each node.
-fn talking(api: &Api) -> Result<[Watched; 2]> {
+/// A server on node-1, to be reached through the mesh alone, a client on each node, and one that asks a pod by its address.
+fn talking(api: &Api) -> Result<[Watched; 3]> {
     api.apply(&definition("security.istio.io", "PeerAuthentication", "peerauthentications"))?;
     let strict = json!({
         "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
@@ -110,7 +113,12 @@ fn talking(api: &Api) -> Result<[Watched; 2]> {
     until("STRICT to hold", START, || get(&web, 8080).map_or(true, |page| page.is_empty()).then_some(()))?;
     api.apply(&client("near", "node-1", &all))?;
     api.apply(&client("far", "node-2", &all))?;
-    Ok([Watched::begin(api, "near", &ALL)?, Watched::begin(api, "far", &ALL)?])
+    api.apply(&client("beside", "node-1", &["--held", &format!("{web}:7000")]))?;
+    Ok([
+        Watched::begin(api, "near", &ALL)?,
+        Watched::begin(api, "far", &ALL)?,
+        Watched::begin(api, "beside", &["held"])?,
+    ])
 }
 
 /// The agents' pods.

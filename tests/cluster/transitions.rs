@@ -5,19 +5,20 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::node_binaries;
 use weft_tests::wait::{PATIENCE, until};
 
 use crate::installed::{self, Watched, client, label, pods_of, roll, server, service};
 use crate::mesh::{captured, tcpdump};
-use crate::nodes::START;
+use crate::nodes::{START, get};
 use crate::source::definition;
 
-/// What the clients say in every request.
+/// What requests of `fresh` have in them.
 const MARKER: &str = "MARKER-93ab44";
 const ALL: [&str; 4] = ["fresh", "kept", "held", "stream"];
+const WITHOUT_STREAM: [&str; 3] = ["fresh", "kept", "held"];
 
 #[test]
 fn a_namespace_comes_and_goes_and_pods_are_replaced_without_a_lost_byte() -> Result<()> {
@@ -44,12 +45,13 @@ fn a_namespace_comes_and_goes_and_pods_are_replaced_without_a_lost_byte() -> Res
         MARKER,
     ];
     api.apply(&client("client", "node-2", &all))?;
-    let mut client = Watched::begin(api, "client", &ALL)?;
+    let client = Watched::begin(api, "client", &ALL)?;
     let begun = Instant::now();
 
     // In, out and in again, with one transfer across all of it.
     let plain = captured(&port, &dir.join("plain.pcap"), "tcp")?;
     ensure!(plain.contains(MARKER), "the capture does not even see what is not encrypted");
+    let mut second = None;
     for (number, mode) in [Some("weft"), None, Some("weft")].into_iter().enumerate() {
         label(api, mode)?;
         let took = changed(&port, &dir.join(format!("change-{number}.pcap")), mode.is_none())?;
@@ -59,16 +61,26 @@ fn a_namespace_comes_and_goes_and_pods_are_replaced_without_a_lost_byte() -> Res
         // Two seconds are promised; this machine may be building something else.
         ensure!(took < Duration::from_secs(10));
         client.goes_on(20)?;
+        // What began in the clear goes on so; this begins within the mesh.
+        if second.is_none() {
+            let within = ["--held", "10.96.7.7:7000", "--stream", "10.96.7.7:7000"];
+            api.apply(&installed::client("second", "node-2", &within))?;
+            second = Some(Watched::begin(api, "second", &["held", "stream"])?);
+        }
         thread::sleep(Duration::from_secs(3));
     }
     client.none_failed("labelled, not labelled, labelled")?;
+    second.context("a second client")?.none_failed("labelled, not labelled, labelled")?;
     let stream = installed::fared(&client.address, "stream")?;
     println!("figure: a transfer of {} bytes went on for {:.0} s", stream.bytes, begun.elapsed().as_secs_f64());
 
-    // Only who may, and only by the mesh.
-    client.forget()?;
+    // Only who may, and only by the mesh. It ends what was begun in the clear.
+    let web = pods_of(api, "web")?[0]["status"]["podIP"].as_str().context("an address")?.to_owned();
+    ensure!(get(&web, 8080)?.contains("web"), "who is outside is not even answered without STRICT");
     api.apply(&peer_authentication())?;
     api.apply(&policy("default"))?;
+    until("STRICT to hold", START, || get(&web, 8080).map_or(true, |page| page.is_empty()).then_some(()))?;
+    let mut client = Watched::begin(api, "client", &WITHOUT_STREAM)?;
     client.goes_on(50)?;
     client.none_failed("STRICT, and a policy that allows the client's account")?;
     api.apply(&policy("somebody"))?;

@@ -20,7 +20,7 @@ use crate::nodes::START;
 use crate::waypoints::DEFINITIONS;
 
 const MANIFEST: &str = include_str!("../../deploy/kubernetes/uninstall.yaml");
-/// What the client says in every request.
+/// What requests of `fresh` have in them.
 const MARKER: &str = "MARKER-0f53d2";
 const MANNERS: [&str; 2] = ["fresh", "kept"];
 const DEFINITION_LIST: &str =
@@ -181,8 +181,9 @@ fn everything(cluster: &mut Cluster) -> Result<BTreeMap<String, BTreeSet<String>
 
 fn lines(node: &Node, script: &str) -> Result<BTreeSet<String>> {
     let said = node.read(script)?;
-    // Pods' own devices on the node come and go.
-    Ok(said.lines().map(str::trim).filter(|line| !line.contains("veth")).map(str::to_owned).collect())
+    // Pods' own devices on the node come and go; a set of nftables is said in any order, several elements on a line.
+    let lines = said.lines().filter(|line| !line.contains("veth")).flat_map(|line| line.split([',', '{', '}']));
+    Ok(lines.map(str::trim).map(str::to_owned).collect())
 }
 
 /// Rules, routes, filters and settings of a network namespace.

@@ -53,7 +53,7 @@ enum Role {
         /// Port at which it says how they fare.
         #[arg(long, default_value_t = 8081)]
         report: u16,
-        /// What requests have as their path.
+        /// What requests of `fresh` have as their path.
         #[arg(long, default_value = "")]
         marker: String,
     },
@@ -185,12 +185,12 @@ fn fresh_requests(to: SocketAddr, marker: &str, tally: &Tally) {
     }
 }
 
-fn kept_requests(to: SocketAddr, marker: &str, tally: &Tally) {
+fn kept_requests(to: SocketAddr, _: &str, tally: &Tally) {
     let mut kept: Option<BufReader<TcpStream>> = None;
     loop {
         let asked = Instant::now();
         let outcome = kept.take().map_or_else(|| dial(to).map(BufReader::new), Ok).and_then(|mut stream| {
-            let closes = ask(&mut stream, marker, "keep-alive")?;
+            let closes = ask(&mut stream, "", "keep-alive")?;
             kept = (!closes).then_some(stream);
             Ok(())
         });
