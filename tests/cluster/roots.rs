@@ -53,9 +53,9 @@ fn the_root_is_exchanged_in_stages_under_traffic_with_a_leader_killed_in_each() 
     let old = until("the roots to be published", PATIENCE, roots)?;
 
     let traffic = Traffic::default();
+    let (file, stop) = (cluster.dir().join("roots.pem"), &traffic.stop);
+    fs::write(&file, &old)?;
     thread::scope(|scope| -> Result<()> {
-        let (file, stop) = (cluster.dir().join("roots.pem"), &traffic.stop);
-        fs::write(&file, &old)?;
         // As a kubelet keeps a mounted ConfigMap.
         let kept = scope.spawn(|| keep(&cluster, &map, &file, stop));
         let served = scope.spawn(|| replicas.serve(&listener, stop));
@@ -220,6 +220,11 @@ fn keep(cluster: &Cluster, map: &Value, file: &Path, stop: &AtomicBool) -> Resul
 
 /// The agents of web and db, each with a certificate that it renews; one connection that stays, and ever new ones.
 fn talk(cluster: &Cluster, service: SocketAddr, roots: &Path, traffic: &Traffic) -> Result<()> {
+    for node in ["a", "b"] {
+        let bound = format!("weft-node-{node}");
+        let token = identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", &bound)), "istio-ca")?;
+        fs::write(token_file(cluster, node), token)?;
+    }
     Runtime::new()?.block_on(async {
         let web = lease(cluster, service, roots, "a", "web")?;
         let db = lease(cluster, service, roots, "b", "db")?;
@@ -258,19 +263,19 @@ fn talk(cluster: &Cluster, service: SocketAddr, roots: &Path, traffic: &Traffic)
 }
 
 fn lease(cluster: &Cluster, service: SocketAddr, roots: &Path, node: &str, account: &str) -> Result<Lease> {
-    let bound = format!("weft-node-{node}");
-    let token = identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", &bound)), "istio-ca")?;
-    let file: PathBuf = cluster.dir().join(format!("token-{node}"));
-    fs::write(&file, token)?;
     let target = Target {
         address: service.to_string(),
         server_name: Some("localhost".to_owned()),
         roots: roots.to_owned(),
-        token: Some(file),
+        token: Some(token_file(cluster, node)),
     };
     let config = Config { ttl: LIFETIME, ..Config::default() };
     let agent = Certificates::start(config, CaClient::new(CaConfig::new(target, "Kubernetes"))?);
     Ok(agent.lease(&identity(account)?))
+}
+
+fn token_file(cluster: &Cluster, node: &str) -> PathBuf {
+    cluster.dir().join(format!("token-{node}"))
 }
 
 fn identity(account: &str) -> Result<SpiffeId> {
