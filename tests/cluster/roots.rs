@@ -53,12 +53,12 @@ fn the_root_is_exchanged_in_stages_under_traffic_with_a_leader_killed_in_each() 
     let old = until("the roots to be published", PATIENCE, roots)?;
 
     let traffic = Traffic::default();
-    let (file, stop) = (cluster.dir().join("roots.pem"), &traffic.stop);
+    let file = cluster.dir().join("roots.pem");
     fs::write(&file, &old)?;
     thread::scope(|scope| -> Result<()> {
         // As a kubelet keeps a mounted ConfigMap.
-        let kept = scope.spawn(|| keep(&cluster, &map, &file, stop));
-        let served = scope.spawn(|| replicas.serve(&listener, stop));
+        let kept = scope.spawn(|| keep(&cluster, &map, &file, &traffic.closed));
+        let served = scope.spawn(|| replicas.serve(&listener, &traffic.closed));
         let talk = scope.spawn(|| talk(&cluster, service, &file, &traffic));
         let story = (|| {
             traffic.more(20).context("before anything changes")?;
@@ -93,7 +93,9 @@ fn the_root_is_exchanged_in_stages_under_traffic_with_a_leader_killed_in_each() 
             traffic.more(20).context("afterwards")
         })();
         traffic.stop.store(true, Ordering::Relaxed);
-        let [kept, served, talk] = [kept, served, talk].map(|thread| thread.join().expect("no panic"));
+        let talk = talk.join().expect("no panic");
+        traffic.closed.store(true, Ordering::Relaxed);
+        let [kept, served] = [kept, served].map(|thread| thread.join().expect("no panic"));
         let failures = traffic.failures.lock().expect("no panic").clone();
         let story = story.with_context(|| replicas.logs());
         story.and(kept).and(served).and(talk)?;
@@ -187,6 +189,8 @@ impl Replicas<'_> {
 #[derive(Default)]
 struct Traffic {
     stop: AtomicBool,
+    /// Nobody talks any more.
+    closed: AtomicBool,
     made: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
