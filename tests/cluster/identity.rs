@@ -44,6 +44,7 @@ pub(crate) fn token(
 
 /// Nodes a and b, with an agent each, and the pod shop/web on node a.
 pub(crate) fn populate(api: &Api) -> Result<()> {
+    api.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))?;
     for node in ["a", "b"] {
         api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}))?;
         api.apply(&pod(&format!("weft-node-{node}"), NAMESPACE, "weft-node", node))?;

@@ -53,12 +53,12 @@ fn the_root_is_exchanged_in_stages_under_traffic_with_a_leader_killed_in_each() 
     let old = until("the roots to be published", PATIENCE, roots)?;
 
     let traffic = Traffic::default();
+    let file = cluster.dir().join("roots.pem");
+    fs::write(&file, &old)?;
     thread::scope(|scope| -> Result<()> {
-        let (file, stop) = (cluster.dir().join("roots.pem"), &traffic.stop);
-        fs::write(&file, &old)?;
         // As a kubelet keeps a mounted ConfigMap.
-        let kept = scope.spawn(|| keep(&cluster, &map, &file, stop));
-        let served = scope.spawn(|| replicas.serve(&listener, stop));
+        let kept = scope.spawn(|| keep(&cluster, &map, &file, &traffic.closed));
+        let served = scope.spawn(|| replicas.serve(&listener, &traffic.closed));
         let talk = scope.spawn(|| talk(&cluster, service, &file, &traffic));
         let story = (|| {
             traffic.more(20).context("before anything changes")?;
@@ -93,7 +93,9 @@ fn the_root_is_exchanged_in_stages_under_traffic_with_a_leader_killed_in_each() 
             traffic.more(20).context("afterwards")
         })();
         traffic.stop.store(true, Ordering::Relaxed);
-        let [kept, served, talk] = [kept, served, talk].map(|thread| thread.join().expect("no panic"));
+        let talk = talk.join().expect("no panic");
+        traffic.closed.store(true, Ordering::Relaxed);
+        let [kept, served] = [kept, served].map(|thread| thread.join().expect("no panic"));
         let failures = traffic.failures.lock().expect("no panic").clone();
         let story = story.with_context(|| replicas.logs());
         story.and(kept).and(served).and(talk)?;
@@ -187,6 +189,8 @@ impl Replicas<'_> {
 #[derive(Default)]
 struct Traffic {
     stop: AtomicBool,
+    /// Nobody talks any more.
+    closed: AtomicBool,
     made: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
@@ -220,6 +224,11 @@ fn keep(cluster: &Cluster, map: &Value, file: &Path, stop: &AtomicBool) -> Resul
 
 /// The agents of web and db, each with a certificate that it renews; one connection that stays, and ever new ones.
 fn talk(cluster: &Cluster, service: SocketAddr, roots: &Path, traffic: &Traffic) -> Result<()> {
+    for node in ["a", "b"] {
+        let bound = format!("weft-node-{node}");
+        let token = identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", &bound)), "istio-ca")?;
+        fs::write(token_file(cluster, node), token)?;
+    }
     Runtime::new()?.block_on(async {
         let web = lease(cluster, service, roots, "a", "web")?;
         let db = lease(cluster, service, roots, "b", "db")?;
@@ -258,19 +267,19 @@ fn talk(cluster: &Cluster, service: SocketAddr, roots: &Path, traffic: &Traffic)
 }
 
 fn lease(cluster: &Cluster, service: SocketAddr, roots: &Path, node: &str, account: &str) -> Result<Lease> {
-    let bound = format!("weft-node-{node}");
-    let token = identity::token(cluster.api(), NAMESPACE, "weft-node", Some(("Pod", &bound)), "istio-ca")?;
-    let file: PathBuf = cluster.dir().join(format!("token-{node}"));
-    fs::write(&file, token)?;
     let target = Target {
         address: service.to_string(),
         server_name: Some("localhost".to_owned()),
         roots: roots.to_owned(),
-        token: Some(file),
+        token: Some(token_file(cluster, node)),
     };
     let config = Config { ttl: LIFETIME, ..Config::default() };
     let agent = Certificates::start(config, CaClient::new(CaConfig::new(target, "Kubernetes"))?);
     Ok(agent.lease(&identity(account)?))
+}
+
+fn token_file(cluster: &Cluster, node: &str) -> PathBuf {
+    cluster.dir().join(format!("token-{node}"))
 }
 
 fn identity(account: &str) -> Result<SpiffeId> {
