@@ -77,9 +77,13 @@ fn a_label_on_a_namespace_encrypts_what_its_running_pods_say_and_no_request_fail
 
 /// How many requests of the client were answered, and how many were not.
 fn answers(client: &str) -> Result<(u32, u32)> {
-    let page = get(client, 8081)?;
-    let counts = page.lines().last().and_then(|line| line.split_once(' ')).context("two numbers")?;
-    Ok((counts.0.parse()?, counts.1.trim().parse()?))
+    // The client writes its page anew all the time, and it may be read while it is empty.
+    let numbers = || {
+        let page = get(client, 8081).ok()?;
+        let (good, bad) = page.lines().last()?.split_once(' ')?;
+        Some((good.parse().ok()?, bad.trim().parse().ok()?))
+    };
+    until("two numbers", Duration::from_secs(2), numbers)
 }
 
 /// What crosses `port` in three seconds, every byte that is no text left out.
