@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mesh_analysis::{Mesh, analyze};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Every object of every file.
 fn objects() -> Vec<Value> {
@@ -16,7 +16,10 @@ fn objects() -> Vec<Value> {
         let text = fs::read_to_string(file).unwrap();
         serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     };
-    files.iter().flat_map(read).collect()
+    // What the controller makes for the Gateway.
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "gate", "namespace": "shop"}});
+    files.iter().flat_map(read).chain([account]).collect()
 }
 
 #[test]

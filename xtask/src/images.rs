@@ -10,6 +10,8 @@ use xtask::image::Layer;
 use xtask::image::recipe;
 use xtask::target::{self, ROOT};
 
+use crate::setup;
+
 /// Where images that no registry has are said to be from.
 pub(crate) const REGISTRY: &str = "localhost/weft";
 
@@ -34,6 +36,8 @@ pub(crate) fn without_paths(cargo: &mut Command) -> Result<()> {
     let target = fs::canonicalize(target::dir()).context("the target directory")?;
     let mut places = vec![(root, "/weft"), (target, "/weft/target")];
     places.extend(home.map(|home| (home, "/cargo")));
+    // The standard library's source, where rust-src is installed.
+    places.extend(setup::sysroot().map(|sysroot| (sysroot.join("lib/rustlib/src/rust"), "/rust")));
     // As cargo parts them, which may have blanks: what the caller has set stays.
     let set = env::var("CARGO_ENCODED_RUSTFLAGS").ok();
     let plain = || env::var("RUSTFLAGS").map(|flags| flags.split_whitespace().collect::<Vec<_>>().join("\x1f")).ok();

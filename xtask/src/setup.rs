@@ -125,7 +125,8 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
         .find(|file| fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
 
-fn sysroot() -> Option<PathBuf> {
+/// Where the toolchain is.
+pub(crate) fn sysroot() -> Option<PathBuf> {
     let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(target::ROOT).output().ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
