@@ -11,10 +11,10 @@
 //! ([`Place::begin`](place::Place::begin)). Every wait is for a condition and has a deadline. All that a run makes carries
 //! its id and is removed when the [`Run`](run::Run) is dropped; `cargo xtask clean-up` removes what a killed one left.
 
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod pair;
-pub mod bench;
 pub mod soak;
 pub mod reviews;
 pub mod tokens;

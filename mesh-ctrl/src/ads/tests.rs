@@ -137,7 +137,7 @@ fn who_returns_with_a_digest_is_told_what_changed_since_also_by_another_controll
 fn a_digest_that_is_not_known_is_asked_for_names_on_the_same_stream() {
     let world = world(vec![pod("a", "10.0.0.1", &[]), pod("b", "10.0.0.2", &[])]);
     let mut session = Session::default();
-    for digest in ["", "weft-sha256-00", &world.of(Kind::Authorization).digest().unwrap().to_string()] {
+    for digest in ["", "weft-sha256-00", world.of(Kind::Authorization).digest().unwrap().as_ref()] {
         session.hear(&world, holding(digest)).unwrap();
         let response = session.next(&world).unwrap().unwrap();
         assert_eq!((response.head.system_version_info.as_str(), response.resources()), (UNKNOWN, 0));
