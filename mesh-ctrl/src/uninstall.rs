@@ -111,8 +111,9 @@ fn dismissed(controller: &mut Value) {
 /// Name of the controller's Deployment, and of what belongs to it.
 const CONTROLLER: &str = "weft-controller";
 const MODES: &str = "WEFT_DATAPLANE_MODES";
-/// How long agents may take to hear of it, and to let go of their pods.
-const HEARD: Duration = Duration::from_secs(5);
+/// How long agents may take to hear of it, and to let go of their pods: they try to reach a controller again after a pause, up to
+/// 15 s by then.
+const HEARD: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

@@ -105,20 +105,21 @@ fn talking(api: &Api) -> Result<[Watched; 3]> {
     api.apply(&service("web", "10.96.7.7"))?;
     api.apply(&server("web", "node-1", 2))?;
     let all = ["--fresh", "10.96.7.7:80", "--kept", "10.96.7.7:80", "--held", "10.96.7.7:7000", "--marker", MARKER];
-    // STRICT is in force: who is outside of the mesh is not answered.
     let web = until("the servers", START, || {
         let pods = pods_of(api, "web").ok()?;
         pods.first()?["status"]["podIP"].as_str().map(str::to_owned)
     })?;
-    until("STRICT to hold", START, || get(&web, 8080).map_or(true, |page| page.is_empty()).then_some(()))?;
     api.apply(&client("near", "node-1", &all))?;
     api.apply(&client("far", "node-2", &all))?;
     api.apply(&client("beside", "node-1", &["--held", &format!("{web}:7000")]))?;
-    Ok([
+    let clients = [
         Watched::begin(api, "near", &ALL)?,
         Watched::begin(api, "far", &ALL)?,
         Watched::begin(api, "beside", &["held"])?,
-    ])
+    ];
+    // Who is outside of the mesh is not answered.
+    until("STRICT to hold", START, || get(&web, 8080).map_or(true, |page| page.is_empty()).then_some(()))?;
+    Ok(clients)
 }
 
 /// The agents' pods.

@@ -53,8 +53,7 @@ fn a_namespace_comes_and_goes_and_pods_are_replaced_without_a_lost_byte() -> Res
     ensure!(plain.contains(MARKER), "the capture does not even see what is not encrypted");
     let mut second = None;
     for (number, mode) in [Some("weft"), None, Some("weft")].into_iter().enumerate() {
-        label(api, mode)?;
-        let took = changed(&port, &dir.join(format!("change-{number}.pcap")), mode.is_none())?;
+        let took = changed(&port, &dir.join(format!("change-{number}.pcap")), mode.is_none(), || label(api, mode))?;
         let what =
             if mode.is_some() { "label: last request in the clear" } else { "no label: first request in the clear" };
         println!("figure: {what} {:.2} s after it", took.as_secs_f64());
@@ -118,9 +117,12 @@ fn a_namespace_comes_and_goes_and_pods_are_replaced_without_a_lost_byte() -> Res
     patient.none_failed("rollout restart: the last bytes of answers")
 }
 
-/// Waits until requests are seen on the link, or are no longer; yields how long that took.
-fn changed(port: &str, file: &Path, plain: bool) -> Result<Duration> {
+/// Does `change` and waits until requests are seen on the link, or are no longer; yields how long that took.
+fn changed(port: &str, file: &Path, plain: bool, change: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let mut capture = tcpdump(port, file, &["tcp and not port 8081"]).spawn()?;
+    // Until it sees what there is.
+    thread::sleep(Duration::from_millis(300));
+    change()?;
     let begun = Instant::now();
     let mut last = begun.elapsed();
     let mut seen = 0;

@@ -319,6 +319,7 @@ fn answer(stream: TcpStream, name: &str, ending: &AtomicBool) -> io::Result<()> 
             }
             if path.is_empty() {
                 path = line.split(' ').nth(1).unwrap_or("/").to_owned();
+                closes = line.ends_with("HTTP/1.0\r\n");
             }
             closes |= line.eq_ignore_ascii_case("connection: close\r\n");
             if line == "\r\n" {
