@@ -130,13 +130,13 @@ impl Replicas<'_> {
     }
 
     /// Waits until each says that this is the stage, and trusts as many roots.
-    fn all_in(&self, stage: &str, roots: usize) -> Result<()> {
+    fn all_in(&self, stage: &str, roots: u8) -> Result<()> {
         let label = format!("stage=\"{stage}\"");
         let is = |replica: &Controller| -> Result<bool> {
             let trusted = fs::read_to_string(replica.state().join("root-cert.pem"))?.matches("BEGIN").count();
             Ok(replica.metric("weft_ca_stage", &[&label])? == 1.0
-                && replica.metric("weft_ca_roots", &[])? == roots as f64
-                && trusted == roots)
+                && replica.metric("weft_ca_roots", &[])? == f64::from(roots)
+                && trusted == usize::from(roots))
         };
         let all = || self.live.read().expect("no panic").iter().all(|r| is(r).unwrap_or(false)).then_some(());
         until(&format!("all replicas to be {stage}"), STAGE, all)

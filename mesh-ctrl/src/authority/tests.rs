@@ -3,7 +3,7 @@ use std::path::Path;
 
 use mesh_core::identity::SpiffeId;
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams};
+use rcgen::{BasicConstraints, CertificateParams, Issuer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
@@ -135,12 +135,12 @@ fn the_root_is_made_once_with_a_key_that_only_we_may_read() {
     let state = config.state_dir.clone();
     let mode = |name: &str| std::fs::metadata(state.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("ca-key.pem"), mode("ca-cert.pem"), mode("root-cert.pem")), (0o600, 0o644, 0o644));
-    assert_eq!(std::fs::read_to_string(state.join("root-cert.pem")).unwrap(), first.roots());
+    assert_eq!(std::fs::read_to_string(state.join("root-cert.pem")).unwrap(), **first.roots().borrow());
     let ten_years = first.not_after().duration_since(SystemTime::now()).unwrap();
     assert!(ten_years > 3649 * 24 * HOUR);
 
     let again = open(config.clone()).unwrap();
-    assert_eq!(first.roots(), again.roots());
+    assert_eq!(*first.roots().borrow(), *again.roots().borrow());
     assert_eq!(std::fs::read_dir(&state).unwrap().count(), 3, "nothing is left aside");
 
     std::fs::set_permissions(state.join("ca-key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -133,7 +133,7 @@ impl Reconciler {
     /// Brings the tasks in line with the Gateways that there are.
     fn plan(&self, children: &Children, tasks: &mut BTreeMap<Name, Task>) {
         let mut plans: BTreeMap<Name, Plan> = BTreeMap::new();
-        let roots = self.roots.borrow().clone();
+        let roots = in_order(&self.roots.borrow());
         {
             let index = self.index.lock().unwrap_or_else(|e| e.into_inner());
             if !index.is_synced() {
@@ -251,4 +251,11 @@ impl Reconciler {
         self.writes.0.get_or_create(&[("verb", verb)]).inc();
         Ok(step)
     }
+}
+
+/// The same certificates in the same order, whichever of them signs: that alone is no reason to roll a Deployment.
+fn in_order(roots: &str) -> String {
+    let mut certificates: Vec<&str> = roots.split_inclusive("-----END CERTIFICATE-----\n").collect();
+    certificates.sort_unstable();
+    certificates.concat()
 }
