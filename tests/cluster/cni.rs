@@ -13,8 +13,8 @@ use weft_tests::cluster::node::Node;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
-use crate::manifests;
 use crate::installed::ready;
+use crate::manifests;
 use crate::mesh::tcpdump;
 use crate::nodes::{START, get, pod};
 use crate::source::definition;

@@ -35,7 +35,7 @@ pub(crate) fn with_traffic(binaries: &Binaries) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn import(cluster: &mut Cluster, name: &str, program: &str) -> Result<()> {
+fn import(cluster: &mut Cluster, name: &str, program: &'static str) -> Result<()> {
     let archive = image::program(name, program)?;
     cluster.nodes().iter_mut().try_for_each(|node| node.import(&archive))
 }

@@ -128,7 +128,7 @@ fn agents(api: &Api) -> Result<Vec<Value>> {
 }
 
 fn restart_kubelet(node: &Node) -> Result<()> {
-    let pid = || -> Result<String> { Ok(node.read("cat /run/node/kubelet.pid")?) };
+    let pid = || node.read("cat /run/node/kubelet.pid");
     let before = pid()?;
     node.read(&format!("kill -9 {}", before.trim()))?;
     until("another kubelet", START, || pid().ok().filter(|now| *now != before && !now.trim().is_empty()))?;

@@ -10,6 +10,7 @@ use xtask::image::Layer;
 use xtask::image::recipe;
 use xtask::target::{self, ROOT};
 
+use crate::child;
 use crate::setup;
 
 /// Where images that no registry has are said to be from.
@@ -29,8 +30,26 @@ pub(crate) fn write(programs: &Path, out: &Path, registry: &str, version: &str) 
     Ok(())
 }
 
-/// Has a build leave out where on this machine its source was, which messages of panics and of C's assertions would tell.
-pub(crate) fn without_paths(cargo: &mut Command) -> Result<()> {
+/// Builds the CNI plugin, linked statically, into `programs`: it runs on nodes, whose C library may be another or an older one.
+/// It looks up no names.
+pub(crate) fn plugin(programs: &Path) -> Result<()> {
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let folder = target::dir().join("static");
+    let mut cargo = child::cargo(&["build", "-p", PLUGIN, "--profile", "dist"]);
+    // Said of a target, it holds for what is built and not for what builds it.
+    cargo.args(["--target", &target, "--target-dir"]).arg(&folder);
+    without_paths(&mut cargo, &["-Ctarget-feature=+crt-static"])?;
+    child::succeed(&mut cargo)?;
+    let built = folder.join(target).join("dist").join(PLUGIN);
+    let copied = fs::create_dir_all(programs).and_then(|()| fs::copy(&built, programs.join(PLUGIN)));
+    copied.map(drop).with_context(|| format!("copy {} to {}", built.display(), programs.display()))
+}
+
+const PLUGIN: &str = "mesh-cni";
+
+/// Has a build leave out where on this machine its source was, which messages of panics and of C's assertions would tell; `more` are
+/// further flags for rustc.
+pub(crate) fn without_paths(cargo: &mut Command, more: &[&str]) -> Result<()> {
     let root = fs::canonicalize(ROOT).context("the workspace's root")?;
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
     let target = fs::canonicalize(target::dir()).context("the target directory")?;
@@ -42,6 +61,7 @@ pub(crate) fn without_paths(cargo: &mut Command) -> Result<()> {
     let set = env::var("CARGO_ENCODED_RUSTFLAGS").ok();
     let plain = || env::var("RUSTFLAGS").map(|flags| flags.split_whitespace().collect::<Vec<_>>().join("\x1f")).ok();
     let mut flags: Vec<String> = set.or_else(plain).into_iter().filter(|flags| !flags.is_empty()).collect();
+    flags.extend(more.iter().map(|&flag| flag.to_owned()));
     let mut for_c = env::var("CFLAGS").unwrap_or_default();
     for (place, name) in places {
         let place = place.to_str().with_context(|| format!("{} is no UTF-8", place.display()))?;

@@ -134,7 +134,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
             let profile = if release { Profile::Dist } else { Profile::Dev };
             match profile {
-                Profile::Dist => build_some(profile, &PROGRAMS)?,
+                Profile::Dist => install()?,
                 _ => build(profile)?,
             }
             println!("programs are in {}", profile.folder()?.display());
@@ -168,7 +168,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Image { version, registry, out } => {
             setup::ensure(&[Purpose::Build, Purpose::Ebpf])?;
-            build_some(Profile::Dist, &PROGRAMS)?;
+            install()?;
             let out = out.unwrap_or_else(|| xtask::target::dir().join("images"));
             images::write(&Profile::Dist.folder()?, &out, &registry, &version).map(|()| ExitCode::SUCCESS)
         }
@@ -221,8 +221,11 @@ fn measure(profile: Profile, programs: &[&str], args: &[String]) -> Result<ExitC
 const PACKAGES: [&str; 11] =
     ["build", "-p", "mesh-node", "-p", "mesh-cni", "-p", "mesh-waypoint", "-p", "mesh-ctrl", "-p", "weft-tests"];
 
-/// What is installed.
-const PROGRAMS: [&str; 4] = ["mesh-node", "mesh-cni", "mesh-waypoint", "mesh-ctrl"];
+/// Builds what is installed.
+fn install() -> Result<()> {
+    build_some(Profile::Dist, &["mesh-node", "mesh-waypoint", "mesh-ctrl"])?;
+    images::plugin(&Profile::Dist.folder()?)
+}
 
 /// Builds every program, and what scenarios and the demo run beside them.
 fn build(profile: Profile) -> Result<()> {
@@ -233,7 +236,7 @@ fn build_some(profile: Profile, programs: &[&str]) -> Result<()> {
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
     let mut cargo = child::cargo(&PACKAGES);
     if matches!(profile, Profile::Dist) {
-        images::without_paths(&mut cargo)?;
+        images::without_paths(&mut cargo, &[])?;
     }
     child::succeed(cargo.args(["--profile", profile.name()]).args(programs))
 }

@@ -290,9 +290,9 @@ mod tests {
         assert!(!roll.has(&uid, holder));
         assert_eq!(roll.take_gone(&nobody, now), []);
         assert_eq!(roll.take_gone(&somebody, now + 2 * START), []);
-        assert_eq!(roll.take_gone(&nobody, now + 2 * START), [uid.clone()], "it never started");
+        assert_eq!(roll.take_gone(&nobody, now + 2 * START), std::slice::from_ref(&uid), "it never started");
         roll.found(&uid, holder);
-        assert_eq!(roll.take_gone(&nobody, now), [uid.clone()]);
+        assert_eq!(roll.take_gone(&nobody, now), std::slice::from_ref(&uid));
         assert_eq!(roll.uids(), []);
     }
 

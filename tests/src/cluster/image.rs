@@ -56,12 +56,17 @@ pub(super) fn make(name: &str, entries: BTreeMap<String, Entry>, entrypoint: &[&
     Ok(Image { entries, entrypoint, ..Image::default() }.archive(name, Layer::Plain)?.bytes)
 }
 
-/// The image of one of Weft's programs (`cargo xtask image`), as it was built beside the one that runs.
+/// The image of a program that was built beside the one that runs: one of Weft's (`cargo xtask image`), or one of tests'.
 ///
 /// # Errors
 /// It has not been built, or a library is not to be found.
-pub fn program(name: &str, program: &str) -> Result<Vec<u8>> {
+pub fn program(name: &str, program: &'static str) -> Result<Vec<u8>> {
     let path = built(program)?;
     let dir = Path::new(&path).parent().context("a program is in a folder")?;
-    Ok(Recipe::of(program)?.image(dir, env!("CARGO_PKG_VERSION"), 0)?.archive(name, Layer::Plain)?.bytes)
+    let version = env!("CARGO_PKG_VERSION");
+    let image = match Recipe::of(program) {
+        Ok(recipe) => recipe.image(dir, version, 0)?,
+        Err(_) => Recipe::bare(program).image(dir, version, 0)?,
+    };
+    Ok(image.archive(name, Layer::Plain)?.bytes)
 }

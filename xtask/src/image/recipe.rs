@@ -47,7 +47,14 @@ pub static ALL: [Recipe; 3] = [
     },
     // As root: it enters pods' network namespaces and loads programs into the kernel (deploy/kubernetes/weft.yaml).
     // The agent puts the CNI plugin onto the node.
-    Recipe { name: "mesh-node", says: "Weft's node agent", programs: &["mesh-cni"], user: None, texts: &[], files: &[] },
+    Recipe {
+        name: "mesh-node",
+        says: "Weft's node agent",
+        programs: &["mesh-cni"],
+        user: None,
+        texts: &[],
+        files: &[],
+    },
     Recipe {
         name: "mesh-waypoint",
         says: "Weft's waypoint",
@@ -60,6 +67,12 @@ pub static ALL: [Recipe; 3] = [
 ];
 
 impl Recipe {
+    /// That of a program of tests: it and its libraries.
+    #[must_use]
+    pub fn bare(name: &'static str) -> Recipe {
+        Recipe { name, says: "for tests", programs: &[], user: None, texts: &[], files: &[] }
+    }
+
     /// The recipe of an image.
     ///
     /// # Errors
