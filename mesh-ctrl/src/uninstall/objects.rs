@@ -47,9 +47,13 @@ impl Objects {
         Objects { api, kind: kind.to_owned() }
     }
 
+    /// None also of a kind that is not served: then 404 comes without the words of an object that is absent.
     pub(super) async fn get(&self, name: &str) -> Result<Option<Value>> {
-        let found = self.api.get_opt(name).await.with_context(|| format!("get {} {name}", self.kind))?;
-        Ok(found.map(serde_json::to_value).transpose()?)
+        match self.api.get(name).await {
+            Ok(found) => Ok(Some(serde_json::to_value(found)?)),
+            Err(Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("get {} {name}", self.kind)),
+        }
     }
 
     /// Those with labels, which may be none. A kind that is not served has none.
