@@ -118,6 +118,12 @@ pub(super) const NEEDS: &[Need] = &[
         "nghttp2",
         "nghttp2",
     ]),
+    package(Purpose::Mesh, "nghttpd", Sign::Program("nghttpd"), "an HTTP/2 server in clear text").named([
+        "nghttp2-server",
+        "nghttp2",
+        "nghttp2",
+        "nghttp2",
+    ]),
     package(Purpose::Mesh, "iperf3", Sign::Program("iperf3"), "bulk transfer in a pod").same("iperf3"),
     package(Purpose::Mesh, "runc", Sign::Program("runc"), "starts containers on a test cluster's nodes").same("runc"),
     package(
