@@ -11,6 +11,7 @@
 mod agents;
 mod method;
 mod pace;
+mod requests;
 pub(crate) mod session;
 pub(crate) mod response;
 #[cfg(test)]
@@ -24,21 +25,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 use tracing::{debug, info, warn};
 
 use crate::access::{Access, Caller};
 use crate::store::World;
 use pace::Pace;
+use requests::{Requests, Turns};
 use response::Response;
 use session::{Heard, Session, SessionError};
 
 pub use agents::{AgentView, Agents, SubscriptionView};
 pub use method::Discovery;
 
-/// Largest request: a resumption names every resource that the agent holds, about 100 bytes each. Read only from callers
-/// that have shown a token.
-const MAX_REQUEST: usize = 64 << 20;
 /// Streams that one node may have open: an agent and the waypoints that sign in with the node's token, their successors, and
 /// some that are not yet known to be dead.
 const MAX_STREAMS_OF_NODE: usize = 32;
@@ -50,6 +49,7 @@ pub struct Ads {
     agents: Arc<Agents>,
     /// True once the controller is to stop.
     stopping: watch::Receiver<bool>,
+    turns: Turns,
     metrics: Metrics,
 }
 
@@ -67,7 +67,7 @@ impl Ads {
         agents: Arc<Agents>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { worlds, access, agents, stopping, metrics: Metrics::default() }
+        Self { worlds, access, agents, stopping, turns: Turns::default(), metrics: Metrics::default() }
     }
 
     pub fn register(&self, registry: &mut Registry) {
@@ -82,10 +82,7 @@ impl Ads {
     }
 
     /// Serves one more agent.
-    async fn open(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<mpsc::Receiver<Result<Response, Status>>, Status> {
+    async fn open(&self, request: Request<Requests>) -> Result<mpsc::Receiver<Result<Response, Status>>, Status> {
         let caller = self.access.caller(request.metadata()).await?;
         let node = &caller.node;
         if self.agents.streams_of(node) >= MAX_STREAMS_OF_NODE {
@@ -113,11 +110,7 @@ struct Served {
 }
 
 impl Served {
-    async fn run(
-        mut self,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        responses: mpsc::Sender<Result<Response, Status>>,
-    ) {
+    async fn run(mut self, mut requests: Requests, responses: mpsc::Sender<Result<Response, Status>>) {
         let end = self.serve(&mut requests, &responses).await;
         let (node, agent) = (&self.caller.node, self.agent.id());
         match end {
@@ -132,7 +125,7 @@ impl Served {
 
     async fn serve(
         &mut self,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        requests: &mut Requests,
         responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> Result<&'static str, Status> {
         let mut worlds = self.ads.worlds.clone();
@@ -152,7 +145,9 @@ impl Served {
                     }
                 },
                 // Meanwhile nothing that changes wakes it.
-                () = sleep_until(rests_until.unwrap_or(now).into()), if rests_until.is_some() => {}
+                () = sleep_until(rests_until.unwrap_or(now).into()), if rests_until.is_some() => {
+                    self.pace.rested(self.session.has_work(&worlds.borrow()));
+                }
                 place = responses.reserve(), if work && rests_until.is_none() => match place {
                     Ok(place) => {
                         self.ads.access.check(&self.caller, Instant::now())?;

@@ -64,6 +64,9 @@ const EVENT_QUEUE: usize = 16;
 const MAX_BATCH: usize = 1000;
 /// Streams that one connection may have open; an agent uses one, and one for each certificate under way.
 const MAX_STREAMS: u32 = 128;
+/// Bytes that one connection may send before they are read. Requests are small, but for those of agents that come all at once and name
+/// everything that they hold.
+const WINDOW: u32 = 64 << 10;
 
 /// A controller that serves.
 pub struct App {
@@ -246,6 +249,8 @@ impl App {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .add_service(ads.into_service())
             .add_service(certificates.into_service());
         let mut stop = stop;

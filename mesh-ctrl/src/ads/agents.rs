@@ -103,23 +103,22 @@ impl Entered {
     }
 
     pub(super) fn show(&self, session: &Session) {
-        let views = Kind::ALL.into_iter().filter_map(|kind| {
-            let s = session.subscription(kind);
-            let view = SubscriptionView {
-                wildcard: s.wildcard,
-                asked: s.asked.len(),
-                sent: s.cursor,
-                acknowledged: s.acknowledged,
-                lag: 0,
-                responses: s.responses,
-                nacks: s.nacks,
-                last_nack: s.last_nack.clone(),
-            };
-            s.started().then_some((kind.type_url(), view))
-        });
-        let types = views.collect();
-        if let Some(agent) = self.agents.lock().get_mut(&self.id) {
-            agent.types = types;
+        let mut live = self.agents.lock();
+        let Some(agent) = live.get_mut(&self.id) else { return };
+        for kind in Kind::ALL {
+            let subscription = session.subscription(kind);
+            if !subscription.started() {
+                continue;
+            }
+            // In place: this is called twice for each response.
+            let view = agent.types.entry(kind.type_url()).or_default();
+            view.wildcard = subscription.wildcard;
+            view.asked = subscription.asked.len();
+            view.sent = subscription.cursor;
+            view.acknowledged = subscription.acknowledged;
+            view.responses = subscription.responses;
+            view.nacks = subscription.nacks;
+            view.last_nack.clone_from(&subscription.last_nack);
         }
     }
 }

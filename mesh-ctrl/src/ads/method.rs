@@ -15,12 +15,12 @@ use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstDecoder;
+use tonic::{Request, Status};
 use tower_service::Service;
 
+use super::Ads;
+use super::requests::Requests;
 use super::response::Response;
-use super::{Ads, MAX_REQUEST};
 
 /// The discovery service with the one method that agents use.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ async fn answer(ads: Ads, request: http::Request<Body>) -> Result<http::Response
         return Err(Status::unimplemented(format!("{method} is not served here; {METHOD} is")));
     }
     let zstd = takes_zstd(&head.headers);
-    let requests = Streaming::new_request(ProstDecoder::default(), body, None, Some(MAX_REQUEST));
+    let requests = Requests::new(body, ads.turns.clone());
     let request = Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, requests);
     let responses = ads.open(request).await?;
     let mut response = http::Response::new(Body::new(Frames { responses, zstd, ready: VecDeque::new(), ended: false }));

@@ -60,8 +60,9 @@ pub(crate) struct Subscription {
     following: HashSet<Arc<str>>,
     /// Resources that the agent holds; kept only without the wildcard.
     held: HashSet<Arc<str>>,
-    /// Versions that the agent held when it came; each is dropped once compared.
-    initial: HashMap<String, String>,
+    /// Resources that the agent held when it came, and whether as they were at that moment; each is dropped once looked up. With the
+    /// wildcard only those that it asked for all the same.
+    brought: HashMap<Arc<str>, bool>,
     /// Names to answer whether they changed or not.
     lookups: VecDeque<Arc<str>>,
     gone: VecDeque<String>,
@@ -232,31 +233,47 @@ impl Subscription {
         // An empty subscription is the wildcard; taking "*" back at once is how an agent asks on demand from its start.
         self.wildcard =
             subscribe.iter().any(|name| name == "*") || (subscribe.is_empty() && !unsubscribe.iter().any(|n| n == "*"));
-        self.initial = request.initial_resource_versions.into_iter().collect();
-        if let Some(digest) = self.initial.remove(EVERYTHING) {
+        let mut brought = request.initial_resource_versions;
+        if let Some(digest) = brought.remove(EVERYTHING) {
             // Names beside it would be of something else.
-            self.initial.clear();
+            brought.clear();
             match all.place_of(&digest).filter(|_| self.wildcard) {
                 Some(place) => (self.cursor, self.born) = (place, place),
                 // As if it had said nothing yet: it begins again.
                 None => (self.started, self.unknown) = (false, true),
             }
-        } else if self.wildcard && self.initial.is_empty() {
+        } else if self.wildcard && brought.is_empty() {
             let image = all.image();
             (self.cursor, self.born) = (image.at, image.at);
             self.image = Some((image, 0));
-        }
-        self.gone = self.initial.keys().filter(|name| all.get(name).is_none()).cloned().collect();
-        for name in &self.gone {
-            self.initial.remove(name);
-        }
-        if !self.wildcard {
+        } else {
             self.cursor = all.head();
-            let held: Vec<Arc<str>> = self.initial.keys().map(|name| name.as_str().into()).collect();
-            self.held.extend(held.iter().cloned());
-            self.lookups.extend(held);
+            if !brought.is_empty() {
+                self.compare(all, &brought, &subscribe.iter().map(String::as_str).collect());
+            }
         }
+        self.gone = brought.into_keys().filter(|name| all.get(name).is_none()).collect();
         self.change(all, subscribe.into_iter().filter(|name| name != "*").collect(), Vec::new())
+    }
+
+    /// Finds what the agent has to be told to hold what `all` has now.
+    fn compare(&mut self, all: &Collection, brought: &BTreeMap<String, String>, asked: &HashSet<&str>) {
+        for (_, name, resource) in all.since(0) {
+            let Some(resource) = resource else { continue };
+            let version = brought.get(&**name);
+            let fresh = version == Some(&resource.version);
+            if version.is_some() && (!self.wildcard || asked.contains(&**name)) {
+                self.brought.insert(name.clone(), fresh);
+            }
+            if self.wildcard {
+                if !fresh {
+                    self.lookups.push_back(name.clone());
+                }
+            } else if version.is_some() {
+                self.held.insert(name.clone());
+                self.lookups.push_back(name.clone());
+            }
+        }
     }
 
     fn change(
@@ -297,7 +314,7 @@ impl Subscription {
             let following = &self.following;
             self.held.retain(|name| {
                 all.get(name).is_some_and(|resource| wanted(asked, following, name, resource))
-                    || self.initial.contains_key(&**name)
+                    || self.brought.contains_key(name)
             });
         }
         Ok(())
@@ -353,8 +370,8 @@ impl Subscription {
         }
         self.due &= batch.partial;
         if !batch.partial {
-            // What the agent brought has been compared in full.
-            self.initial = HashMap::new();
+            // What the agent brought has been looked up in full.
+            self.brought = HashMap::new();
         }
         Ok(Some(batch))
     }
@@ -369,9 +386,7 @@ impl Subscription {
             if self.asked.contains(asked) && (*name == **asked || resource.aliases.contains(asked)) {
                 self.following.insert(name.clone());
             }
-            if batch.settled.insert(name.clone())
-                && self.initial.remove(&*name).is_none_or(|version| version != resource.version)
-            {
+            if batch.settled.insert(name.clone()) && self.brought.remove(&name) != Some(true) {
                 batch.push(resource);
             }
             if !self.wildcard {
@@ -388,9 +403,7 @@ impl Subscription {
                         || self.held.contains(name)
                         || wanted(&self.asked, &self.following, name, resource);
                     if told {
-                        if !batch.settled.contains(name)
-                            && self.initial.remove(&**name).is_none_or(|version| version != resource.version)
-                        {
+                        if !batch.settled.contains(name) {
                             batch.push(resource);
                         }
                         if !self.wildcard {
@@ -403,7 +416,6 @@ impl Subscription {
                 }
                 None if self.wildcard => {
                     if place > self.born {
-                        self.initial.remove(&**name);
                         batch.removed.push(name.to_string());
                     }
                 }

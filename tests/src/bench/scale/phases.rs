@@ -151,6 +151,7 @@ impl<'a> Stage<'a> {
         figures.add("100 changes a second: CPU", "cores", cpu / wall);
         let responses = (after.responses - before.responses) as f64 / wall / self.plan.agents as f64;
         figures.add("100 changes a second: responses to an agent", "/s", responses);
+        figures.add("100 changes a second: memory, peak so far", "MiB", self.peak()?);
         Ok(())
     }
 
@@ -168,6 +169,7 @@ impl<'a> Stage<'a> {
                 figures.add(&format!("{what}: until the last is answered"), "s", cost.wall);
                 figures.add(&format!("{what}: sent to them"), "MiB", mebibytes(cost.count.received));
                 figures.add(&format!("{what}: sent by them"), "MiB", mebibytes(cost.count.sent));
+                figures.add(&format!("{what}: memory, peak so far"), "MiB", self.peak()?);
             }
         }
         Ok(())
