@@ -11,6 +11,7 @@ mod kinds;
 mod manifests;
 mod mesh;
 mod nodes;
+mod proxies;
 mod quickstart;
 mod replicas;
 mod roots;
