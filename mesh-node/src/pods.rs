@@ -12,6 +12,7 @@
 pub mod zds;
 pub mod kubelet;
 pub mod local;
+pub mod missing;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -13,6 +13,7 @@ mod mesh;
 mod nodes;
 mod proxies;
 mod quickstart;
+mod readiness;
 mod replicas;
 mod roots;
 mod source;
