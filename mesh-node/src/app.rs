@@ -36,6 +36,7 @@ use crate::outbound::{self, Outbound};
 use crate::outside::Outside;
 use crate::pods::kubelet::{Kubelet, Roll};
 use crate::pods::local::Local;
+use crate::pods::missing::Missing;
 use crate::pods::{self, Manager, Pods, PodsView, Told};
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -124,7 +125,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     if let Some(manager) = settings.inpod_uds.clone() {
         pods::zds::follow(manager, commands.clone()).context("start the thread for the pod manager")?;
     }
-    let roll = Roll::default();
+    let (roll, missing) = (Roll::default(), Missing::default());
     if settings.find_pods {
         let kubelet = Kubelet {
             cgroup_root: settings.cgroup_root.clone(),
@@ -132,6 +133,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             snapshot: snapshot.clone(),
             commands: commands.clone(),
             roll: roll.clone(),
+            missing: missing.clone(),
         };
         tokio::spawn(kubelet.run());
     }
@@ -179,12 +181,14 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         registry.register_collector(Box::new(outside.clone()));
         registry.register_collector(Box::new(direct.clone()));
         registry.register_collector(Box::new(log.dropped.clone()));
+        registry.register_collector(Box::new(missing.clone()));
         registry.register_collector(Box::new(status.clone()));
         registry.register_collector(Box::new(certificates.clone()));
         if installed.is_some() {
             cni_requests.register(&mut registry);
         }
         let node = settings.node_name.clone();
+        let lost = missing.clone();
         let (shown, views, ready_status, ready_pods, stopping) =
             (connections.clone(), pod_views.clone(), status.clone(), pod_views.clone(), draining.clone());
         let router = Router::new()
@@ -195,6 +199,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             })
             .ready(move || {
                 ready(&ready_status, &ready_pods.borrow(), *stopping.borrow())?;
+                lost.ready()?;
                 let installed = installed.as_ref().map_or(Ok(()), |installed| installed.borrow().clone());
                 installed.map_err(|why| format!("the CNI plugin is not in place: {why}"))
             })
@@ -205,6 +210,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
                     node: node.clone(),
                     control: status.view(),
                     pods: views.borrow().pods.clone(),
+                    missing: missing.views(),
                     certificates: certificates.status(),
                     workloads: Vec::new(),
                     services: Vec::new(),

@@ -263,6 +263,21 @@ impl Kernel {
         Ok(all)
     }
 
+    /// How many connections of a pod agents relay, this one or one before it: one end of these is an agent's socket in the pod's
+    /// namespace, the other the pod's own. They need what enrolment did there. Kernels before 5.9 do not tell: none.
+    ///
+    /// # Errors  As for [`Netns::established`].
+    pub fn relayed(&self, netns: &Netns) -> io::Result<usize> {
+        let within = netns.within()?;
+        let state = self.state();
+        Ok(within.iter().filter(|one| one.cgroup.is_some_and(|cgroup| state.is_agent(cgroup))).count())
+    }
+
+    /// The namespace of an enrolled pod, also of one that an agent before this one enrolled. None if it is gone.
+    pub fn namespace(&self, cookie: NetnsCookie) -> Option<Netns> {
+        self.state().namespace(cookie)
+    }
+
     /// Withdraws every pod and removes every link, map and pin.
     ///
     /// # Errors  See [`KernelError`]. It goes on past an error and returns the first.

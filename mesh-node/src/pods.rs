@@ -12,6 +12,7 @@
 pub mod zds;
 pub mod kubelet;
 pub mod local;
+pub mod missing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -189,7 +190,12 @@ pub struct Pods {
 }
 
 struct Releasing {
-    pod: Arc<Pod>,
+    uid: Arc<str>,
+    namespace: Arc<str>,
+    name: Arc<str>,
+    netns: Netns,
+    /// None: an agent before this one enrolled it.
+    pod: Option<Arc<Pod>>,
     /// Until then a listener may yield connections that were begun before the release.
     not_before: Instant,
     deadline: Instant,
@@ -442,7 +448,7 @@ impl Pods {
                     // An agent before this one may have left it enrolled.
                     let cookie = description.netns.cookie();
                     if self.kernel.enrolled().contains(&cookie) && !self.releasing.contains_key(&cookie.0) {
-                        self.withdraw(cookie, uid);
+                        self.release_adopted(&description);
                     }
                     return;
                 }
@@ -561,31 +567,66 @@ impl Pods {
         // Twice, so that what was accepted in the last moment is held by then.
         let not_before = now + 2 * LINGER;
         let deadline = not_before.max(now + self.config.release_deadline);
-        self.releasing.insert(pod.cookie.0, Releasing { pod, not_before, deadline });
+        let releasing = Releasing {
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            netns: pod.netns.clone(),
+            pod: Some(pod.clone()),
+            not_before,
+            deadline,
+        };
+        self.releasing.insert(pod.cookie.0, releasing);
         self.finish_releases(Instant::now());
         released
     }
 
+    /// As [`release`](Self::release), of a pod that an agent before this one enrolled. That may still carry connections of it.
+    fn release_adopted(&mut self, description: &Description) {
+        let cookie = description.netns.cookie();
+        if let Err(error) = self.kernel.release(cookie)
+            && let Some(error) = self.failed(&error)
+        {
+            warn!(pod = %description.uid, error, "release a pod of the agent before this one");
+        }
+        let now = Instant::now();
+        let releasing = Releasing {
+            uid: description.uid.clone(),
+            namespace: description.namespace.clone(),
+            name: description.name.clone(),
+            netns: description.netns.clone(),
+            pod: None,
+            not_before: now,
+            deadline: now + self.config.release_deadline,
+        };
+        self.releasing.insert(cookie.0, releasing);
+        self.finish_releases(now);
+    }
+
     /// Second half: once a pod's connections have ended, or may last no longer, nothing is left behind in its namespace.
     fn finish_releases(&mut self, now: Instant) {
-        let connections = &self.connections;
-        let done: Vec<u64> = self
-            .releasing
-            .iter()
-            .filter(|(cookie, r)| {
-                let idle = r.not_before <= now && connections.held_of(NetnsCookie(**cookie)) == 0;
-                idle || r.deadline <= now
-            })
-            .map(|(cookie, _)| *cookie)
-            .collect();
+        let mut done = Vec::new();
+        for (cookie, releasing) in &mut self.releasing {
+            let cookie = NetnsCookie(*cookie);
+            let mut idle = releasing.not_before <= now && self.connections.held_of(cookie) == 0;
+            // Of two agents that overlap, the one that is going carries on what it has. Only the kernel knows of it; without
+            // sock_diag nobody does.
+            if idle && self.kernel.relayed(&releasing.netns).is_ok_and(|relayed| relayed > 0) {
+                releasing.not_before = now + LOOK_AGAIN;
+                idle = false;
+            }
+            if idle || releasing.deadline <= now {
+                done.push(cookie);
+            }
+        }
         for cookie in done {
-            let Some(Releasing { pod, .. }) = self.releasing.remove(&cookie) else { continue };
+            let Some(Releasing { uid, .. }) = self.releasing.remove(&cookie.0) else { continue };
             self.connections.end_where(|live| {
-                (live.facts.pod == Some(pod.cookie))
+                (live.facts.pod == Some(cookie))
                     .then(|| End::because("withdrawn", "the pod left the mesh and its deadline has passed"))
             });
-            if self.withdraw(pod.cookie, &pod.uid) {
-                info!(pod = %pod.uid, "pod withdrawn, nothing left in its namespace");
+            if self.withdraw(cookie, &uid) {
+                info!(pod = %uid, "pod withdrawn, nothing left in its namespace");
             }
         }
     }
@@ -605,7 +646,17 @@ impl Pods {
         for cookie in self.kernel.enrolled() {
             if !mine.contains(&cookie.0) && !self.releasing.contains_key(&cookie.0) {
                 info!(netns_cookie = cookie.0, "withdraw a pod that no manager knows any more");
-                self.withdraw(cookie, "unknown");
+                match self.kernel.namespace(cookie) {
+                    Some(netns) => self.release_adopted(&Description {
+                        uid: "unknown".into(),
+                        namespace: "".into(),
+                        name: "".into(),
+                        service_account: None,
+                        netns,
+                        manager: Manager::Label,
+                    }),
+                    None => drop(self.withdraw(cookie, "unknown")),
+                }
             }
         }
     }
@@ -640,15 +691,18 @@ impl Pods {
             })
             .collect();
         views.extend(self.releasing.values().map(|r| PodView {
-            uid: r.pod.uid.clone(),
-            namespace: r.pod.namespace.clone(),
-            name: r.pod.name.clone(),
+            uid: r.uid.clone(),
+            namespace: r.namespace.clone(),
+            name: r.name.clone(),
             manager: Manager::Label,
             state: "releasing",
-            identity: Some(r.pod.identity.clone()),
-            addresses: r.pod.addresses.clone(),
-            netns_cookie: r.pod.cookie.0,
-            waiting_for: Some(format!("{} connections to end", self.connections.of_pod(r.pod.cookie))),
+            identity: r.pod.as_ref().map(|pod| pod.identity.clone()),
+            addresses: r.pod.as_ref().map(|pod| pod.addresses.clone()).unwrap_or_default(),
+            netns_cookie: r.netns.cookie().0,
+            waiting_for: Some(match self.connections.of_pod(r.netns.cookie()) {
+                0 => "connections of another agent to end".to_owned(),
+                count => format!("{count} connections to end"),
+            }),
         }));
         self.views.send_replace(PodsView {
             superseded: self.superseded,
@@ -657,6 +711,9 @@ impl Pods {
         });
     }
 }
+
+/// How often the kernel is asked whether connections of a pod that leaves go on through another agent.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) const SUPERSEDED: &str = "another agent has taken over this node's pods";
 

@@ -17,6 +17,7 @@ use crate::direct::DirectPath;
 use crate::ebpf::Facility;
 use crate::outside::{self, Outside};
 use crate::pods::PodView;
+use crate::pods::missing::MissingView;
 
 /// `/config`
 #[derive(Debug, Serialize)]
@@ -25,6 +26,8 @@ pub struct ConfigView {
     pub node: String,
     pub control: ControlView,
     pub pods: Vec<PodView>,
+    /// Pods of this node that should be among them and are not found.
+    pub missing: Vec<MissingView>,
     pub certificates: Vec<CertificateStatus>,
     pub workloads: Vec<Arc<Workload>>,
     pub services: Vec<Arc<Service>>,

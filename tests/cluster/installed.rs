@@ -17,7 +17,10 @@ pub(crate) const TRAFFIC: &str = "localhost/weft-tests/traffic:1";
 
 /// A cluster of two nodes with Weft's images, and its manifest applied.
 pub(crate) fn begin(binaries: &Binaries) -> Result<Cluster> {
-    let mut cluster = Cluster::of_test_with_nodes(binaries, 2)?;
+    begin_on(Cluster::of_test_with_nodes(binaries, 2)?)
+}
+
+fn begin_on(mut cluster: Cluster) -> Result<Cluster> {
     for program in ["mesh-ctrl", "mesh-node"] {
         import(&mut cluster, &format!("localhost/weft/{program}:dev"), program)?;
     }
@@ -29,13 +32,19 @@ pub(crate) fn begin(binaries: &Binaries) -> Result<Cluster> {
 
 /// As [`begin`], with [`TRAFFIC`], once controllers and agents are ready.
 pub(crate) fn with_traffic(binaries: &Binaries) -> Result<Cluster> {
-    let mut cluster = begin(binaries)?;
+    with_traffic_on(Cluster::of_test_with_nodes(binaries, 2)?)
+}
+
+/// As [`with_traffic`], on a cluster that is there.
+pub(crate) fn with_traffic_on(cluster: Cluster) -> Result<Cluster> {
+    let mut cluster = begin_on(cluster)?;
     import(&mut cluster, TRAFFIC, "traffic")?;
     ready(cluster.api())?;
     Ok(cluster)
 }
 
-fn import(cluster: &mut Cluster, name: &str, program: &'static str) -> Result<()> {
+/// Gives the nodes the image of a program that was built here.
+pub(crate) fn import(cluster: &mut Cluster, name: &str, program: &'static str) -> Result<()> {
     let archive = image::program(name, program)?;
     cluster.nodes().iter_mut().try_for_each(|node| node.import(&archive))
 }

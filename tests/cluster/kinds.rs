@@ -7,17 +7,20 @@ use weft_tests::cluster::image::TOOLS;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
-use crate::installed::{self, label, pods_of, server, service};
+use crate::installed::{self, import, label, pods_of, server, service};
 use crate::nodes::{START, get};
 use crate::source::definition;
 
 /// Asks the server by its Service until it is answered: a pod may run a moment before it is in the mesh.
 const ASK: &str = "until [ \"$(timeout 3 wget -qO- http://10.96.7.7/)\" = web ]; do sleep 0.2; done";
+/// The image of `grpc`, which answers a kubelet's gRPC probes.
+const GRPC: &str = "localhost/weft-tests/grpc:1";
 const SERVE: &str = "echo hello >/index.html; httpd -p 8080 -h /; exec sleep 86400";
 
 #[test]
 fn pods_of_every_kind_work_under_strict() -> Result<()> {
     let mut cluster = installed::with_traffic(&node_binaries!())?;
+    import(&mut cluster, GRPC, "grpc")?;
     let node = cluster.nodes()[0].address.to_string();
     let api = cluster.api();
     api.apply(&definition("security.istio.io", "PeerAuthentication", "peerauthentications"))?;
@@ -31,6 +34,7 @@ fn pods_of_every_kind_work_under_strict() -> Result<()> {
     let exec = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
     let http = json!({"httpGet": {"path": "/index.html", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
     let tcp = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
+    let grpc = json!({"grpc": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
     let serving = |more: Value| {
         let mut container = json!({"name": "app", "command": ["sh", "-c", SERVE]});
         container
@@ -49,6 +53,13 @@ fn pods_of_every_kind_work_under_strict() -> Result<()> {
         (
             "exec-probe",
             json!({"containers": [serving(json!({"readinessProbe": exec.clone(), "livenessProbe": exec}))]}),
+        ),
+        (
+            "grpc-probe",
+            json!({"containers": [{
+                "name": "app", "image": GRPC, "args": ["serve", "--port", "8080"],
+                "readinessProbe": grpc.clone(), "livenessProbe": grpc,
+            }]}),
         ),
         ("host-port", json!({"containers": [serving(json!({"ports": [{"containerPort": 8080, "hostPort": 18080}]}))]})),
         ("init", json!({"initContainers": [asking("first")], "containers": [serving(json!({}))]})),
@@ -118,12 +129,14 @@ fn pods_of_every_kind_work_under_strict() -> Result<()> {
     installed::ready(api)
 }
 
-/// A pod's metadata and spec, its images filled in; on node-2 if nothing else is said.
+/// A pod's metadata and spec, with an image of tools where none is said; on node-2 if nothing else is said.
 fn template(name: &str, spec: &Value) -> Value {
     let mut spec = spec.clone();
     for list in ["containers", "initContainers"] {
         for container in spec[list].as_array_mut().into_iter().flatten() {
-            container["image"] = json!(TOOLS);
+            if container["image"].is_null() {
+                container["image"] = json!(TOOLS);
+            }
             container["imagePullPolicy"] = json!("Never");
         }
     }

@@ -174,8 +174,8 @@ fn the_controllers_roles_allow_what_it_calls_for_and_nothing_else() -> Result<()
     Ok(())
 }
 
-/// Verb and resource of every rule of the controller's roles.
-fn allowed(objects: &[Value]) -> BTreeSet<(String, String)> {
+/// Verb and resource of every rule of the roles among them.
+pub(crate) fn allowed(objects: &[Value]) -> BTreeSet<(String, String)> {
     let roles = objects.iter().filter(|o| matches!(o["kind"].as_str(), Some("Role" | "ClusterRole")));
     let mut calls = BTreeSet::new();
     for rule in roles.filter_map(|role| role["rules"].as_array()).flatten() {

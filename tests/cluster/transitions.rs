@@ -143,7 +143,7 @@ fn changed(port: &str, file: &Path, plain: bool, change: impl FnOnce() -> Result
     Ok(last)
 }
 
-fn peer_authentication() -> Value {
+pub(crate) fn peer_authentication() -> Value {
     json!({
         "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
         "metadata": {"name": "web", "namespace": "default"},
@@ -152,7 +152,7 @@ fn peer_authentication() -> Value {
 }
 
 /// Lets in one service account of `default`.
-fn policy(account: &str) -> Value {
+pub(crate) fn policy(account: &str) -> Value {
     json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
         "metadata": {"name": "web", "namespace": "default"},

@@ -115,6 +115,8 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
         none.with_context(|| format!("{path}: {:?}", ours()))?;
     }
 
+    roles_fit(&cluster)?;
+
     // Nodes and pods are as they were. kube-proxy takes a moment for what it need no longer know.
     let same = until("nodes to be as they were", START, || (everything(&mut cluster).ok()? == before).then_some(()));
     if same.is_err() {
@@ -126,6 +128,32 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
     }
     let plain = captured(&port, &dir.join("after.pcap"), "tcp")?;
     ensure!(plain.contains(MARKER), "requests are still not in the clear");
+    Ok(())
+}
+
+const USER: &str = "system:serviceaccount:weft-system:weft-uninstall";
+
+/// Calls that have to be allowed and that this run has no need of: the waypoint of one instance has no budget.
+const UNUSED: [(&str, &str); 1] = [("delete", "poddisruptionbudgets.policy")];
+
+/// That the uninstaller's role allows what it called for, and nothing else.
+fn roles_fit(cluster: &Cluster) -> Result<()> {
+    let allowed = manifests::allowed(&serde_saphyr::from_multiple::<Value>(MANIFEST)?);
+    let calls = cluster.calls_of(USER)?;
+    let mut unused = allowed.clone();
+    for (verb, resource, status) in &calls {
+        // A rule may be about all kinds of a group.
+        let any = resource.split_once('.').map_or_else(|| "*".to_owned(), |(_, group)| format!("*.{group}"));
+        let rules = [(verb.clone(), resource.clone()), (verb.clone(), any)];
+        ensure!(
+            rules.iter().any(|rule| allowed.contains(rule)),
+            "{verb} {resource} is used and not allowed: {calls:?}"
+        );
+        ensure!(*status != 403, "{verb} {resource} is refused");
+        unused.retain(|rule| !rules.contains(rule));
+    }
+    unused.retain(|(verb, resource)| !UNUSED.contains(&(verb, resource)));
+    ensure!(unused.is_empty(), "allowed and not used: {unused:?} of {calls:?}");
     Ok(())
 }
 

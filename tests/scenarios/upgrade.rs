@@ -1,9 +1,12 @@
 //! A node's agent is replaced while its pods go on.
 
+use std::collections::BTreeSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use weft_tests::apps;
 use weft_tests::footprint::footprint;
 use weft_tests::held::Held;
@@ -61,6 +64,64 @@ fn a_successor_takes_every_new_connection_and_the_old_agent_finishes_its_own() -
     assert_eq!(warnings, 1, "it says so once");
     drop(successor);
     Ok(())
+}
+
+#[test]
+fn a_pod_that_leaves_the_mesh_during_an_update_keeps_what_the_old_agent_carries_and_no_rule_afterwards() -> Result<()> {
+    needs!();
+    leaving_during_an_update("upgrade_leave", |mesh| mesh.namespace("shop", false), |_| Ok(()))?;
+    leaving_during_an_update("upgrade_left", |_| Ok(()), |mesh| mesh.namespace("shop", false))
+}
+
+/// Has web leave the mesh before or after a successor takes over, with a connection that the old agent carries.
+fn leaving_during_an_update(
+    name: &str,
+    before: impl Fn(&Mesh) -> Result<()>,
+    after: impl Fn(&Mesh) -> Result<()>,
+) -> Result<()> {
+    let mut mesh = Mesh::with_nodes(name, &["a", "b"])?;
+    mesh.namespace("shop", false)?;
+    let web = mesh.enrolled(mesh.pod("web").namespace("shop"), "a")?;
+    let db = mesh.enrolled(mesh.pod("db").namespace("shop"), "b")?;
+    let _servers = [apps::probe(&web, "echo", 7000, &[])?, apps::probe(&db, "echo", 7000, &[])?];
+    let outside = footprint(&web)?;
+    mesh.namespace("shop", true)?;
+    mesh.until_captured(&web)?;
+    mesh.until_captured(&db)?;
+    let held = [Held::begin(&web, db.at(7000))?, Held::begin(&db, web.at6(7000))?];
+
+    before(&mesh)?;
+    let successor = beside(&mut mesh, "a", AFTER)?;
+    until("the successor to be ready", PATIENCE, || mesh.admin_at("a", AFTER, "/healthz/ready").ok())
+        .with_context(|| successor.program.log())?;
+    after(&mesh)?;
+    until("the successor to let go of the pod", PATIENCE, || {
+        let config: Value = serde_json::from_str(&mesh.admin_at("a", AFTER, "/config").ok()?).ok()?;
+        config["pods"].as_array()?.iter().any(|pod| pod["state"] == "outside").then_some(())
+    })?;
+    let knocking = Knocking::begin(&web, &db.everywhere(7000));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        held.iter().try_for_each(Held::check).with_context(|| {
+            format!("{:.1} s after it left:\n{}", begun.elapsed().as_secs_f64(), successor.program.log())
+        })?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    knocking.until_answered(10)?;
+    knocking.none_failed()?;
+    assert_ne!(footprint(&web)?, outside, "the comparison does not even see what the old agent needs");
+    assert_eq!(connections(&mesh, OLD)?, 2);
+    drop(held);
+    // The old agent's listeners go with it: nothing is steered to them any more.
+    let rules = |lines: BTreeSet<String>| lines.into_iter().filter(|line| !line.contains(" listener ")).collect();
+    let (expected, now): (Vec<String>, _) = (rules(outside.clone()), || footprint(&web).map(rules));
+    let same = until("no rule to be left in the pod", PATIENCE, || (now().ok()? == expected).then_some(()));
+    same.with_context(|| format!("{:?}\n{}", now(), successor.program.log()))?;
+    assert_eq!(mesh.agents[0].program.terminate()?.code(), Some(0));
+    assert_eq!(footprint(&web)?, outside);
+    let knocking = Knocking::begin(&web, &db.everywhere(7000));
+    knocking.until_answered(10)?;
+    knocking.none_failed().map(drop)
 }
 
 #[test]

@@ -35,7 +35,7 @@ use api::Api;
 use binaries::Binaries;
 use control_plane::{AUDIT_LOG, ControlPlane};
 use network::Network;
-use node::Node;
+use node::{Node, Nodes};
 
 /// A running cluster.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The name is taken, or a part does not come up, with the end of its log.
-    pub fn up(name: &str, binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+    pub fn up(name: &str, binaries: &Binaries, nodes: Nodes) -> Result<Cluster> {
         Cluster::start(name, binaries, nodes, false)
     }
 
@@ -65,19 +65,27 @@ impl Cluster {
         Cluster::of_test_with_nodes(binaries, 0)
     }
 
-    /// As [`of_test`](Cluster::of_test), with nodes.
+    /// As [`of_test`](Cluster::of_test), with as many nodes.
     ///
     /// # Errors
     /// A part does not come up, with the end of its log.
-    pub fn of_test_with_nodes(binaries: &Binaries, nodes: u8) -> Result<Cluster> {
+    pub fn of_test_with_nodes(binaries: &Binaries, count: u8) -> Result<Cluster> {
+        Cluster::of_test_with(binaries, Nodes { count, ..Nodes::default() })
+    }
+
+    /// As [`of_test`](Cluster::of_test), with such nodes.
+    ///
+    /// # Errors
+    /// A part does not come up, with the end of its log.
+    pub fn of_test_with(binaries: &Binaries, nodes: Nodes) -> Result<Cluster> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         Cluster::start(&name, binaries, nodes, true)
     }
 
-    fn start(name: &str, binaries: &Binaries, nodes: u8, owned: bool) -> Result<Cluster> {
+    fn start(name: &str, binaries: &Binaries, nodes: Nodes, owned: bool) -> Result<Cluster> {
         let dir = clusters::claim(name, owned)?;
-        let started = match nodes {
+        let started = match nodes.count {
             0 => ControlPlane::start(&dir, binaries, None).map(|plane| (plane, Vec::new())),
             _ => start_with_nodes(&dir, binaries, nodes),
         };
@@ -220,18 +228,18 @@ pub struct Write {
     pub status: u64,
 }
 
-fn start_with_nodes(dir: &Path, binaries: &Binaries, count: u8) -> Result<(ControlPlane, Vec<Node>)> {
+fn start_with_nodes(dir: &Path, binaries: &Binaries, wanted: Nodes) -> Result<(ControlPlane, Vec<Node>)> {
     let network = Network::make(dir)?;
     let plane = ControlPlane::start(dir, binaries, Some(network.gateway()))?;
     plane.start_controllers(binaries)?;
     let mut nodes = Vec::new();
-    for number in 1..=count {
+    for number in 1..=wanted.count {
         // Before kubelet makes it: the pods' addresses are ours to choose.
         plane.api.apply(&json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{number}")},
             "spec": {"podCIDR": network.pods(number), "podCIDRs": [network.pods(number)]},
         }))?;
-        nodes.push(Node::start(dir, number, count, &network, &plane.credentials, &plane.url, binaries)?);
+        nodes.push(Node::start(dir, number, wanted, &network, &plane.credentials, &plane.url, binaries)?);
     }
     for image in image::basic()? {
         for node in &mut nodes {

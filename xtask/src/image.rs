@@ -8,9 +8,9 @@ pub mod recipe;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -72,6 +72,40 @@ impl Entry {
     }
 }
 
+/// The same archive, of one image, to be known as `name` where it is imported.
+///
+/// # Errors
+/// It is no archive as [`Image::archive`] makes them.
+pub fn renamed(archive: &[u8], name: &str) -> Result<Vec<u8>> {
+    let mut renamed = tar::Builder::new(Vec::new());
+    let mut found = false;
+    for entry in tar::Archive::new(archive).entries()? {
+        let mut entry = entry.context("read an image's archive")?;
+        let path = entry.path()?.display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).with_context(|| format!("read {path} of an image's archive"))?;
+        if path == "index.json" {
+            let mut index: Value = serde_json::from_slice(&content).context("index.json of an image's archive")?;
+            let [one] = index["manifests"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default() else {
+                bail!("index.json names {} images, not one", index["manifests"].as_array().map_or(0, Vec::len));
+            };
+            one["annotations"] = names(name);
+            content = index.to_string().into_bytes();
+            found = true;
+        }
+        append(&mut renamed, &path, 0o644, 0, &content)?;
+    }
+    if !found {
+        bail!("an image's archive without index.json");
+    }
+    Ok(renamed.into_inner()?)
+}
+
+/// By which containerd and others know an image.
+fn names(name: &str) -> Value {
+    json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name})
+}
+
 impl Image {
     /// The archive of the image, to be known as `name` (`registry/path:tag`) where it is imported.
     ///
@@ -92,7 +126,7 @@ impl Image {
         let manifest = manifest.to_string().into_bytes();
         let mut entry = described("manifest.v1+json", &manifest);
         entry["platform"] = json!({"architecture": ARCHITECTURE, "os": "linux"});
-        entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+        entry["annotations"] = names(name);
         let index = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry],
         });

@@ -103,6 +103,7 @@ fn is_there(sign: &Sign) -> bool {
     match sign {
         Sign::Program(name) => program(name).is_some(),
         Sign::AnyProgram(names) => names.iter().any(|name| program(name).is_some()),
+        Sign::AllPrograms(names) => names.iter().all(|name| program(name).is_some()),
         Sign::File(pattern) => Path::new(pattern).exists(),
         Sign::AnyFile(paths) => paths.iter().any(|path| Path::new(path).exists()),
         Sign::InSysroot(path) => sysroot().is_some_and(|sysroot| sysroot.join(path).exists()),
@@ -244,10 +245,74 @@ mod tests {
         assert!(is_there(&Sign::Program("sh")));
         assert!(!is_there(&Sign::Program("weft-no-such-program")));
         assert!(is_there(&Sign::AnyProgram(&["weft-no-such-program", "sh"])));
+        assert!(is_there(&Sign::AllPrograms(&["sh"])));
+        assert!(!is_there(&Sign::AllPrograms(&["weft-no-such-program", "sh"])));
         assert!(is_there(&Sign::File("/proc/self/stat")));
         assert!(!is_there(&Sign::File("/proc/self/weft")));
         assert!(is_there(&Sign::InSysroot("lib")));
         assert!(!is_there(&Sign::InSysroot("weft")));
+    }
+
+    /// A machine that has it by chance would hide that a fresh one lacks it.
+    #[test]
+    fn every_program_that_tests_run_is_installed_by_setup() {
+        let mut asked = BTreeSet::new();
+        sources(&Path::new(target::ROOT).join("tests"), &mut |text| asked.extend(programs_in(text)));
+        for known in ["tcpdump", "redis-benchmark", "pivot_root", "iptables", "grpcio and websockets"] {
+            assert!(asked.contains(known), "{known} is run, and not found in the sources: {asked:?}");
+        }
+        let brought: BTreeSet<&str> = NEEDS.iter().flat_map(|need| need.sign.programs()).chain(PRESENT).collect();
+        let lacking: Vec<&String> = asked.iter().filter(|name| !brought.contains(name.as_str())).collect();
+        assert!(lacking.is_empty(), "tests run {lacking:?}, which no row of xtask/src/setup/needs.rs brings");
+    }
+
+    /// What is on every Linux, what says by itself where it comes from, and what is not meant to be there.
+    const PRESENT: [&str; 4] = ["sh", "go", "no-such-program", "weft-no-such-program"];
+
+    /// Hands over every file of Rust below `folder`.
+    fn sources(folder: &Path, each: &mut impl FnMut(&str)) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path, each);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                each(&fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    /// Programs that a source names where it needs, looks for or starts one.
+    fn programs_in(text: &str) -> BTreeSet<String> {
+        let lists = [("needs!(", ')'), ("const NEEDED: [", ';')];
+        let calls = ["Command::new(", ".command(", "find(", "output("];
+        let mut found = BTreeSet::new();
+        for (begin, end) in lists.into_iter().chain(calls.map(|call| (call, ','))) {
+            for (at, _) in text.match_indices(begin) {
+                let rest = &text[at + begin.len()..];
+                // Not the method of a text, or the end of another name; and the demo's screen is told of a place first.
+                let before = text[..at].chars().next_back().unwrap_or(' ');
+                let is_other = match begin.starts_with('.') {
+                    true => text[..at].ends_with("screen"),
+                    false => before == '.' || before == '_' || before.is_alphanumeric(),
+                };
+                if is_other {
+                    continue;
+                }
+                // Of a list its strings up to the end, of a call what it begins with.
+                let rest = match begin {
+                    "const NEEDED: [" => rest.split_once('=').map_or("", |(_, list)| list),
+                    _ => rest,
+                };
+                let call = calls.contains(&begin);
+                if call && !rest.starts_with('"') {
+                    continue;
+                }
+                let piece = rest.split(if call { ')' } else { end }).next().unwrap_or_default();
+                let strings = piece.split('"').skip(1).step_by(2).take(if call { 1 } else { usize::MAX });
+                found.extend(strings.filter(|name| !name.contains(['/', '$', '{'])).map(str::to_owned));
+            }
+        }
+        found
     }
 
     #[test]

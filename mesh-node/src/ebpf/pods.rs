@@ -172,6 +172,11 @@ impl State {
         self.tables.plumbed.keys().filter_map(Result::ok).map(NetnsCookie).collect()
     }
 
+    pub(super) fn namespace(&self, cookie: NetnsCookie) -> Option<Netns> {
+        let before = self.tables.plumbed.get(&cookie.0, 0).ok()?;
+        self.open.get(&cookie.0).cloned().or_else(|| Netns::find(before.netns_inode, cookie))
+    }
+
     pub(super) fn remove_all(&mut self) -> Result<(), KernelError> {
         let _lock = self.own()?;
         let mut first = Ok(());

@@ -31,7 +31,12 @@ pub struct Established {
     id: SocketId,
     family: u8,
     opening: bool,
+    /// Some process has it; else the kernel is about to end it.
+    owned: bool,
 }
+
+/// Local and remote ends of connections.
+type Ends = BTreeSet<(SocketAddr, SocketAddr)>;
 
 /// A line to the kernel about sockets of one namespace.
 pub struct Sockets(Socket);
@@ -96,16 +101,32 @@ impl Netns {
     ///
     /// # Errors  Of entering, and of netlink: `ENOENT` on kernels without CONFIG_INET_DIAG.
     pub fn established(&self) -> io::Result<Vec<Established>> {
+        let (mut all, ends) = self.connections()?;
+        all.retain(|one| !one.remote.ip().is_loopback() && !ends.contains(&(one.remote, one.local)));
+        Ok(all)
+    }
+
+    /// Sockets of TCP connections of which both ends are in the namespace, loopback's left out, as are those that no process
+    /// has any more.
+    ///
+    /// # Errors  As for [`Netns::established`].
+    pub fn within(&self) -> io::Result<Vec<Established>> {
+        let (mut all, ends) = self.connections()?;
+        all.retain(|one| one.owned && !one.remote.ip().is_loopback() && ends.contains(&(one.remote, one.local)));
+        Ok(all)
+    }
+
+    /// All connections, and the two ends of each that is open.
+    fn connections(&self) -> io::Result<(Vec<Established>, Ends)> {
         let states = StateFlags::ESTABLISHED
             | StateFlags::SYN_SENT
             | StateFlags::FIN_WAIT1
             | StateFlags::FIN_WAIT2
             | StateFlags::CLOSE_WAIT;
-        let mut all = dump(&diagnosis(self)?, states)?;
+        let all = dump(&diagnosis(self)?, states)?;
         // One that is being opened proves nothing: a process may bind to a foreign address and dial its own end.
-        let ends: BTreeSet<_> = all.iter().filter(|one| !one.opening).map(|one| (one.local, one.remote)).collect();
-        all.retain(|one| !one.remote.ip().is_loopback() && !ends.contains(&(one.remote, one.local)));
-        Ok(all)
+        let ends = all.iter().filter(|one| !one.opening).map(|one| (one.local, one.remote)).collect();
+        Ok((all, ends))
     }
 
     /// Ports on which a socket in the namespace takes connections, whatever its address.
@@ -210,6 +231,7 @@ fn established(response: InetResponse) -> Established {
         cgroup,
         family: header.family,
         opening: header.state == TCP_SYN_SENT,
+        owned: header.inode != 0,
         id,
     }
 }

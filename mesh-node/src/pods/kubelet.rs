@@ -8,7 +8,7 @@
 //! Both halves have to agree before a namespace is taken for a pod's. The uid is the kubelet's and the API server's word;
 //! what a pod can do within itself (another namespace inside, somebody else's address on its interface) changes neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,8 @@ use mesh_core::workload::Workload;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{Command, Description, Manager};
+use super::missing::Missing;
+use super::{Command, Description, Manager, is_captured};
 use crate::netns::Netns;
 
 /// How often the cgroups are looked at. A pod that nothing else tells of is found within this time.
@@ -33,6 +34,7 @@ pub struct Kubelet {
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub commands: mpsc::Sender<Command>,
     pub roll: Roll,
+    pub missing: Missing,
 }
 
 /// The kubelet's pods that the pods' manager was told of, shared with the CNI plugin's socket, which is told of a pod before
@@ -103,12 +105,13 @@ impl Kubelet {
             Err(error) => return warn!(%error, "the node's own namespace cannot be opened; no pods are looked for"),
         };
         let mut settled = false;
+        let mut seen = BTreeSet::new();
         while !self.commands.is_closed() {
             let root = self.cgroup_root.clone();
             let found = tokio::task::spawn_blocking(move || scan(&root)).await.unwrap_or_default();
             let snapshot = self.snapshot.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
-                if self.tell(&snapshot, &found, &own).await.is_none() {
+                if self.tell(&snapshot, &found, &own, &mut seen).await.is_none() {
                     return;
                 }
                 if !settled {
@@ -123,20 +126,48 @@ impl Kubelet {
         }
     }
 
-    /// None when nobody listens any more.
-    async fn tell(&self, snapshot: &Snapshot, found: &BTreeMap<Arc<str>, Holder>, own: &Netns) -> Option<()> {
+    /// None when nobody listens any more. `seen` are the pods that were found once: one of these that has no process is about to
+    /// end, or to be started anew, and not missing.
+    async fn tell(
+        &self,
+        snapshot: &Snapshot,
+        found: &BTreeMap<Arc<str>, Holder>,
+        own: &Netns,
+        seen: &mut BTreeSet<Arc<str>>,
+    ) -> Option<()> {
+        seen.extend(self.roll.uids());
+        let (mut absent, mut ours) = (Vec::new(), BTreeSet::new());
         for uid in self.roll.take_gone(found, Instant::now()) {
             info!(pod_uid = %uid, "pod gone");
             let (reply, _) = oneshot::channel();
             self.commands.send(Command::Remove(uid, reply)).await.ok()?;
         }
-        let ours = snapshot.workloads().filter(|w| w.node == self.node && !w.pod_uid.is_empty() && !w.host_network);
-        for workload in ours {
-            let Some(holder) = found.get(&workload.pod_uid) else { continue };
+        let here = snapshot.workloads().filter(|w| w.node == self.node && !w.pod_uid.is_empty() && !w.host_network);
+        for workload in here {
+            let uid = &workload.pod_uid;
+            ours.insert(uid.clone());
+            // One without an address has no network yet.
+            let expected = is_captured(workload) && !workload.addresses.is_empty() && !seen.contains(uid);
+            let mut missing = |why: String| {
+                if expected {
+                    absent.push((uid.clone(), workload.uid.clone(), why));
+                }
+            };
+            let Some(holder) = found.get(uid) else {
+                missing(format!("no process of it below {}", self.cgroup_root.display()));
+                continue;
+            };
             if self.roll.has(&workload.pod_uid, *holder) {
                 continue;
             }
-            let Some(netns) = namespace_of(*holder, workload, own) else { continue };
+            let netns = match namespace_of(*holder, workload, own) {
+                Ok(netns) => netns,
+                Err(why) => {
+                    debug!(pod = %workload.uid, why, "not the pod's namespace");
+                    missing(why);
+                    continue;
+                }
+            };
             info!(pod = %workload.uid, netns_cookie = netns.cookie().0, "pod found");
             self.roll.found(&workload.pod_uid, *holder);
             let description = Description {
@@ -150,23 +181,32 @@ impl Kubelet {
             let (reply, _) = oneshot::channel();
             self.commands.send(Command::Add(description, reply)).await.ok()?;
         }
+        seen.retain(|uid| ours.contains(uid));
+        for lost in self.missing.replace(absent, Instant::now()) {
+            let (pod, why, seconds) = (&lost.workload, lost.why, lost.seconds);
+            warn!(%pod, why, seconds, "a pod that should be in the mesh is not found; the agent is ready without it");
+        }
         Some(())
     }
 }
 
-/// The namespace of `holder`, if it is the pod's by the address that the control plane has for it.
-fn namespace_of(holder: Holder, workload: &Workload, own: &Netns) -> Option<Netns> {
-    let opened = Netns::open(format!("/proc/{}/ns/net", holder.pid)).ok()?;
+/// The namespace of `holder`, if it is the pod's by the address that the control plane has for it; or why it is not.
+fn namespace_of(holder: Holder, workload: &Workload, own: &Netns) -> Result<Netns, String> {
+    let pid = holder.pid;
+    let path = format!("/proc/{pid}/ns/net");
+    let opened = Netns::open(&path).map_err(|error| format!("open {path}: {error}"))?;
     // The number may have been another process's by the time it was opened.
-    if started(holder.pid) != Some(holder.started) || opened.cookie() == own.cookie() {
-        return None;
+    if started(pid) != Some(holder.started) {
+        return Err(format!("process {pid}, by which it was found, has ended"));
     }
-    let addresses = opened.addresses().ok()?;
+    if opened.cookie() == own.cookie() {
+        return Err(format!("process {pid}, by which it was found, is in the node's own network namespace"));
+    }
+    let addresses = opened.addresses().map_err(|error| format!("read the addresses in {path}: {error}"))?;
     if !workload.addresses.iter().any(|address| addresses.contains(address)) {
-        debug!(pod = %workload.uid, ?addresses, "the namespace does not have the pod's address");
-        return None;
+        return Err(format!("{path} has addresses {addresses:?}, the control plane {:?}", workload.addresses));
     }
-    Some(opened)
+    Ok(opened)
 }
 
 /// Every pod below `root` that has a process to find its namespace by.

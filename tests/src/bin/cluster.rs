@@ -8,7 +8,7 @@ use weft_tests::cluster::Cluster;
 use weft_tests::cluster::binaries::Binaries;
 use weft_tests::cluster::helm;
 use weft_tests::cluster::image;
-use weft_tests::cluster::node;
+use weft_tests::cluster::node::{self, Nodes, Proxy};
 use xtask::clusters;
 
 #[derive(Parser)]
@@ -24,6 +24,9 @@ enum Command {
         /// Nodes beside the control plane; 0 is etcd and the API server alone
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
         nodes: u8,
+        /// How kube-proxy works on them
+        #[arg(long, value_enum, default_value_t)]
+        proxy: Proxy,
         #[arg(long, default_value = "weft")]
         name: String,
         /// Import images of the controller, the agent and the waypoint, as they are built here, into the nodes
@@ -54,23 +57,24 @@ fn main() -> Result<()> {
             println!("etcd and kube-apiserver are in {}", binaries.dir().display());
         }
         Command::Manifest => helm::write_manifest()?,
-        Command::Up { nodes, name, images } => up(&name, nodes, images)?,
+        Command::Up { nodes, proxy, name, images } => up(&name, Nodes { count: nodes, proxy }, images)?,
         Command::Down { name } if clusters::remove(&name)? => println!("cluster {name} is gone"),
         Command::Down { name } => println!("there is no cluster {name}"),
     }
     Ok(())
 }
 
-fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
-    if nodes > 0
+fn up(name: &str, nodes: Nodes, images: bool) -> Result<()> {
+    let count = nodes.count;
+    if count > 0
         && let Some(lacking) = node::lacking()
     {
         bail!("{lacking}");
     }
-    let binaries = if nodes > 0 { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
+    let binaries = if count > 0 { Binaries::ensure_with_nodes()? } else { Binaries::ensure()? };
     let begun = Instant::now();
     let mut cluster = Cluster::up(name, &binaries, nodes)?;
-    if nodes > 0 {
+    if count > 0 {
         cluster.start_dns(&binaries)?;
     }
     if images {
@@ -86,7 +90,7 @@ fn up(name: &str, nodes: u8, images: bool) -> Result<()> {
         Err(_) => String::new(),
     };
     println!(
-        "cluster {name} is up after {:.1} s: etcd, the API server, {nodes} nodes\n\n  \
+        "cluster {name} is up after {:.1} s: etcd, the API server, {count} nodes\n\n  \
          export KUBECONFIG={}\n  {path}kubectl get namespaces\n\n\
          its logs are in {}\ncargo xtask cluster down --name {name} removes it",
         begun.elapsed().as_secs_f64(),

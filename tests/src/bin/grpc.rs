@@ -1,5 +1,5 @@
 //! A gRPC server and its client, both without generated code: one call that is answered once, and one in which both ends
-//! speak in turns. Runs inside pods.
+//! speak in turns. The server says that it is healthy when a kubelet asks (`grpc.health.v1`). Runs inside pods.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         match Arguments::parse().role {
             Role::Serve { port } => {
                 let on = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-                Server::builder().add_service(Echo).serve(on).await.context("serve")
+                Server::builder().add_service(Echo).add_service(Health).serve(on).await.context("serve")
             }
             Role::Call { to, turns } => call(to, turns).await,
         }
@@ -142,5 +142,56 @@ impl Service<Request<Streaming<String>>> for Chat {
     }
 }
 
+/// Says of the server as a whole that it serves, and of services by name that there is none.
+#[derive(Clone)]
+struct Health;
+
+impl tonic::server::NamedService for Health {
+    const NAME: &'static str = "grpc.health.v1.Health";
+}
+
+impl Service<http::Request<Body>> for Health {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(async move {
+            // A request has a string as its field 1, and an answer an enumeration: what wrappers of a string and a number have.
+            let mut server = tonic::server::Grpc::new(ProstCodec::<i32, String>::default());
+            Ok(match request.uri().path() {
+                CHECK => server.unary(Check, request).await,
+                _ => Status::unimplemented("no such method").into_http(),
+            })
+        })
+    }
+}
+
+struct Check;
+
+impl Service<Request<String>> for Check {
+    type Response = Response<i32>;
+    type Error = Status;
+    type Future = Ready<Result<Response<i32>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        ready(match request.get_ref().as_str() {
+            "" => Ok(Response::new(SERVING)),
+            other => Err(Status::not_found(format!("no service {other:?}"))),
+        })
+    }
+}
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+/// Of `grpc.health.v1.HealthCheckResponse.ServingStatus`.
+const SERVING: i32 = 1;
 const WHO: &str = "/weft.test.Echo/Who";
 const CHAT: &str = "/weft.test.Echo/Chat";

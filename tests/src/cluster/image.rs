@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use xtask::image::recipe::Recipe;
-use xtask::image::{Entry, Image, Layer};
+use xtask::image::{self, Entry, Image, Layer};
 
 use crate::program::{built, find};
 
@@ -47,6 +47,10 @@ pub fn basic() -> Result<[Vec<u8>; 3]> {
     ])
 }
 
+fn given() -> Option<PathBuf> {
+    std::env::var_os(GIVEN).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
 /// One that is not carried anywhere.
 ///
 /// # Errors
@@ -56,11 +60,22 @@ pub(super) fn make(name: &str, entries: BTreeMap<String, Entry>, entrypoint: &[&
     Ok(Image { entries, entrypoint, ..Image::default() }.archive(name, Layer::Plain)?.bytes)
 }
 
-/// The image of a program that was built beside the one that runs: one of Weft's (`cargo xtask image`), or one of tests'.
+/// A folder of Weft's images as `cargo xtask image` makes them, which clusters are given in place of what was built here: for
+/// tests of what is released.
+const GIVEN: &str = "WEFT_TEST_IMAGES";
+
+/// The image of a program that was built beside the one that runs: one of Weft's (`cargo xtask image`), or one of tests'. One of
+/// Weft's is taken from the folder `WEFT_TEST_IMAGES`, if that is set.
 ///
 /// # Errors
-/// It has not been built, or a library is not to be found.
+/// It has not been built, or a library or the folder's archive is not to be found.
 pub fn program(name: &str, program: &'static str) -> Result<Vec<u8>> {
+    if let Some(folder) = given().filter(|_| Recipe::of(program).is_ok()) {
+        let path = folder.join(format!("{program}.tar"));
+        let archive = fs::read(&path).with_context(|| format!("{GIVEN}: read {}", path.display()))?;
+        println!("{name} is {}", path.display());
+        return image::renamed(&archive, name).with_context(|| format!("{GIVEN}: {}", path.display()));
+    }
     let path = built(program)?;
     let dir = Path::new(&path).parent().context("a program is in a folder")?;
     let version = env!("CARGO_PKG_VERSION");

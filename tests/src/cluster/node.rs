@@ -40,11 +40,37 @@ pub struct Node {
     init: u32,
 }
 
+/// How many nodes a cluster has, and what they are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    pub count: u8,
+    pub proxy: Proxy,
+}
+
+/// What kube-proxy leads Services' addresses to pods with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Proxy {
+    #[default]
+    Nftables,
+    /// By the command `iptables` that the machine has: of nftables' make, or legacy
+    Iptables,
+}
+
+impl Proxy {
+    /// As kube-proxy's configuration names it.
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
 /// Where pods ask for names: what `super::dns` makes, if it is started.
 pub(super) const DNS: &str = "10.96.0.10";
 
-/// What the machine has to have besides the programs that are built.
-const NEEDED: [&str; 7] = ["runc", "nft", "ip", "unshare", "nsenter", "pivot_root", "conntrack"];
+/// What the machine has to have besides the programs that are built. The CNI plugin for host ports runs iptables.
+const NEEDED: [&str; 8] = ["runc", "nft", "iptables", "ip", "unshare", "nsenter", "pivot_root", "conntrack"];
 
 /// What is lacking to run nodes, none when all is there.
 #[must_use]
@@ -65,11 +91,11 @@ fn plugins() -> Option<&'static str> {
 }
 
 impl Node {
-    /// Starts node `number` of `count`, counted from 1. It need not be ready yet.
+    /// Starts node `number` of `nodes`, counted from 1. It need not be ready yet.
     pub(super) fn start(
         cluster: &Path,
         number: u8,
-        count: u8,
+        nodes: Nodes,
         network: &Network,
         credentials: &Credentials,
         url: &str,
@@ -80,10 +106,10 @@ impl Node {
         for folder in ["root", "layer"] {
             fs::create_dir_all(dir.join(folder))?;
         }
-        configure(&dir, &name, credentials, url)?;
+        configure(&dir, &name, nodes.proxy, credentials, url)?;
         let groups = cgroups(cluster, &network.port(number))?;
         let join: String = groups.iter().map(|group| format!("echo 0 > {}/cgroup.procs\n", group.display())).collect();
-        let peers: Vec<String> = (1..=count)
+        let peers: Vec<String> = (1..=nodes.count)
             .filter(|peer| *peer != number)
             .map(|peer| format!("{} via {}", network.pods(peer), network.node(peer)))
             .collect();
@@ -247,7 +273,7 @@ fn mount_of(mountinfo: &str, controllers: &str) -> Option<PathBuf> {
     })
 }
 
-fn configure(dir: &Path, name: &str, credentials: &Credentials, url: &str) -> Result<()> {
+fn configure(dir: &Path, name: &str, proxy: Proxy, credentials: &Credentials, url: &str) -> Result<()> {
     let copy = |from: PathBuf, to: &str| -> Result<()> {
         fs::copy(from, dir.join(to))?;
         Ok(fs::set_permissions(dir.join(to), fs::Permissions::from_mode(0o600))?)
@@ -277,7 +303,7 @@ fn configure(dir: &Path, name: &str, credentials: &Credentials, url: &str) -> Re
     let proxy = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": dir.join("kube-proxy.kubeconfig")},
-        "mode": "nftables", "hostnameOverride": name,
+        "mode": proxy.mode(), "hostnameOverride": name,
         "detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": "cni0"},
         // Writable in the first network namespace alone.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},

@@ -79,3 +79,12 @@ fn an_archive_holds_what_the_index_names_by_its_digest() {
         assert_eq!(within, expected.map(|(path, mode, owner, time)| (path.to_owned(), mode, owner, time)));
     }
 }
+
+#[test]
+fn an_archive_that_is_renamed_is_the_same_image_by_another_name() {
+    let named = |name| image().archive(name, Layer::Gzip).unwrap();
+    let renamed = renamed(&named("registry.example/a:1").bytes, "localhost/a:dev").unwrap();
+    assert_eq!(entries(&renamed), entries(&named("localhost/a:dev").bytes));
+    let error = super::renamed(b"no archive", "localhost/a:dev").unwrap_err();
+    assert!(!error.to_string().is_empty());
+}

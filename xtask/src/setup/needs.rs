@@ -23,6 +23,7 @@ pub(super) struct Need {
 pub(super) enum Sign {
     Program(&'static str),
     AnyProgram(&'static [&'static str]),
+    AllPrograms(&'static [&'static str]),
     File(&'static str),
     AnyFile(&'static [&'static str]),
     InSysroot(&'static str),
@@ -99,7 +100,7 @@ pub(super) const NEEDS: &[Need] = &[
         "redis",
         "redis",
     ]),
-    package(Purpose::Mesh, "redis-cli", Sign::Program("redis-cli"), "its client").named([
+    package(Purpose::Mesh, "redis-cli", Sign::AllPrograms(&["redis-cli", "redis-benchmark"]), "its client").named([
         "redis-tools",
         "redis",
         "redis",
@@ -112,18 +113,21 @@ pub(super) const NEEDS: &[Need] = &[
         "nginx",
     ]),
     package(Purpose::Mesh, "curl", Sign::Program("curl"), "its client").same("curl"),
-    package(Purpose::Mesh, "h2load", Sign::Program("h2load"), "an HTTP/2 client with many streams").named([
-        "nghttp2-client",
-        "nghttp2",
-        "nghttp2",
-        "nghttp2",
-    ]),
+    package(Purpose::Mesh, "h2load", Sign::AllPrograms(&["h2load", "nghttp"]), "an HTTP/2 client with many streams")
+        .named(["nghttp2-client", "nghttp2", "nghttp2", "nghttp2"]),
     package(Purpose::Mesh, "nghttpd", Sign::Program("nghttpd"), "an HTTP/2 server in clear text").named([
         "nghttp2-server",
         "nghttp2",
         "nghttp2",
         "nghttp2",
     ]),
+    package(
+        Purpose::Mesh,
+        "util-linux",
+        Sign::AllPrograms(&["unshare", "nsenter", "pivot_root", "setpriv"]),
+        "a test cluster's nodes, and agents with few capabilities",
+    )
+    .named(["util-linux", "util-linux", "util-linux", "util-linux util-linux-misc setpriv"]),
     package(Purpose::Mesh, "iperf3", Sign::Program("iperf3"), "bulk transfer in a pod").same("iperf3"),
     package(Purpose::Mesh, "runc", Sign::Program("runc"), "starts containers on a test cluster's nodes").same("runc"),
     package(
@@ -134,6 +138,13 @@ pub(super) const NEEDS: &[Need] = &[
     )
     .named(["containernetworking-plugins", "containernetworking-plugins", "cni-plugins", "cni-plugins"]),
     package(Purpose::Mesh, "nft", Sign::Program("nft"), "kube-proxy on a test cluster's nodes").same("nftables"),
+    package(
+        Purpose::Mesh,
+        "iptables",
+        Sign::Program("iptables"),
+        "host ports and kube-proxy on a test cluster's nodes",
+    )
+    .named(["iptables", "iptables-nft", "iptables", "iptables"]),
     package(Purpose::Mesh, "conntrack", Sign::Program("conntrack"), "kube-proxy on a test cluster's nodes").named([
         "conntrack",
         "conntrack-tools",
@@ -152,6 +163,19 @@ pub(super) const NEEDS: &[Need] = &[
     download(&download::CLIENTS, "clients that people use (wheels, fetched by pip into the target directory)"),
     download(&download::PROMETHEUS, "reads what waypoints tell (fetched by apt-get, unpacked in the target directory)"),
 ];
+
+impl Sign {
+    /// The names of the programs that it looks for.
+    #[cfg(test)]
+    pub(super) fn programs(&self) -> Vec<&'static str> {
+        match self {
+            Self::Program(name) => vec![name],
+            Self::AnyProgram(names) | Self::AllPrograms(names) => names.to_vec(),
+            Self::Download(download) => vec![download.name],
+            Self::File(_) | Self::AnyFile(_) | Self::InSysroot(_) | Self::BpfLinker => Vec::new(),
+        }
+    }
+}
 
 impl Need {
     pub(super) fn download(&self) -> Option<&'static Download> {
