@@ -141,7 +141,7 @@ impl App {
         let (instances, statuses) = (instances::Writes::default(), status::Writes::default());
         instances.register(&mut registry);
         statuses.register(&mut registry);
-        let waypoints = settings.waypoints.clone();
+        let (waypoints, elsewhere) = (settings.waypoints.clone(), settings.elsewhere.clone());
         let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
         // For all that the leader writes: another one leads as soon as this one does not.
         let writing = ClientBuilder::try_from(server.clone()).map_err(ConnectError::from)?;
@@ -177,7 +177,15 @@ impl App {
             false => drop(app.tasks.spawn(authority::reread(authority))),
         }
         let (index, stirred) = (app.index.clone(), app.stirred.clone());
-        let reconciler = Reconciler::new(writing.clone(), index.clone(), waypoints, roots, instances);
+        let elsewhere = match elsewhere {
+            Some(elsewhere) => {
+                let (roots, follow) = authority::elsewhere::roots(elsewhere.roots.clone())?;
+                app.tasks.spawn(follow);
+                Some((elsewhere, roots))
+            }
+            None => None,
+        };
+        let reconciler = Reconciler::new(writing.clone(), index.clone(), waypoints, roots, elsewhere, instances);
         let writer = Writer::new(writing, index, reconciler.outcomes(), statuses);
         app.tasks.spawn(reconciler.run(led.clone(), stirred.clone()));
         app.tasks.spawn(writer.run(led, stirred));
@@ -217,7 +225,9 @@ impl App {
         let access = Arc::new(access);
         let agents = Arc::new(Agents::default());
         let ads = Ads::new(worlds.clone(), access.clone(), agents.clone(), stop.clone());
+        let elsewhere = settings.elsewhere.as_ref().map(|elsewhere| &*elsewhere.address);
         let certificates = Certificates::new(authority.clone(), access.clone(), residents(index.clone()));
+        let certificates = certificates.elsewhere(elsewhere);
         access.register(&mut registry);
         ads.register(&mut registry);
         certificates.register(&mut registry);
