@@ -33,6 +33,7 @@ use pace::Pace;
 use response::Response;
 use session::{Heard, Session, SessionError};
 
+pub(crate) use agents::Progress;
 pub use agents::{AgentView, Agents, SubscriptionView};
 pub use method::Discovery;
 
