@@ -125,7 +125,15 @@ fn an_objects_status_says_how_many_agents_of_all_replicas_have_it() -> Result<()
     }
     let told = |step: &str| format!("{step}; logs:\n{}\n{}", one.log(), two.log());
     let odd = Odd::connect(&two, &token)?;
-    // Whoever was there when it was first counted.
+    let map =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "weft-agents", "namespace": NAMESPACE}});
+    until("all agents to be counted", PATIENCE, || {
+        let data = api.get(&map).ok()??["data"].as_object()?.clone();
+        let said = data.values().filter_map(|text| serde_json::from_str::<Value>(text.as_str()?).ok());
+        let connected = said.filter_map(|said| said["says"]["connected"].as_u64()).sum::<u64>();
+        (connected == 3).then_some(())
+    })
+    .with_context(|| told("nobody counts"))?;
     api.apply(&policy(2))?;
     says(api, "True", "Distributed", 2, "3 of 3 agents and waypoints have generation 2")
         .with_context(|| told("at first"))?;

@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_secs(2);
 /// Longest time without a write.
 const BEAT: Duration = Duration::from_secs(5);
+/// How long a leader listens before it counts: by then everybody who is there has written.
+const LISTENS: Duration = Duration::from_secs(7);
 /// Who says nothing for so long is gone.
 const SILENT: Duration = Duration::from_secs(15);
 /// And its key with it.
@@ -60,6 +62,7 @@ impl Exchange {
     ) {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut others: HashMap<String, Heard> = HashMap::new();
+        let mut leads_since: Option<Instant> = None;
         let (mut written, mut beat, mut tried, mut read) =
             (Summary::default(), 0_u64, None::<Instant>, None::<Instant>);
         loop {
@@ -78,6 +81,7 @@ impl Exchange {
                 }
             }
             let is_leader = *leads.borrow();
+            leads_since = is_leader.then(|| leads_since.unwrap_or_else(Instant::now));
             if is_leader && read.is_none_or(|at: Instant| at.elapsed() >= PACE) {
                 read = Some(Instant::now());
                 match maps.get_opt(CONFIG_MAP).await {
@@ -94,7 +98,7 @@ impl Exchange {
                     }
                 }
             }
-            if is_leader {
+            if leads_since.is_some_and(|since| since.elapsed() >= LISTENS) {
                 let all = std::iter::once(own).chain(live(&others, Instant::now())).map(Arc::new).collect();
                 let all: Summaries = Arc::new(all);
                 told.send_if_modified(|told| {
@@ -102,7 +106,7 @@ impl Exchange {
                     *told = all;
                     changed
                 });
-            } else {
+            } else if !is_leader {
                 others.clear();
             }
             let stops = tokio::select! {
