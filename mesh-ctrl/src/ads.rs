@@ -35,6 +35,7 @@ use requests::{Requests, Turns};
 use response::Response;
 use session::{Heard, Session, SessionError};
 
+pub(crate) use agents::Progress;
 pub use agents::{AgentView, Agents, SubscriptionView};
 pub use method::Discovery;
 

@@ -32,6 +32,8 @@ use crate::authority::service::{Certificates, Residence, Residents};
 use crate::authority::serving::{self, ServingError};
 use crate::authority::{self, Authority, FilesError, Telemetry};
 use crate::debug::{self, LogLevel, Views};
+use crate::distribution::exchange::Exchange;
+use crate::distribution::{Marks, Seen, heads};
 use crate::index::Index;
 use crate::instances::{self, Reconciler};
 use crate::leader::{Candidate, Leadership};
@@ -82,6 +84,9 @@ pub struct App {
     /// Shows the serving certificate, the current one at any time.
     tls: Arc<ServerConfig>,
     index: Arc<Mutex<Index>>,
+    agents: Arc<Agents>,
+    /// Where in the logs what was last said of objects is.
+    marks: Arc<Mutex<Marks>>,
     /// Tells when what is told of objects may have changed.
     stirred: watch::Receiver<()>,
 }
@@ -144,7 +149,7 @@ impl App {
         let (instances, statuses) = (instances::Writes::default(), status::Writes::default());
         instances.register(&mut registry);
         statuses.register(&mut registry);
-        let waypoints = settings.waypoints.clone();
+        let (waypoints, elsewhere) = (settings.waypoints.clone(), settings.elsewhere.clone());
         let client = Client::try_from(server.clone()).map_err(ConnectError::from)?;
         // For all that the leader writes: another one leads as soon as this one does not.
         let writing = ClientBuilder::try_from(server.clone()).map_err(ConnectError::from)?;
@@ -166,7 +171,15 @@ impl App {
         app.tasks.spawn(webhook.serve(reviews, app.tls.clone()));
 
         let (leads, led) = watch::channel(false);
-        let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity(), leadership);
+        let identity = identity();
+        let exchange = Exchange {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            identity: identity.clone(),
+            marks: app.marks.clone(),
+            agents: app.agents.clone(),
+        };
+        let candidate = Candidate::new(client.clone(), &namespace, LEASE, identity, leadership);
         app.closing.spawn(candidate.run(leads, app.stopping.subscribe()));
         app.tasks.spawn(admission::keep(writing.clone(), authority.roots(), trusted, led.clone()));
         let (home, roots) = (namespace.clone(), authority.roots());
@@ -179,9 +192,19 @@ impl App {
             }
             false => drop(app.tasks.spawn(authority::reread(authority))),
         }
+        let (tell, told) = watch::channel(Arc::default());
+        app.closing.spawn(exchange.run(led.clone(), tell, app.stopping.subscribe()));
         let (index, stirred) = (app.index.clone(), app.stirred.clone());
-        let reconciler = Reconciler::new(writing.clone(), index.clone(), waypoints, roots, instances);
-        let writer = Writer::new(writing, index, reconciler.outcomes(), statuses);
+        let elsewhere = match elsewhere {
+            Some(elsewhere) => {
+                let (roots, follow) = authority::elsewhere::roots(elsewhere.roots.clone())?;
+                app.tasks.spawn(follow);
+                Some((elsewhere, roots))
+            }
+            None => None,
+        };
+        let reconciler = Reconciler::new(writing.clone(), index.clone(), waypoints, roots, elsewhere, instances);
+        let writer = Writer::new(writing, index, reconciler.outcomes(), told, statuses);
         app.tasks.spawn(reconciler.run(led.clone(), stirred.clone()));
         app.tasks.spawn(writer.run(led, stirred));
         Ok(app)
@@ -214,13 +237,17 @@ impl App {
         let gauges = Gauges::register(&mut registry);
         let feeding = index.clone();
         let (stir, stirred) = watch::channel(());
+        let marks = Arc::new(Mutex::new(Marks::default()));
+        let marking = marks.clone();
         // On the blocking pool: the first batch of a large mesh is seconds of work.
-        tasks.spawn_blocking(move || feed(events, &feeding, &publish, &stir, &gauges));
+        tasks.spawn_blocking(move || feed(events, &feeding, &publish, &stir, &gauges, &marking));
 
         let access = Arc::new(access);
         let agents = Arc::new(Agents::default());
         let ads = Ads::new(worlds.clone(), access.clone(), agents.clone(), stop.clone());
+        let elsewhere = settings.elsewhere.as_ref().map(|elsewhere| &*elsewhere.address);
         let certificates = Certificates::new(authority.clone(), access.clone(), residents(index.clone()));
+        let certificates = certificates.elsewhere(elsewhere);
         access.register(&mut registry);
         ads.register(&mut registry);
         certificates.register(&mut registry);
@@ -230,7 +257,7 @@ impl App {
         let views = Views {
             worlds,
             stopping: stop.clone(),
-            agents,
+            agents: agents.clone(),
             index: index.clone(),
             certificates: certificates.clone(),
             authority,
@@ -265,7 +292,7 @@ impl App {
         let (control, monitoring) = addresses;
         info!(%control, %monitoring, "controller started");
         let (drain, closing) = (settings.drain, JoinSet::new());
-        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, tls, index, stirred })
+        Ok(Self { control, monitoring, drain, stopping, server, tasks, closing, tls, index, agents, marks, stirred })
     }
 
     /// Serves until `stop`, then lets agents go: their streams end with a status that sends them elsewhere.
@@ -298,6 +325,7 @@ fn feed(
     publish: &watch::Sender<Arc<World>>,
     stir: &watch::Sender<()>,
     gauges: &Gauges,
+    marks: &Mutex<Marks>,
 ) {
     let mut world = World::default();
     while let Some(mut batch) = events.blocking_recv() {
@@ -307,6 +335,7 @@ fn feed(
         {
             batch.extend(more);
         }
+        let seen = Seen::of(&batch);
         let (changes, synced, stirred, findings) = {
             let mut index = index.lock().unwrap_or_else(|e| e.into_inner());
             let changes = index.apply(batch);
@@ -318,6 +347,8 @@ fn feed(
             stir.send_replace(());
         }
         let changed = world.apply(changes);
+        // Before anybody can be told of it.
+        marks.lock().unwrap_or_else(|e| e.into_inner()).note(seen, heads(&world));
         if let Some(findings) = findings {
             gauges.findings.set(i64::try_from(findings).unwrap_or(i64::MAX));
         }

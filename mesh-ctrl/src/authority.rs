@@ -5,6 +5,7 @@
 //! public key and the proof that the caller has the private half; everything else in the certificate is decided here.
 
 pub mod cluster;
+pub mod elsewhere;
 pub mod service;
 pub mod serving;
 mod current;
@@ -33,6 +34,7 @@ use x509_parser::prelude::FromDer;
 
 use current::InForce;
 pub use current::{AuthorityView, Telemetry, reread};
+pub use elsewhere::Elsewhere;
 pub use files::FilesError;
 use files::Material;
 pub use rotation::Stage;

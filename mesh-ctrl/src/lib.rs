@@ -6,6 +6,7 @@ pub mod settings;
 pub mod debug;
 mod leader;
 mod status;
+mod distribution;
 pub mod instances;
 pub mod ads;
 mod admission;

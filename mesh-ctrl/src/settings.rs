@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::access::{Account, Tokens};
-use crate::authority::{self, PluggedIn, ServerName};
+use crate::authority::{self, Elsewhere, PluggedIn, ServerName};
 use crate::index;
 use crate::instances;
 
@@ -62,6 +62,16 @@ pub struct Flags {
     /// Its root; without a plugged-in intermediate, roots that agents are to trust besides the own one
     #[arg(long, env = "WEFT_ROOT_CERT")]
     root_cert: Option<PathBuf>,
+    /// host:port of another certificate authority (istio.v1.auth.IstioCertificateService, such as istio-csr) that agents and
+    /// waypoints have their certificates from; the own one then signs for the controller alone
+    #[arg(long, env = "CA_ADDRESS")]
+    ca_address: Option<String>,
+    /// Name in its certificate, where it is not the host of --ca-address
+    #[arg(long, env = "CA_SERVER_NAME")]
+    ca_server_name: Option<String>,
+    /// PEM file with the roots of its certificate, for waypoints
+    #[arg(long, env = "CA_ROOT_CA")]
+    ca_root_ca: Option<PathBuf>,
     /// File with a token for each node, as `node: token` or `node: sha256:...`; without, with --source kube, callers show
     /// a service account's token
     #[arg(long, env = "WEFT_TOKENS")]
@@ -107,6 +117,8 @@ pub struct Settings {
     pub webhook: SocketAddr,
     pub index: index::Config,
     pub authority: authority::Config,
+    /// Who signs for workloads, if it is not the controller.
+    pub elsewhere: Option<Elsewhere>,
     pub server_names: Vec<ServerName>,
     pub access: Callers,
     /// Namespace of the controller.
@@ -175,6 +187,7 @@ impl Settings {
             mistakes.add("--dataplane-modes: `none` is what opts a pod out".to_owned());
         }
         let (plugged_in, extra_roots) = plugged_in(&flags, &mut mistakes);
+        let elsewhere = elsewhere(&flags, &mut mistakes);
         let server_names = server_names(&flags.server_name, &mut mistakes);
         let access = callers(&flags, &mut mistakes);
         let waypoints = waypoints(&flags, &mut mistakes);
@@ -215,6 +228,7 @@ impl Settings {
                     leaf_ttl,
                     max_leaf_ttl,
                 },
+                elsewhere,
                 server_names,
                 access,
                 namespace: flags.namespace,
@@ -272,8 +286,7 @@ fn callers(flags: &Flags, mistakes: &mut Mistakes) -> Option<Callers> {
 fn waypoints(flags: &Flags, mistakes: &mut Mistakes) -> instances::Config {
     let service = format!("weft-controller.{}.svc", flags.namespace);
     let controller = flags.control_address.clone().unwrap_or_else(|| format!("{service}:15012"));
-    let port = controller.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-    if !matches!(port, Some(Ok(1..))) {
+    if !is_host_and_port(&controller) {
         mistakes.add(format!("--control-address: {controller:?} is not host:port"));
     }
     if flags.waypoint_image.is_empty() {
@@ -288,6 +301,30 @@ fn waypoints(flags: &Flags, mistakes: &mut Mistakes) -> instances::Config {
         network: flags.network.clone(),
         trust_domain: flags.trust_domain.clone(),
     }
+}
+
+fn elsewhere(flags: &Flags, mistakes: &mut Mistakes) -> Option<Elsewhere> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let Some(address) = given(&flags.ca_address) else {
+        if given(&flags.ca_server_name).is_some() || flags.ca_root_ca.is_some() {
+            mistakes.add("--ca-server-name and --ca-root-ca belong to --ca-address, which is missing".to_owned());
+        }
+        return None;
+    };
+    if !is_host_and_port(address.strip_prefix("https://").unwrap_or(&address)) {
+        mistakes.add(format!("--ca-address: {address:?} is not host:port"));
+    }
+    match &flags.ca_root_ca {
+        Some(path) if path.is_file() => {}
+        Some(path) => mistakes.add(format!("--ca-root-ca: {} is no file", path.display())),
+        None => mistakes.add("--ca-root-ca is missing: a PEM file with the roots of --ca-address".to_owned()),
+    }
+    Some(Elsewhere { address, server_name: given(&flags.ca_server_name), roots: flags.ca_root_ca.clone()? })
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    matches!(port, Some(Ok(1..)))
 }
 
 /// An address, or a port on `host`.
@@ -416,6 +453,8 @@ mod tests {
                 "/no",
                 "--control-address",
                 "somewhere",
+                "--ca-address",
+                "nowhere",
             ],
             expect![[r#"
                 --source: "git:x" is neither kube nor dir:PATH
@@ -425,6 +464,8 @@ mod tests {
                 --trust-domain: trust domain "A B" is empty or has characters outside a-z, 0-9, '.', '-', '_'
                 --ca-cert: /no is no file
                 --ca-cert, --ca-key and --root-cert belong together; one is missing
+                --ca-address: "nowhere" is not host:port
+                --ca-root-ca is missing: a PEM file with the roots of --ca-address
                 --tokens is missing: a file with a token for each node
                 --control-address: "somewhere" is not host:port"#]],
         );
@@ -440,11 +481,14 @@ mod tests {
                 "a b",
                 "--tokens",
                 "/no",
+                "--ca-server-name",
+                "ca.example",
             ],
             expect![[r#"
                 --source is missing: kube, or dir:PATH
                 --leaf-ttl 2d is longer than --max-leaf-ttl 1d
                 --dataplane-modes: `none` is what opts a pod out
+                --ca-server-name and --ca-root-ca belong to --ca-address, which is missing
                 --server-name: "a b" is neither a DNS name nor an IP address
                 --tokens: read the tokens in /no: No such file or directory (os error 2)"#]],
         );

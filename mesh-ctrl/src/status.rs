@@ -10,12 +10,14 @@ mod gateways;
 mod routes;
 mod services;
 mod policies;
+mod distributed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::distribution::Told;
 use crate::index::Index;
 use crate::instances::Outcomes;
 use crate::object::{Kind, ObjectKey, Standing};
@@ -39,19 +41,20 @@ struct Sight<'a> {
     index: &'a Index,
     findings: HashMap<ObjectKey, Vec<Finding>>,
     outcomes: &'a Outcomes,
+    told: &'a Told,
     /// RFC 3339 in UTC.
     now: &'a str,
 }
 
 /// All that differs from how it should be: Gateways first, for which somebody waits.
-fn writes(index: &Index, outcomes: &Outcomes, now: &str) -> Vec<Write> {
+fn writes(index: &Index, outcomes: &Outcomes, told: &Told, now: &str) -> Vec<Write> {
     let mut findings: HashMap<ObjectKey, Vec<Finding>> = HashMap::new();
     for finding in index.findings() {
         if let Some(object) = &finding.object {
             findings.entry(object.clone()).or_default().push(finding);
         }
     }
-    let sight = Sight { index, findings, outcomes, now };
+    let sight = Sight { index, findings, outcomes, told, now };
     let differing = index.standings().filter_map(|(key, standing)| {
         let status = sight.status(key, standing);
         let status: Map<String, Value> =

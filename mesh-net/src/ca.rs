@@ -1,5 +1,8 @@
 //! Asks the certificate authority for a workload's certificate (`IstioCertificateService/CreateCertificate`).
 
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -7,9 +10,10 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::wire::ca::IstioCertificateRequest;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use rustls::CertificateError;
 use thiserror::Error;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::grpc::client::IstioCertificateServiceClient;
 use crate::grpc::{Target, TargetError};
@@ -20,11 +24,14 @@ pub struct Config {
     pub cluster_id: String,
     /// Longest wait for one answer.
     pub timeout: Duration,
+    /// Whether the identity is named apart from the request: a node's agent asks for pods, by its own token. Who asks for itself does
+    /// not, because authorities such as istio-csr refuse it from accounts that may not ask for others.
+    pub impersonates: bool,
 }
 
 impl Config {
     pub fn new(authority: Target, cluster_id: impl Into<String>) -> Self {
-        Self { authority, cluster_id: cluster_id.into(), timeout: Duration::from_secs(10) }
+        Self { authority, cluster_id: cluster_id.into(), timeout: Duration::from_secs(10), impersonates: true }
     }
 }
 
@@ -40,6 +47,15 @@ pub enum CaError {
     Invalid { identity: SpiffeId, message: String },
     #[error("ask the authority at {address}: {message}")]
     Unavailable { address: String, message: String },
+    #[error(
+        "the authority at {address} shows a certificate of none of the roots in {roots}: put the root of its certificate \
+         there (CA_ROOT_CA)"
+    )]
+    Root { address: String, roots: PathBuf },
+    #[error(
+        "the authority at {address} shows a certificate that is not for {name}: say a name that it is for (CA_SERVER_NAME)"
+    )]
+    Name { address: String, name: String },
     #[error("the authority answered for {identity} with {certificates} certificates, not leaf and root")]
     Chain { identity: SpiffeId, certificates: usize },
 }
@@ -52,6 +68,8 @@ impl CaError {
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Invalid { .. } => "invalid",
             Self::Unavailable { .. } => "unavailable",
+            Self::Root { .. } => "authority_root",
+            Self::Name { .. } => "authority_name",
             Self::Chain { .. } => "chain",
         }
     }
@@ -80,7 +98,7 @@ impl CaClient {
         let mut request = Request::new(IstioCertificateRequest {
             csr,
             validity_duration: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
-            metadata: Some(impersonated(identity)),
+            metadata: self.config.impersonates.then(|| impersonated(identity)),
         });
         request.set_timeout(self.config.timeout);
         self.config.authority.sign_in(&self.config.cluster_id, request.metadata_mut()).await?;
@@ -98,7 +116,7 @@ impl CaClient {
                     Code::PermissionDenied => CaError::Denied { identity, message },
                     Code::Unauthenticated => CaError::Unauthenticated { message },
                     Code::InvalidArgument => CaError::Invalid { identity, message },
-                    code => unavailable(format!("{code:?}: {message}")),
+                    code => self.not_trusted(&status).unwrap_or_else(|| unavailable(format!("{code:?}: {message}"))),
                 });
             }
         };
@@ -106,6 +124,24 @@ impl CaClient {
             return Err(CaError::Chain { identity: identity.clone(), certificates: chain.len() });
         }
         Ok(chain)
+    }
+
+    /// What to do about it, if it is the authority's own certificate that is not taken.
+    fn not_trusted(&self, status: &Status) -> Option<CaError> {
+        let Target { address, roots, .. } = &self.config.authority;
+        let (address, roots) = (address.clone(), roots.clone());
+        match tls_error(status)? {
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                Some(CaError::Root { address, roots })
+            }
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => {
+                let (_, name) = self.config.authority.authority().ok()?;
+                Some(CaError::Name { address, name })
+            }
+            error => Some(CaError::Unavailable { address, message: error.to_string() }),
+        }
     }
 
     async fn channel(&self) -> Result<Channel, TargetError> {
@@ -122,7 +158,24 @@ impl CaClient {
     }
 }
 
+/// What of TLS made a call fail: below it in the chain of causes, where an I/O error hides what it holds.
+fn tls_error(status: &Status) -> Option<&rustls::Error> {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let held = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref()).map(|held| held as &dyn Error);
+        let found = error.downcast_ref().or_else(|| held?.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn impersonated(identity: &SpiffeId) -> Struct {
     let value = Value { kind: Some(Kind::StringValue(identity.uri().to_owned())) };
     Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,9 @@ pub struct Flags {
     /// PEM file with the roots of the authority's own certificate; XDS_ROOT_CA if not set.
     #[arg(long, env = "CA_ROOT_CA")]
     pub ca_root_ca: Option<String>,
+    /// Name in the authority's certificate, where it is not the host of CA_ADDRESS.
+    #[arg(long, env = "CA_SERVER_NAME")]
+    pub ca_server_name: Option<String>,
     /// File with the token that the controller and the authority know this node by.
     #[arg(long, env = "AUTH_TOKEN_FILE")]
     pub token_file: Option<String>,
@@ -141,6 +144,7 @@ pub struct Settings {
     pub xds_root_ca: PathBuf,
     pub ca_address: String,
     pub ca_root_ca: PathBuf,
+    pub ca_server_name: Option<String>,
     pub token_file: Option<PathBuf>,
     pub server_name: Option<String>,
     pub inpod_uds: Option<PathBuf>,
@@ -205,8 +209,12 @@ impl Flags {
         let xds_address = require(&self.xds_address, "xds-address", "XDS_ADDRESS", "host:port of the controller");
         let xds_root_ca =
             require(&self.xds_root_ca, "xds-root-ca", "XDS_ROOT_CA", "a PEM file with the controller's root");
-        let ca_address = self.ca_address.clone().unwrap_or_else(|| xds_address.clone());
+        let ca_address = self.ca_address.clone().filter(|a| !a.is_empty()).unwrap_or_else(|| xds_address.clone());
         let ca_root_ca = self.ca_root_ca.clone().unwrap_or_else(|| xds_root_ca.clone());
+        // The controller is known by one name, whatever it is asked for.
+        let ca_server_name = if ca_address == xds_address { &self.server_name } else { &None };
+        let ca_server_name =
+            self.ca_server_name.as_ref().filter(|name| !name.is_empty()).or(ca_server_name.as_ref()).cloned();
 
         for (flag, address) in [("xds-address", &xds_address), ("ca-address", &ca_address)] {
             let bare = address.strip_prefix("https://").unwrap_or(address);
@@ -358,6 +366,7 @@ impl Flags {
             xds_root_ca: xds_root_ca.into(),
             ca_address,
             ca_root_ca: ca_root_ca.into(),
+            ca_server_name,
             token_file: self.token_file.map(Into::into),
             server_name: self.server_name,
             inpod_uds: self.inpod_uds.map(Into::into),

@@ -245,10 +245,10 @@ async fn follow(
     }
 }
 
-fn target(settings: &Settings, address: &str, roots: &Path) -> Target {
+fn target(settings: &Settings, address: &str, roots: &Path, server_name: &Option<String>) -> Target {
     Target {
         address: address.to_owned(),
-        server_name: settings.server_name.clone(),
+        server_name: server_name.clone(),
         roots: roots.to_owned(),
         token: settings.token_file.clone(),
     }
@@ -258,7 +258,7 @@ fn control_config(settings: &Settings) -> control::Config {
     // The address in the node id is a hint for people; loopback says that it is not known.
     let ip = IpAddr::from([127, 0, 0, 1]);
     control::Config {
-        controller: target(settings, &settings.xds_address, &settings.xds_root_ca),
+        controller: target(settings, &settings.xds_address, &settings.xds_root_ca, &settings.server_name),
         node_id: control::waypoint_id(ip, &settings.pod_name, &settings.gateway.namespace, "cluster.local"),
         node_name: settings.node_name.clone(),
         cluster_id: settings.cluster_id.clone(),
@@ -270,9 +270,11 @@ fn control_config(settings: &Settings) -> control::Config {
 }
 
 fn start_certificates(settings: &Settings) -> anyhow::Result<Certificates> {
-    let authority = target(settings, &settings.ca_address, &settings.ca_root_ca);
-    let client =
-        CaClient::new(ca::Config::new(authority, settings.cluster_id.clone())).context("certificate authority")?;
+    let authority = target(settings, &settings.ca_address, &settings.ca_root_ca, &settings.ca_server_name);
+    // Another authority than the controller knows a waypoint by its token; the controller may know it by its node's.
+    let impersonates = settings.ca_address == settings.xds_address;
+    let asks = ca::Config { impersonates, ..ca::Config::new(authority, settings.cluster_id.clone()) };
+    let client = CaClient::new(asks).context("certificate authority")?;
     let config = certificates::Config { ttl: settings.certificate_ttl, ..certificates::Config::default() };
     Ok(Certificates::start(config, client))
 }

@@ -40,6 +40,14 @@ fn the_charts_version_is_the_workspaces() -> Result<()> {
     Ok(())
 }
 
+/// Values that say something only beside another one; a test of their own tries them.
+const ELSEWHERE: [&str; 4] = [
+    "dashboard.labels",
+    "certificateAuthority.serverName",
+    "certificateAuthority.rootsConfigMap",
+    "certificateAuthority.rootsKey",
+];
+
 /// Places, and what is there then.
 type Shows = Vec<(String, Value)>;
 
@@ -91,6 +99,21 @@ fn matrix() -> Vec<(&'static str, Value, Shows)> {
         ("mesh.network", json!("east"), both("NETWORK", "east")),
         ("mesh.rootNamespace", json!("mesh-root"), one(tells("ROOT_NAMESPACE"), json!("mesh-root"))),
         ("mesh.dataplaneModes", json!(["weft", "team=a"]), one(tells("WEFT_DATAPLANE_MODES"), json!("weft,team=a"))),
+        (
+            "certificateAuthority.address",
+            json!("csr.istio-system.svc:443"),
+            vec![
+                (tells("CA_ADDRESS"), json!("csr.istio-system.svc:443")),
+                (tells("CA_ROOT_CA"), json!("/var/run/weft/authority/roots.pem")),
+                (controller("volumeMounts/authority/mountPath"), json!("/var/run/weft/authority")),
+                (pod("Deployment", "spec/volumes/authority/configMap/name"), json!("istio-ca-root-cert")),
+                (tells_agent("CA_ADDRESS"), json!("csr.istio-system.svc:443")),
+                (tells_agent("CA_ROOT_CA"), json!("/var/run/weft/authority/roots.pem")),
+                (agent("volumeMounts/authority/mountPath"), json!("/var/run/weft/authority")),
+                (pod("DaemonSet", "spec/volumes/authority/configMap/items/0/key"), json!("root-cert.pem")),
+                (pod("DaemonSet", "spec/dnsPolicy"), json!("ClusterFirstWithHostNet")),
+            ],
+        ),
         ("controller.replicas", json!(3), one("Deployment/spec/replicas".to_owned(), json!(3))),
         ("controller.leafTtl", json!("1h"), one(tells("WEFT_LEAF_TTL"), json!("1h"))),
         ("controller.maxLeafTtl", json!("7d"), one(tells("WEFT_MAX_LEAF_TTL"), json!("7d"))),
@@ -271,6 +294,23 @@ fn every_value_changes_what_it_says_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn another_certificate_authority_is_known_by_the_name_and_the_roots_that_values_say() -> Result<()> {
+    let authority =
+        json!({"address": "csr:443", "serverName": "csr.example", "rootsConfigMap": "theirs", "rootsKey": "ca.crt"});
+    let objects = rendered(&helm!(), &json!({"certificateAuthority": authority}))?;
+    for (kind, name, container) in
+        [("Deployment", "weft-controller", "controller"), ("DaemonSet", "weft-node", "agent")]
+    {
+        let object = objects.get(&(kind.to_owned(), name.to_owned())).with_context(|| name.to_owned())?;
+        let seen = |path: &str| at(object, &format!("{kind}/spec/template/spec/{path}")).cloned().unwrap_or_default();
+        ensure!(seen(&format!("containers/{container}/env/CA_SERVER_NAME/value")) == "csr.example", "{object}");
+        let expected = json!({"name": "theirs", "items": [{"key": "ca.crt", "path": "roots.pem"}]});
+        ensure!(seen("volumes/authority/configMap") == expected, "{object}");
+    }
+    Ok(())
+}
+
 /// Paths of values that stand in a line of their own, with whether a comment is above.
 fn documented() -> BTreeMap<String, bool> {
     let (mut found, mut path, mut above) = (BTreeMap::new(), Vec::<(usize, &str)>::new(), "");
@@ -292,7 +332,7 @@ fn documented() -> BTreeMap<String, bool> {
 #[test]
 fn every_value_is_documented_and_tried() -> Result<()> {
     let documented = documented();
-    let tried: BTreeSet<&str> = matrix().iter().map(|(path, ..)| *path).chain(["dashboard.labels"]).collect();
+    let tried: BTreeSet<&str> = matrix().iter().map(|(path, ..)| *path).chain(ELSEWHERE).collect();
     for path in &tried {
         ensure!(documented.get(*path) == Some(&true), "{path}: values.yaml says nothing of it, in a comment above");
     }
@@ -326,6 +366,11 @@ fn values_that_cannot_be_are_refused_with_where_and_why() -> Result<()> {
         ("image.tag", json!("a b"), "at '/image/tag': 'a b' does not match pattern"),
         ("image.registry", json!("a/"), "at '/image/registry': 'a/' does not match pattern"),
         ("mesh.trustDomain", json!("UPPER"), "at '/mesh/trustDomain': 'UPPER' does not match pattern"),
+        (
+            "certificateAuthority.address",
+            json!("csr"),
+            "at '/certificateAuthority/address': 'csr' does not match pattern",
+        ),
         ("mesh.clusterId", json!("a/b"), "at '/mesh/clusterId': 'a/b' does not match pattern"),
         ("mesh.dataplaneModes", json!([]), "at '/mesh/dataplaneModes': minItems: got 0, want 1"),
         ("node.sameNode", json!("far"), "at '/node/sameNode': value must be one of 'direct', 'relay'"),

@@ -4,6 +4,7 @@ mod admission;
 mod chart;
 mod cni;
 mod control_plane;
+mod distributed;
 mod identity;
 mod installed;
 mod interruptions;

@@ -11,6 +11,7 @@ mod strictness;
 mod authorization;
 mod revocation;
 mod identity;
+mod authority;
 mod hostile;
 mod endurance;
 mod upgrade;

@@ -17,6 +17,25 @@ use crate::store::World;
 pub struct Agents {
     next: AtomicU64,
     live: Mutex<BTreeMap<u64, AgentView>>,
+    progress: Mutex<BTreeMap<u64, Progress>>,
+}
+
+/// How far one agent or waypoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Up to where in the logs, in the order of [`Kind::ALL`], it has acknowledged everything.
+    pub(crate) places: [u64; Kind::ALL.len()],
+    /// Whether it has acknowledged everything once.
+    pub(crate) is_told: bool,
+    /// What it said against what it was told last.
+    pub(crate) refusal: Option<String>,
+}
+
+impl Progress {
+    /// Whether it has what is up to `places`.
+    pub(crate) fn has(&self, places: &[u64]) -> bool {
+        self.places.iter().zip(places).all(|(own, place)| own >= place)
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +78,21 @@ impl Agents {
         all
     }
 
+    /// How far each is, in the order in which they came.
+    pub(crate) fn progress(&self) -> Vec<Progress> {
+        self.progress.lock().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
+    }
+
+    fn advance(&self, id: u64, session: &Session) {
+        let places = session.places();
+        let mut all = self.progress.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(progress) = all.get_mut(&id) {
+            progress.places = places;
+            progress.is_told |= session.is_told();
+            progress.refusal = session.refusal().map(str::to_owned);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.lock().len()
     }
@@ -76,6 +110,8 @@ impl Agents {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
         let view = AgentView { node, id: String::new(), peer, connected_at: now, types: BTreeMap::new() };
         self.lock().insert(id, view);
+        let progress = Progress { places: Default::default(), is_told: false, refusal: None };
+        self.progress.lock().unwrap_or_else(|e| e.into_inner()).insert(id, progress);
         Entered { id, agents: self.clone() }
     }
 
@@ -103,6 +139,7 @@ impl Entered {
     }
 
     pub(super) fn show(&self, session: &Session) {
+        self.agents.advance(self.id, session);
         let mut live = self.agents.lock();
         let Some(agent) = live.get_mut(&self.id) else { return };
         for kind in Kind::ALL {
@@ -126,5 +163,6 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.agents.lock().remove(&self.id);
+        self.agents.progress.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.id);
     }
 }

@@ -125,6 +125,22 @@ impl Session {
         Kind::ALL.iter().all(|kind| self.subscription(*kind).is_heard())
     }
 
+    /// Up to where, in the order of [`Kind::ALL`], the agent has acknowledged everything; what it did not ask for it has.
+    pub(crate) fn places(&self) -> [u64; Kind::ALL.len()] {
+        Kind::ALL.map(|kind| self.subscription(kind).place())
+    }
+
+    /// Whether it subscribes, and has acknowledged all that it was told on that.
+    pub(crate) fn is_told(&self) -> bool {
+        let all = Kind::ALL.map(|kind| self.subscription(kind));
+        all.iter().any(|s| s.started) && all.iter().all(|s| s.is_heard() && !s.is_amid() && s.last_nack.is_none())
+    }
+
+    /// What the agent said against what it was told last, if it did.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        Kind::ALL.iter().find_map(|kind| self.subscription(*kind).last_nack.as_deref())
+    }
+
     /// Whether there is more of an answer that was begun: to hold that back would gather nothing.
     pub(crate) fn is_amid(&self) -> bool {
         Kind::ALL.iter().any(|kind| self.subscription(*kind).is_amid())
@@ -203,6 +219,16 @@ impl Subscription {
     /// Whether everything that was told is acknowledged.
     fn is_heard(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// Where nothing that it was told is open, that is as far as there was something to tell.
+    fn place(&self) -> u64 {
+        match self.started {
+            false if self.unknown => 0,
+            false => u64::MAX,
+            true if self.is_heard() && !self.is_amid() && self.last_nack.is_none() => self.cursor,
+            true => self.acknowledged,
+        }
     }
 
     fn answered(&mut self, kind: Kind, request: &DeltaDiscoveryRequest) -> Option<Heard> {

@@ -126,6 +126,11 @@ pub(super) fn contents(config: &Config, own: bool) -> Vec<Option<String>> {
     paths.iter().map(|path| fs::read_to_string(path).ok()).collect()
 }
 
+/// The certificates of a PEM file, at least one, and nothing else that is in it.
+pub(super) fn roots(path: &Path) -> Result<String, FilesError> {
+    Ok(certificates(path, &read(path)?)?.into_iter().map(|(_, pem)| pem).collect())
+}
+
 /// 128 random bits, the first one clear so that the number is positive (RFC 5280, section 4.1.2.2).
 pub(super) fn random_serial() -> [u8; 16] {
     let mut serial: [u8; 16] = rand::random();

@@ -37,6 +37,8 @@ pub type Residents = Arc<dyn Fn(&str, &SpiffeId) -> Residence + Send + Sync>;
 #[derive(Clone)]
 pub struct Certificates {
     authority: Arc<Authority>,
+    /// Where another authority is that signs in its place.
+    elsewhere: Option<Arc<str>>,
     access: Arc<Access>,
     residents: Residents,
     by_node: Arc<Mutex<BTreeMap<Arc<str>, IssuedView>>>,
@@ -57,7 +59,14 @@ pub struct IssuedView {
 
 impl Certificates {
     pub fn new(authority: Arc<Authority>, access: Arc<Access>, residents: Residents) -> Self {
-        Self { authority, access, residents, by_node: Arc::default(), outcomes: Family::default() }
+        Self { authority, elsewhere: None, access, residents, by_node: Arc::default(), outcomes: Family::default() }
+    }
+
+    /// Refuses everybody: who signs is at `address`.
+    #[must_use]
+    pub fn elsewhere(mut self, address: Option<&str>) -> Self {
+        self.elsewhere = address.map(Into::into);
+        self
     }
 
     pub fn register(&self, registry: &mut Registry) {
@@ -73,6 +82,9 @@ impl Certificates {
     }
 
     fn answer(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Answer, Refused> {
+        if let Some(address) = &self.elsewhere {
+            return Err(Refused::NotHere { address: address.clone() });
+        }
         let identity = match &caller.standing {
             Standing::Waypoint(account) => self.own(account, request)?,
             Standing::Node => {
@@ -113,6 +125,7 @@ struct Answer {
 }
 
 enum Refused {
+    NotHere { address: Arc<str> },
     NoIdentity,
     Identity(String),
     Elsewhere { identity: SpiffeId },
@@ -123,6 +136,7 @@ enum Refused {
 impl Refused {
     fn reason(&self) -> &'static str {
         match self {
+            Self::NotHere { .. } => "not_here",
             Self::NoIdentity => "no_identity",
             Self::Identity(_) => "identity",
             Self::Elsewhere { .. } => "elsewhere",
@@ -133,6 +147,9 @@ impl Refused {
 
     fn status(&self, node: &str) -> Status {
         match self {
+            Self::NotHere { address } => Status::failed_precondition(format!(
+                "certificates of this mesh are from the authority at {address}: ask there (CA_ADDRESS)"
+            )),
             Self::NoIdentity => Status::permission_denied("the request names no ImpersonatedIdentity"),
             Self::Identity(why) => Status::invalid_argument(why.clone()),
             Self::Elsewhere { identity } => {

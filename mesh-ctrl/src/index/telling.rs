@@ -47,6 +47,10 @@ impl Index {
         self.standings.iter()
     }
 
+    pub fn standing(&self, key: &ObjectKey) -> Option<&Standing> {
+        self.standings.get(key)
+    }
+
     pub fn gateway(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Gateway> {
         self.cluster.layer7.gateways.get(&Name { namespace: namespace.clone(), name: name.clone() })
     }

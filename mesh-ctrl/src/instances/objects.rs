@@ -48,12 +48,29 @@ const DRAIN_SECONDS: u32 = 20;
 /// Where the controller's root goes: an annotation of the pods, which a volume makes a file. A ConfigMap would have to be
 /// written into every namespace.
 const ROOTS: &str = "weft.io/ca-root";
+/// The same for the roots of another authority.
+const SIGNERS_ROOTS: &str = "weft.io/authority-root";
 
-/// The objects of [`kinds`] that there should be, in PEM with `roots` to trust.
+/// Another authority, as waypoints know it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signer<'a> {
+    pub(super) address: &'a str,
+    pub(super) server_name: Option<&'a str>,
+    /// In PEM.
+    pub(super) roots: &'a str,
+}
+
+/// The objects of [`kinds`] that there should be, in PEM with `roots` to trust, and with certificates of `signer` if it is not the
+/// controller.
 ///
 /// # Errors
 /// What of the Gateway cannot be.
-pub(super) fn objects(gateway: &Gateway, config: &Config, roots: &str) -> Result<Vec<Value>, Vec<String>> {
+pub(super) fn objects(
+    gateway: &Gateway,
+    config: &Config,
+    roots: &str,
+    signer: Option<Signer<'_>>,
+) -> Result<Vec<Value>, Vec<String>> {
     let metadata = &gateway.metadata;
     let wishes = Wishes::read(metadata);
     let mut mistakes: Vec<String> = wishes.as_ref().err().cloned().unwrap_or_default();
@@ -73,7 +90,7 @@ pub(super) fn objects(gateway: &Gateway, config: &Config, roots: &str) -> Result
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    let made = Made { gateway, config, roots };
+    let made = Made { gateway, config, roots, signer };
     let mut objects = vec![made.account(), made.service(), made.deployment(&wishes)];
     objects.extend(wishes.disruption.map(|budget| made.disruption_budget(budget)));
     Ok(objects)
@@ -83,6 +100,7 @@ struct Made<'a> {
     gateway: &'a Gateway,
     config: &'a Config,
     roots: &'a str,
+    signer: Option<Signer<'a>>,
 }
 
 impl Made<'_> {
@@ -164,7 +182,14 @@ impl Made<'_> {
         for (key, value) in scrape {
             annotations.entry(key.into()).or_insert_with(|| value.into());
         }
+        let of_annotation =
+            |path, key| json!({"path": path, "fieldRef": {"fieldPath": format!("metadata.annotations['{key}']")}});
         annotations.insert(ROOTS.into(), self.roots.into());
+        let mut roots = vec![of_annotation("root-cert.pem", ROOTS)];
+        if let Some(signer) = self.signer {
+            annotations.insert(SIGNERS_ROOTS.into(), signer.roots.into());
+            roots.push(of_annotation("authority.pem", SIGNERS_ROOTS));
+        }
         json!({
             "metadata": {"labels": self.labels(&[("istio.io/dataplane-mode", "none")]), "annotations": annotations},
             "spec": {
@@ -177,9 +202,7 @@ impl Made<'_> {
                 }],
                 "containers": [self.container(wishes)],
                 "volumes": [
-                    {"name": "roots", "downwardAPI": {"items": [
-                        {"path": "root-cert.pem", "fieldRef": {"fieldPath": format!("metadata.annotations['{ROOTS}']")}},
-                    ]}},
+                    {"name": "roots", "downwardAPI": {"items": roots}},
                     {"name": "token", "projected": {"sources": [
                         {"serviceAccountToken": {"audience": "istio-ca", "expirationSeconds": 3600, "path": "token"}},
                     ]}},
@@ -230,6 +253,9 @@ impl Made<'_> {
             ("XDS_SERVER_NAME", &config.server_name),
             ("XDS_ROOT_CA", "/var/run/weft/roots/root-cert.pem"),
             ("AUTH_TOKEN_FILE", "/var/run/weft/token/token"),
+            ("CA_ADDRESS", self.signer.map(|signer| signer.address).unwrap_or_default()),
+            ("CA_SERVER_NAME", self.signer.and_then(|signer| signer.server_name).unwrap_or_default()),
+            ("CA_ROOT_CA", self.signer.map(|_| "/var/run/weft/roots/authority.pem").unwrap_or_default()),
             ("CLUSTER_ID", &config.cluster_id),
             ("NETWORK", &config.network),
             ("TRUST_DOMAIN", &config.trust_domain),

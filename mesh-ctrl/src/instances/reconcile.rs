@@ -17,8 +17,9 @@ use tracing::{info, warn};
 
 use super::children::{Children, Name};
 use super::drift::{Step, step};
-use super::objects::{Config, kinds, objects};
+use super::objects::{Config, Signer, kinds, objects};
 use super::{FIELD_MANAGER, Outcome, Outcomes, class};
+use crate::authority::Elsewhere;
 use crate::backoff::Backoff;
 use crate::index::Index;
 use crate::object::Gateway;
@@ -46,6 +47,8 @@ pub(crate) struct Reconciler {
     config: Config,
     /// In PEM, what waypoints trust.
     roots: watch::Receiver<Arc<str>>,
+    /// Another authority than the controller, with its roots in PEM.
+    elsewhere: Option<(Elsewhere, watch::Receiver<Arc<str>>)>,
     outcomes: watch::Sender<Outcomes>,
     writes: Writes,
 }
@@ -72,9 +75,10 @@ impl Reconciler {
         index: Arc<Mutex<Index>>,
         config: Config,
         roots: watch::Receiver<Arc<str>>,
+        elsewhere: Option<(Elsewhere, watch::Receiver<Arc<str>>)>,
         writes: Writes,
     ) -> Self {
-        Self { client, index, config, roots, outcomes: watch::Sender::default(), writes }
+        Self { client, index, config, roots, elsewhere, outcomes: watch::Sender::default(), writes }
     }
 
     /// How it went with each Gateway; empty while another controller leads.
@@ -100,6 +104,7 @@ impl Reconciler {
         let mut class_due = Instant::now();
         let mut touched: BTreeSet<Name> = BTreeSet::new();
         let mut roots = self.roots.clone();
+        let mut signers = self.elsewhere.as_ref().map(|(_, roots)| roots.clone());
         loop {
             if class_due <= Instant::now() {
                 if let Err(error) = class::ensure(&self.client).await {
@@ -116,6 +121,8 @@ impl Reconciler {
                 () = sleep(next.saturating_duration_since(Instant::now())) => {}
                 changed = stirred.changed() => if changed.is_err() { return },
                 changed = roots.changed() => if changed.is_err() { return },
+                // Its sender ends with the controller.
+                _ = changed(signers.as_mut()) => {}
                 name = children.changed() => touched.extend(name),
             }
             sleep(MOMENT).await;
@@ -134,13 +141,19 @@ impl Reconciler {
     fn plan(&self, children: &Children, tasks: &mut BTreeMap<Name, Task>) {
         let mut plans: BTreeMap<Name, Plan> = BTreeMap::new();
         let roots = in_order(&self.roots.borrow());
+        let signer = self.elsewhere.as_ref().map(|(signer, roots)| (signer, in_order(&roots.borrow())));
+        let signer = signer.as_ref().map(|(signer, roots)| Signer {
+            address: &signer.address,
+            server_name: signer.server_name.as_deref(),
+            roots,
+        });
         {
             let index = self.index.lock().unwrap_or_else(|e| e.into_inner());
             if !index.is_synced() {
                 return;
             }
             for gateway in index.deployed_gateways() {
-                let plan = match objects(gateway, &self.config, &roots) {
+                let plan = match objects(gateway, &self.config, &roots, signer) {
                     Ok(objects) => Plan::Be(gateway.metadata.uid.clone(), objects),
                     Err(mistakes) => Plan::Wrong(mistakes),
                 };
@@ -250,6 +263,14 @@ impl Reconciler {
         };
         self.writes.0.get_or_create(&[("verb", verb)]).inc();
         Ok(step)
+    }
+}
+
+/// For ever, where there is nothing that could change.
+async fn changed(roots: Option<&mut watch::Receiver<Arc<str>>>) {
+    match roots {
+        Some(roots) => drop(roots.changed().await),
+        None => std::future::pending().await,
     }
 }
 

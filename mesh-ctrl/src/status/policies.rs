@@ -8,9 +8,11 @@
 //! | `PartiallyInvalid` | only if so: parts have no effect, or are enforced more strictly |
 //! | `ResolvedRefs` | only if not so: it names what is not there |
 //! | `Conflicted` | only if so: another object has the last word |
+//! | `weft.io/Distributed` | of what is in force: whether all agents and waypoints have it ([`super::distributed`]) |
 
 use serde_json::{Map, Value};
 
+use super::distributed::{DISTRIBUTED, Distributed};
 use super::services::BOUND;
 use super::{Sight, field, words};
 use crate::condition::{Condition, merged};
@@ -29,7 +31,16 @@ impl Sight<'_> {
             ours.push(at_agents(self.findings(key)));
         }
         ours.extend(self.bound(key));
-        field("conditions", merged(standing.list("conditions"), &ours, &KINDS, standing.generation, self.now))
+        // What stays as it was is for the moment nobody's.
+        let mut kinds = KINDS.to_vec();
+        match self.distributed(key, standing) {
+            Distributed::AsBefore => {}
+            Distributed::Now(condition) => {
+                kinds.push(DISTRIBUTED);
+                ours.extend(condition);
+            }
+        }
+        field("conditions", merged(standing.list("conditions"), &ours, &kinds, standing.generation, self.now))
     }
 }
 

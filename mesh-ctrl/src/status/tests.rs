@@ -80,7 +80,7 @@ fn outcomes(outcome: Option<Outcome>) -> Outcomes {
 /// What is written of the objects of `yaml`, those of the usual waypoint left out, which is up.
 fn check(yaml: &str, expect: Expect) {
     let index = index(&[GATEWAY, FRONT, yaml].concat(), &BTreeMap::new());
-    let mut writes = writes(&index, &outcomes(Some(Outcome::Done)), "now");
+    let mut writes = writes(&index, &outcomes(Some(Outcome::Done)), &Told::default(), "now");
     writes.retain(|write| write.key.kind != Kind::Gateway);
     expect.assert_eq(&text(&writes));
 }
@@ -149,7 +149,7 @@ fn routes_say_for_each_parent_whether_they_are_in_force() {
         ["{name: gone, port: 80}", "{name: web, namespace: bank, port: 80}", "{group: s.io, kind: Bucket, name: b}"]
     {
         let index = index(&[GATEWAY, FRONT, &route(web, backend)].concat(), &BTreeMap::new());
-        let writes = writes(&index, &Outcomes::default(), "now");
+        let writes = writes(&index, &Outcomes::default(), &Told::default(), "now");
         let written = writes.iter().find(|write| write.key.kind == Kind::HttpRoute).unwrap();
         let resolved = &written.status["parents"][0]["conditions"][1];
         let reason = match backend {
@@ -209,7 +209,7 @@ fn a_gateway_says_its_address_and_whether_it_is_up() {
                  {parentRefs: [{name: wp, sectionName: mesh}]}}\n---\n";
     let conditions = |yaml: &[&str], outcome| {
         let index = index(&yaml.concat(), &BTreeMap::new());
-        let mut writes = writes(&index, &outcomes(outcome), "now");
+        let mut writes = writes(&index, &outcomes(outcome), &Told::default(), "now");
         writes.retain(|write| write.key.kind == Kind::Gateway);
         text(&writes)
     };
@@ -251,7 +251,7 @@ fn a_gateway_says_its_address_and_whether_it_is_up() {
         ),
     ] {
         let index = index(&yaml.concat(), &BTreeMap::new());
-        let writes = writes(&index, &outcomes(Some(outcome.clone())), "now");
+        let writes = writes(&index, &outcomes(Some(outcome.clone())), &Told::default(), "now");
         let found = [0, 1].map(|i| writes[0].status["conditions"][i]["reason"].as_str().unwrap().to_owned());
         assert_eq!(found, reasons, "{outcome:?}");
     }
@@ -270,7 +270,7 @@ fn what_is_said_is_not_said_again_and_what_others_say_stays() {
         (key(Kind::HttpRoute, "r"), json!({"parents": [theirs]})),
         (key(Kind::Service, "web"), json!({"conditions": [{"type": "Else", "status": "True"}], "loadBalancer": {}})),
     ]);
-    let first = writes(&index(&yaml, &said), &outcomes, "t1");
+    let first = writes(&index(&yaml, &said), &outcomes, &Told::default(), "t1");
     assert_eq!(first.len(), 3, "{first:?}");
     for write in &first {
         let status = said.entry(write.key.clone()).or_insert_with(|| json!({}));
@@ -280,13 +280,13 @@ fn what_is_said_is_not_said_again_and_what_others_say_stays() {
     }
     assert_eq!(said[&key(Kind::HttpRoute, "r")]["parents"][0], theirs);
     assert_eq!(said[&key(Kind::Service, "web")]["conditions"][0]["type"], "Else");
-    assert_eq!(writes(&index(&yaml, &said), &outcomes, "t2"), []);
+    assert_eq!(writes(&index(&yaml, &said), &outcomes, &Told::default(), "t2"), []);
 
     // A route that leaves, and a service that is bound no longer, are said nothing of.
     let left = yaml
         .replace("labels: {istio.io/use-waypoint: wp}", "labels: {}")
         .replace("kind: Service, name: web}]", "kind: Pod, name: web}]");
-    let last = writes(&index(&left, &said), &outcomes, "t3");
+    let last = writes(&index(&left, &said), &outcomes, &Told::default(), "t3");
     let route = last.iter().find(|write| write.key.kind == Kind::HttpRoute).unwrap();
     assert_eq!(route.status["parents"], json!([theirs]));
     let service = last.iter().find(|write| write.key.kind == Kind::Service).unwrap();
@@ -310,7 +310,7 @@ fn only_what_can_change_a_status_stirs_and_ten_thousand_objects_are_a_moments_wo
     index.apply(events);
     assert!(index.take_stirred());
     let begun = std::time::Instant::now();
-    assert_eq!(writes(&index, &Outcomes::default(), "now").len(), 10_000);
+    assert_eq!(writes(&index, &Outcomes::default(), &Told::default(), "now").len(), 10_000);
     println!("figure: ten thousand objects looked at in {:?}", begun.elapsed());
     for (yaml, expected) in [
         ("{apiVersion: v1, kind: Pod, metadata: {name: web-1, namespace: shop}}", false),

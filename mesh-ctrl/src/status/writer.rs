@@ -16,6 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use super::{Write, writes};
+use crate::distribution::Told;
+use crate::distribution::exchange::Summaries;
 use crate::index::Index;
 use crate::instances::Outcomes;
 use crate::object::ObjectKey;
@@ -46,6 +48,9 @@ pub(crate) struct Writer {
     client: Client,
     index: Arc<Mutex<Index>>,
     outcomes: watch::Receiver<Outcomes>,
+    /// How far agents are, as all replicas say.
+    summaries: watch::Receiver<Summaries>,
+    told: Arc<Mutex<Told>>,
     writes: Writes,
 }
 
@@ -57,9 +62,10 @@ impl Writer {
         client: Client,
         index: Arc<Mutex<Index>>,
         outcomes: watch::Receiver<Outcomes>,
+        summaries: watch::Receiver<Summaries>,
         writes: Writes,
     ) -> Self {
-        Self { client, index, outcomes, writes }
+        Self { client, index, outcomes, summaries, told: Arc::default(), writes }
     }
 
     /// `stirred`: what the index tells of objects may have changed.
@@ -70,6 +76,7 @@ impl Writer {
         while leads.wait_for(|leads| *leads).await.is_ok() {
             stirred.mark_unchanged();
             self.outcomes.mark_unchanged();
+            self.summaries.mark_unchanged();
             let now = Instant::now();
             tried.retain(|_, (_, until)| *until > now);
             let due: Vec<Write> = self.due(&tried).await;
@@ -87,8 +94,12 @@ impl Writer {
             }
             let next =
                 tried.values().map(|(_, until)| *until).min().map_or(REFUSED, |at| at.saturating_duration_since(now));
+            let settles = self.told.lock().unwrap_or_else(|e| e.into_inner()).settles_in(Instant::now());
+            let next = settles.map_or(next, |settles| next.min(settles));
             tokio::select! {
                 () = sleep(next) => {}
+                // Its sender ends with the controller.
+                _ = self.summaries.changed() => {}
                 changed = stirred.changed() => if changed.is_err() { return },
                 // Its sender ends with the index's.
                 _ = self.outcomes.changed() => {}
@@ -101,10 +112,17 @@ impl Writer {
     async fn due(&self, tried: &Tried) -> Vec<Write> {
         let (index, outcomes) = (self.index.clone(), self.outcomes.borrow().clone());
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let (told, summaries) = (self.told.clone(), self.summaries.borrow().clone());
         // Beside everything else that goes on: with ten thousand objects it takes a while.
         let found = tokio::task::spawn_blocking(move || {
             let index = index.lock().unwrap_or_else(|e| e.into_inner());
-            if index.is_synced() { writes(&index, &outcomes, &now) } else { Vec::new() }
+            if !index.is_synced() {
+                return Vec::new();
+            }
+            let mut told = told.lock().unwrap_or_else(|e| e.into_inner());
+            told.tell(&summaries);
+            told.retain(|key| index.standing(key).is_some());
+            writes(&index, &outcomes, &told, &now)
         });
         let mut found = found.await.unwrap_or_default();
         found.retain(|write| tried.get(&write.key).is_none_or(|(version, _)| *version != write.version));

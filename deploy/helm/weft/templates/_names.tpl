@@ -48,3 +48,22 @@ annotations:
 {{ toYaml . | indent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/* Environment by which another certificate authority is known, if there is one: weft.authority.env . */}}
+{{- define "weft.authority.env" -}}
+{{- with .Values.certificateAuthority -}}
+{{- include "weft.env" (list "CA_ADDRESS" .address) }}
+{{- with .serverName }}
+{{ include "weft.env" (list "CA_SERVER_NAME" .) }}
+{{- end }}
+- {name: CA_ROOT_CA, value: /var/run/weft/authority/roots.pem}
+{{- end }}
+{{- end -}}
+
+{{/* Volume with its roots, mounted at /var/run/weft/authority: weft.authority.volume . */}}
+{{- define "weft.authority.volume" -}}
+{{- with .Values.certificateAuthority -}}
+- name: authority
+  configMap: {name: {{ .rootsConfigMap }}, items: [{key: {{ .rootsKey | toRawJson }}, path: roots.pem}]}
+{{- end }}
+{{- end -}}

@@ -24,7 +24,22 @@ fn gateway(annotations: Value, spec: Value) -> Gateway {
 }
 
 fn made(annotations: Value, spec: Value) -> Result<Vec<Value>, Vec<String>> {
-    objects(&gateway(annotations, spec), &config(), "PEM")
+    objects(&gateway(annotations, spec), &config(), "PEM", None)
+}
+
+#[test]
+fn instances_ask_the_authority_that_there_is_besides_the_controller() {
+    let signer = Signer { address: "csr.istio-system.svc:443", server_name: None, roots: "THEIRS" };
+    let objects = objects(&gateway(json!({}), json!({})), &config(), "PEM", Some(signer)).unwrap();
+    let pod = &objects[2]["spec"]["template"];
+    let environment = &pod["spec"]["containers"][0]["env"];
+    let told = |name: &str| environment.as_array().unwrap().iter().find(|item| item["name"] == name)?["value"].as_str();
+    assert_eq!(told("CA_ADDRESS"), Some("csr.istio-system.svc:443"));
+    assert_eq!((told("CA_SERVER_NAME"), told("CA_ROOT_CA")), (None, Some("/var/run/weft/roots/authority.pem")));
+    let annotations = &pod["metadata"]["annotations"];
+    assert_eq!((&annotations[ROOTS], &annotations[SIGNERS_ROOTS]), (&json!("PEM"), &json!("THEIRS")));
+    let files = pod["spec"]["volumes"][0]["downwardAPI"]["items"].as_array().unwrap();
+    assert_eq!(files.len(), 2, "{files:?}");
 }
 
 /// Every leaf of an object as a line.
@@ -207,7 +222,7 @@ fn what_a_gateway_cannot_have_is_said_all_at_once() {
     );
     wrong.metadata.name = "a.b".into();
     assert_eq!(
-        objects(&wrong, &config(), "PEM").unwrap_err(),
+        objects(&wrong, &config(), "PEM", None).unwrap_err(),
         [
             "weft.io/replicas: \"x\" is no number from 0 to 1000",
             "metadata.name: a Service of this name cannot be; 63 characters at most, no dots",
