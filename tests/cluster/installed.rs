@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
 use weft_tests::cluster::binaries::Binaries;
-use weft_tests::cluster::{Cluster, image};
 use weft_tests::wait::until;
 
 use crate::manifests;
@@ -18,9 +18,7 @@ pub(crate) const TRAFFIC: &str = "localhost/weft-tests/traffic:1";
 /// A cluster of two nodes with Weft's images, and its manifest applied.
 pub(crate) fn begin(binaries: &Binaries) -> Result<Cluster> {
     let mut cluster = Cluster::of_test_with_nodes(binaries, 2)?;
-    for program in ["mesh-ctrl", "mesh-node"] {
-        import(&mut cluster, &format!("localhost/weft/{program}:dev"), program)?;
-    }
+    cluster.import_weft(&["mesh-ctrl", "mesh-node"])?;
     for object in manifests::objects()? {
         cluster.api().apply(&object)?;
     }
@@ -30,14 +28,9 @@ pub(crate) fn begin(binaries: &Binaries) -> Result<Cluster> {
 /// As [`begin`], with [`TRAFFIC`], once controllers and agents are ready.
 pub(crate) fn with_traffic(binaries: &Binaries) -> Result<Cluster> {
     let mut cluster = begin(binaries)?;
-    import(&mut cluster, TRAFFIC, "traffic")?;
+    cluster.import(TRAFFIC, "traffic")?;
     ready(cluster.api())?;
     Ok(cluster)
-}
-
-fn import(cluster: &mut Cluster, name: &str, program: &'static str) -> Result<()> {
-    let archive = image::program(name, program)?;
-    cluster.nodes().iter_mut().try_for_each(|node| node.import(&archive))
 }
 
 /// An object of weft-system that is in no list of ours: its kind and name.
