@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +12,7 @@ use mesh_cni::plugin::{MOST_SECONDS, OnFailure};
 use mesh_net::tls::KEY_LIMIT;
 
 use crate::cni;
+use crate::ebpf::cgroup_root;
 use crate::outbound::route::UnknownDestinations;
 use mesh_net::pool::Transport;
 
@@ -218,11 +219,11 @@ impl Flags {
             }
         }
         for (flag, file) in [("xds-root-ca", &xds_root_ca), ("ca-root-ca", &ca_root_ca)] {
-            if !file.is_empty() && !std::path::Path::new(file).is_file() {
+            if !file.is_empty() && !Path::new(file).is_file() {
                 wrong.push(format!("--{flag} {file:?} is no file"));
             }
         }
-        if let Some(file) = self.token_file.as_ref().filter(|f| !std::path::Path::new(f).is_file()) {
+        if let Some(file) = self.token_file.as_ref().filter(|f| !Path::new(f).is_file()) {
             wrong.push(format!("--token-file {file:?} is no file"));
         }
         for domain in std::iter::once(&*self.trust_domain).chain(list(&self.trust_domain_aliases)) {
@@ -296,13 +297,10 @@ impl Flags {
                 None
             }
         };
-        let cgroup_root = match &*self.cgroup_root {
-            "auto" => crate::ebpf::cgroup_mount().unwrap_or_else(|| {
-                wrong.push("--cgroup-root auto: cgroup v2 is not mounted".to_owned());
-                PathBuf::new()
-            }),
-            path => path.into(),
-        };
+        let cgroup_root = cgroup_root(Path::new(&self.cgroup_root)).unwrap_or_else(|| {
+            wrong.push("--cgroup-root auto: cgroup v2 is not mounted".to_owned());
+            PathBuf::new()
+        });
         let transport = match &*self.transport {
             "auto" => Transport::Any,
             "hbone" => Transport::Hbone,
