@@ -24,4 +24,4 @@ pub mod http2;
 pub mod header_list;
 pub mod svid;
 pub mod causes;
-mod unix_time;
+pub mod unix_time;
