@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod logging;
+pub mod settings;
 pub mod labels;
 pub mod control;
 pub mod pool;
