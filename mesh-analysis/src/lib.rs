@@ -21,5 +21,7 @@ pub mod finding;
 
 pub use analyze::{Mesh, analyze};
 pub use finding::{Code, Finding, ObjectRef, Severity};
+pub use syntax::duration::parse as parse_duration;
+pub use syntax::grpc_status::parse as parse_grpc_status;
 pub use syntax::pattern::check as check_expression;
 pub use validate::{is_refused, validate};

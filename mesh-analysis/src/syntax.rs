@@ -4,4 +4,5 @@ pub(crate) mod host;
 pub(crate) mod address;
 pub(crate) mod label;
 pub(crate) mod duration;
+pub(crate) mod grpc_status;
 pub(crate) mod pattern;

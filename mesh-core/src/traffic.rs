@@ -1,6 +1,8 @@
 //! What a client's agent does with its connections to a service: the part of a DestinationRule's `trafficPolicy` that needs
 //! no waypoint.
 
+mod spill;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::workload::{Locality, Scope};
+pub use spill::spill;
 
 /// The rules for a service, by the namespace of the client; the one under `""` is for clients of every other namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

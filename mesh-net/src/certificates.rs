@@ -130,11 +130,11 @@ pub struct CertificateStatus {
     /// Of the certificate in use (or expired), lower-case hex.
     pub serial: Option<String>,
     /// Seconds since 1970, like the other times.
-    #[serde(serialize_with = "crate::unix_time::seconds")]
+    #[serde(serialize_with = "crate::unix_time::serialize")]
     pub not_before: Option<SystemTime>,
-    #[serde(serialize_with = "crate::unix_time::seconds")]
+    #[serde(serialize_with = "crate::unix_time::serialize")]
     pub not_after: Option<SystemTime>,
-    #[serde(serialize_with = "crate::unix_time::seconds")]
+    #[serde(serialize_with = "crate::unix_time::serialize")]
     pub renew_at: Option<SystemTime>,
     pub last_error: Option<String>,
     pub leases: usize,

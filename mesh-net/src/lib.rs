@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod logging;
+pub mod settings;
 pub mod labels;
 pub mod control;
 pub mod pool;
@@ -24,4 +25,4 @@ pub mod http2;
 pub mod header_list;
 pub mod svid;
 pub mod causes;
-mod unix_time;
+pub mod unix_time;

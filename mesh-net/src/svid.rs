@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use mesh_core::identity::{InvalidSpiffeId, SpiffeId};
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SanType};
@@ -15,7 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::time::ASN1Time;
+
+use crate::unix_time;
 
 /// A P-256 key pair. Its private half is never printed.
 pub struct KeyPair {
@@ -122,8 +123,8 @@ impl Svid {
             identity,
             key: Arc::new(CertifiedKey::new(chain.clone(), signer)),
             chain,
-            not_before: system_time(not_before),
-            not_after: system_time(not_after),
+            not_before: unix_time::at(not_before.timestamp()),
+            not_after: unix_time::at(not_after.timestamp()),
             serial_hex,
         })
     }
@@ -294,7 +295,9 @@ pub(crate) fn validity(chain: &[CertificateDer<'_>]) -> Option<(SystemTime, Syst
     let mut all: Option<(SystemTime, SystemTime)> = None;
     for certificate in chain {
         let parsed = parse(certificate)?;
-        let (from, to) = (system_time(parsed.validity().not_before), system_time(parsed.validity().not_after));
+        let validity = parsed.validity();
+        let (from, to) =
+            (unix_time::at(validity.not_before.timestamp()), unix_time::at(validity.not_after.timestamp()));
         all = Some(all.map_or((from, to), |(f, t)| (f.max(from), t.min(to))));
     }
     all
@@ -310,11 +313,6 @@ fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| e.to_string())
-}
-
-/// Times before 1970 count as 1970.
-fn system_time(time: ASN1Time) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
 #[cfg(test)]

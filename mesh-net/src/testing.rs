@@ -1,5 +1,7 @@
 //! A certificate authority for tests: it signs whatever it is asked to, also what no peer should accept.
 
+mod any_server;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +13,7 @@ use rcgen::{
 
 use crate::svid::{KeyPair, Svid, TrustBundle};
 use crate::tls::Credentials;
+pub use any_server::AnyServer;
 
 /// A root with its key.
 pub struct TestCa {

@@ -1,7 +1,7 @@
 //! The agent put together: the one place that knows every part.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use crate::outbound::limits::Limits;
 use crate::outbound::{self, Outbound};
 use crate::outside::Outside;
 use crate::pods::kubelet::{Kubelet, Roll};
-use crate::pods::local::Local;
+use crate::pods::local::{self, Local};
 use crate::pods::missing::Missing;
 use crate::pods::{self, Manager, Pods, PodsView, Told};
 use crate::settings::Settings;
@@ -43,9 +43,7 @@ use crate::telemetry::Telemetry;
 use crate::views::{self, ConfigView, FacilityView};
 use crate::worker::{Tasks, Worker};
 
-/// Name of the agent's socket in its run directory.
-pub const SOCKET: &str = "node.sock";
-/// Name of its record of the pods that it was told of there.
+/// Name of the agent's record of the pods that it was told of, in its run directory.
 const RECORD: &str = "enrolled.json";
 
 /// How long connections that outlived the drain may take to be reset: 10,000 of them need less than half of it.
@@ -150,10 +148,10 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             roll,
             requests: cni_requests.clone(),
         };
-        start_cni(config, server, &settings.run_dir)
+        cni::start(config, server, &settings.run_dir)
     });
     let local = Local {
-        socket: settings.run_dir.join(SOCKET),
+        socket: settings.run_dir.join(local::SOCKET),
         cgroup_root: settings.cgroup_root.clone(),
         record: settings.run_dir.join(RECORD),
         commands,
@@ -269,86 +267,6 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves the CNI plugin, and installs it once the pods' manager knows enough to answer it.
-fn start_cni(config: cni::Config, server: cni::server::Server, run_dir: &Path) -> cni::keeper::Installed {
-    let (report, installed) = watch::channel(Err("the control stream has not been read once".to_owned()));
-    let (plugin, mut snapshot, pods) = (config.plugin(run_dir), server.snapshot.clone(), server.views.clone());
-    let socket = server.socket.clone();
-    if let Err(error) = server.start() {
-        error!(%error, socket = %socket.display(), "the CNI plugin's socket; new pods of the mesh cannot start");
-        let _ = report.send_replace(Err(format!("{}: {error}", socket.display())));
-        return installed;
-    }
-    let run_dir = run_dir.to_owned();
-    tokio::spawn(async move {
-        // The file of namespaces is there before the plugin is: without, it takes the mesh for gone.
-        let first = snapshot.wait_for(Option::is_some).await.map(|first| first.clone());
-        let Ok(Some(first)) = first else { return };
-        let written = cni::meshed::write(&plugin.meshed, &first).map_err(|error| format!("{error:#}"));
-        let started = written.and_then(|()| {
-            let started = cni::keeper::start(config, &run_dir, pods.clone(), report.clone());
-            started.map_err(|error| error.to_string())
-        });
-        if let Err(why) = started {
-            warn!(why, "the CNI plugin cannot be installed");
-            let _ = report.send_replace(Err(why));
-        }
-        cni::meshed::keep(plugin.meshed, snapshot, pods).await;
-    });
-    installed
-}
-
-/// What an agent leaves on its node, in files and in the kernel.
-#[derive(Debug)]
-pub struct Traces {
-    pub pin_dir: PathBuf,
-    pub cgroup_root: PathBuf,
-    pub run_dir: PathBuf,
-    pub cni_conf_dir: PathBuf,
-    pub cni_bin_dir: PathBuf,
-}
-
-/// Takes Weft off a node: the CNI plugin, then everything in the kernel, then the files of the run directory. Nothing that is
-/// not there is missed.
-///
-/// # Errors
-/// An agent still runs, or the first thing that could not be done; what does not depend on it was.
-pub fn uninstall(traces: &Traces) -> anyhow::Result<()> {
-    let socket = traces.run_dir.join(SOCKET);
-    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-        anyhow::bail!("an agent answers at {}: it would put back what is removed; stop it first", socket.display());
-    }
-    let unchained = cni::install::remove(&traces.cni_conf_dir, &traces.cni_bin_dir).context("remove the CNI plugin");
-    let cleared = match traces.pin_dir.exists() {
-        true => remove(&traces.pin_dir, &traces.cgroup_root).context("remove what is in the kernel"),
-        false => Ok(()),
-    };
-    unchained.and(cleared)?;
-    let entries = match std::fs::read_dir(&traces.run_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("read {}", traces.run_dir.display())),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let done = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        done.with_context(|| format!("remove {}", path.display()))?;
-    }
-    // As a mount in a container the folder stays, empty.
-    let _ = std::fs::remove_dir(&traces.run_dir);
-    Ok(())
-}
-
-/// Removes every trace of the agent from the kernel.
-///
-/// # Errors
-/// The pins cannot be read or removed.
-pub fn remove(settings_pin_dir: &Path, cgroup_root: &Path) -> anyhow::Result<()> {
-    let kernel = Kernel::load(kernel_config(settings_pin_dir, cgroup_root, None, None, false))?;
-    kernel.remove_all()?;
-    Ok(())
-}
-
 /// What workers share.
 struct Parts<'a> {
     telemetry: &'a Telemetry,
@@ -438,35 +356,19 @@ fn ready(status: &ControlStatus, view: &PodsView, draining: bool) -> Result<(), 
 
 fn load_kernel(settings: &Settings) -> anyhow::Result<(Arc<Kernel>, Vec<FacilityView>)> {
     let debug = settings.log_level.contains("ebpf=debug") || settings.log_level.contains("trace");
-    let config = kernel_config(
-        &settings.pin_dir,
-        &settings.cgroup_root,
-        settings.agent_cgroup.as_deref(),
-        settings.ebpf_object.as_deref(),
+    let config = ebpf::Config {
+        pin_dir: settings.pin_dir.clone(),
+        cgroup_root: settings.cgroup_root.clone(),
+        agent_cgroup: settings.agent_cgroup.clone(),
+        object: settings.ebpf_object.clone(),
         debug,
-    );
+    };
     let facilities = ebpf::probe(&config);
     for missing in facilities.iter().filter(|f| !f.present) {
         warn!(facility = missing.name, since_kernel = missing.since, "this kernel lacks a facility: {}", missing.lost);
     }
     let kernel = Kernel::load(config).context("load the kernel's half")?;
     Ok((Arc::new(kernel), facilities.iter().map(Into::into).collect()))
-}
-
-fn kernel_config(
-    pin_dir: &Path,
-    cgroup_root: &Path,
-    agent_cgroup: Option<&Path>,
-    object: Option<&Path>,
-    debug: bool,
-) -> ebpf::Config {
-    ebpf::Config {
-        pin_dir: pin_dir.to_owned(),
-        cgroup_root: cgroup_root.to_owned(),
-        agent_cgroup: agent_cgroup.map(Into::into),
-        object: object.map(Into::into),
-        debug,
-    }
 }
 
 fn target(settings: &Settings, address: &str, roots: &Path, server_name: &Option<String>) -> Target {

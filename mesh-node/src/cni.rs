@@ -1,6 +1,7 @@
 //! The CNI plugin's other half: a new pod's first container waits until its agent has enrolled it.
 //!
 //! ```text
+//! start    both of them and the server, one after the other
 //! keeper   plugin's file and its entry in the network configuration, again whenever something else is there
 //! meshed   the namespaces of the mesh in a file: what the plugin goes by while no agent answers
 //! server   plugin --(pod, namespace)--> agent: told by the control stream yet? in the mesh? enrolled? --> answer
@@ -8,6 +9,7 @@
 //! A pod has its address only after the plugin is done, so the control plane tells of it, without one, as soon as it is
 //! scheduled. Who the pod is says its uid, which the runtime and the control stream both have from the API server.
 
+mod start;
 pub mod server;
 pub mod keeper;
 pub mod meshed;
@@ -17,6 +19,8 @@ pub mod edit;
 use std::path::PathBuf;
 
 use mesh_cni::plugin::{OnFailure, Plugin, TYPE};
+
+pub use start::start;
 
 /// Name of the plugin's socket in the agent's run directory.
 pub const SOCKET: &str = "cni.sock";

@@ -37,7 +37,7 @@ use std::{
 use mesh_ebpf::{Direct, FlowKey, FlowKind, ListenerKey, SameNode, Verdict, VerdictKey};
 
 pub use bpffs::{is_bpffs, mount_bpffs};
-pub use cgroup::{CgroupError, mount as cgroup_mount};
+pub use cgroup::{CgroupError, root as cgroup_root};
 pub use direct::Events;
 pub use object::ObjectError;
 pub use probe::{Facility, probe};

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod app;
+pub mod uninstall;
 pub mod views;
 pub mod handover;
 pub mod settings;

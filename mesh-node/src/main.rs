@@ -2,18 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mesh_net::logging;
-use mesh_node::app::{self, Traces};
+use mesh_node::app;
 use mesh_node::direct::trial;
-use mesh_node::ebpf::cgroup_mount;
+use mesh_node::ebpf;
 use mesh_node::handover;
 use mesh_node::pods::local::{self, Answer, Registration, Request};
 use mesh_node::settings::Flags;
+use mesh_node::uninstall::{self, Traces};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Weft's node agent.
@@ -130,14 +131,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Some(Command::Remove { pin_dir, cgroup_root }) => concluded(app::remove(&pin_dir, &cgroup_root)),
+        Some(Command::Remove { pin_dir, cgroup_root }) => concluded(uninstall::from_kernel(&pin_dir, &cgroup_root)),
         Some(Command::Uninstall { agent, pin_dir, cgroup_root, cni_conf_dir, cni_bin_dir }) => {
-            let cgroup_root = match cgroup_root == Path::new("auto") {
-                true => cgroup_mount().unwrap_or(cgroup_root),
-                false => cgroup_root,
-            };
+            let cgroup_root = ebpf::cgroup_root(&cgroup_root).unwrap_or(cgroup_root);
             let run_dir = agent.run_dir;
-            concluded(app::uninstall(&Traces { pin_dir, cgroup_root, run_dir, cni_conf_dir, cni_bin_dir }))
+            concluded(uninstall::from_node(&Traces { pin_dir, cgroup_root, run_dir, cni_conf_dir, cni_bin_dir }))
         }
     }
 }
@@ -196,7 +194,7 @@ fn raise_file_limit() {
 }
 
 fn ask(agent: &Agent, request: Request) -> ExitCode {
-    let socket = agent.run_dir.join(app::SOCKET);
+    let socket = agent.run_dir.join(local::SOCKET);
     let answer = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

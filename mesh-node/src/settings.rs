@@ -2,18 +2,19 @@
 //!
 //! Everything is read and checked before anything starts, and every mistake is reported at once.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use mesh_cni::plugin::{MOST_SECONDS, OnFailure};
+use mesh_net::pool::Transport;
+use mesh_net::settings::{Check, Mistakes, list};
 use mesh_net::tls::KEY_LIMIT;
 
 use crate::cni;
+use crate::ebpf::cgroup_root;
 use crate::outbound::route::UnknownDestinations;
-use mesh_net::pool::Transport;
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
 #[derive(Clone, Debug, Default, Args)]
@@ -177,33 +178,15 @@ pub struct Settings {
     pub log_json: bool,
 }
 
-/// Everything that is wrong with the settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<String>);
-
-impl fmt::Display for Mistakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(f, "{count} {} wrong:", if count == 1 { "setting is" } else { "settings are" })?;
-        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
-    }
-}
-
-impl std::error::Error for Mistakes {}
-
 impl Flags {
     /// Checks every flag.
     ///
     /// # Errors
     /// All mistakes, not the first.
     pub fn check(self) -> Result<Settings, Mistakes> {
-        let mut wrong = Vec::new();
+        let mut check = Check::default();
         let mut require = |value: &Option<String>, flag: &str, env: &str, what: &str| {
-            let value = value.clone().filter(|v| !v.is_empty());
-            if value.is_none() {
-                wrong.push(format!("--{flag} ({env}) is missing: {what}"));
-            }
-            value.unwrap_or_default()
+            check.required(value.as_deref(), flag, env, what)
         };
         let node_name = require(&self.node_name, "node-name", "NODE_NAME", "the name of this node");
         let xds_address = require(&self.xds_address, "xds-address", "XDS_ADDRESS", "host:port of the controller");
@@ -217,148 +200,59 @@ impl Flags {
             self.ca_server_name.as_ref().filter(|name| !name.is_empty()).or(ca_server_name.as_ref()).cloned();
 
         for (flag, address) in [("xds-address", &xds_address), ("ca-address", &ca_address)] {
-            let bare = address.strip_prefix("https://").unwrap_or(address);
-            let port = bare.rsplit_once(':').and_then(|(host, port)| {
-                (!host.is_empty()).then(|| port.trim_end_matches('/').parse::<u16>().ok()).flatten()
-            });
-            if !address.is_empty() && port.is_none() {
-                wrong.push(format!("--{flag} {address:?} is not host:port"));
-            }
+            check.host_and_port(flag, address);
         }
         for (flag, file) in [("xds-root-ca", &xds_root_ca), ("ca-root-ca", &ca_root_ca)] {
-            if !file.is_empty() && !std::path::Path::new(file).is_file() {
-                wrong.push(format!("--{flag} {file:?} is no file"));
+            if !file.is_empty() {
+                check.file(flag, file);
             }
         }
-        if let Some(file) = self.token_file.as_ref().filter(|f| !std::path::Path::new(f).is_file()) {
-            wrong.push(format!("--token-file {file:?} is no file"));
+        if let Some(file) = &self.token_file {
+            check.file("token-file", file);
         }
         for domain in std::iter::once(&*self.trust_domain).chain(list(&self.trust_domain_aliases)) {
             if let Err(error) = mesh_core::identity::SpiffeId::new(domain, "ns", "sa") {
-                wrong.push(format!("--trust-domain {domain:?}: {error}"));
+                check.mistake(format!("--trust-domain {domain:?}: {error}"));
             }
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = match self.workers.as_deref().map(str::parse::<usize>) {
-            None => cores.min(4),
-            Some(Ok(count)) if (1..=256).contains(&count) => count,
-            Some(_) => {
-                wrong.push(format!("--workers {:?} is not a number from 1 to 256", self.workers.unwrap_or_default()));
-                1
-            }
-        };
-        let admin_address = self.admin_address.parse().unwrap_or_else(|_| {
-            wrong.push(format!("--admin-address {:?} is not ip:port", self.admin_address));
-            SocketAddr::from(([127, 0, 0, 1], 0))
+        let workers = check.workers(self.workers.as_deref(), 4);
+        let admin_address = check.ip_and_port("admin-address", &self.admin_address);
+        let unknown_destinations = check.either(
+            "unknown-destinations",
+            &self.unknown_destinations,
+            [("allow", UnknownDestinations::Allow), ("refuse", UnknownDestinations::Refuse)],
+        );
+        let find_pods = check.either("find-pods", &self.find_pods, [("none", false), ("kubelet", true)]);
+        let on_failure = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
+        let on_failure = check.either("cni-on-failure", &self.cni_on_failure, on_failure);
+        let timeout_seconds = check.number("cni-timeout-seconds", &self.cni_timeout_seconds, 1, MOST_SECONDS);
+        let is_installed = check.either("cni", &self.cni, [("none", false), ("install", true)]);
+        if &*self.cni == "install" && !find_pods {
+            check.mistake("--cni install needs --find-pods kubelet: the plugin tells of the kubelet's pods");
+        }
+        let cni = is_installed.then(|| cni::Config {
+            conf_dir: self.cni_conf_dir.into(),
+            bin_dir: self.cni_bin_dir.into(),
+            on_failure,
+            timeout_seconds,
+            exclude_namespaces: list(&self.cni_exclude_namespaces).map(str::to_owned).collect(),
         });
-        let unknown_destinations = match &*self.unknown_destinations {
-            "allow" => UnknownDestinations::Allow,
-            "refuse" => UnknownDestinations::Refuse,
-            other => {
-                wrong.push(format!("--unknown-destinations {other:?} is neither allow nor refuse"));
-                UnknownDestinations::Refuse
-            }
-        };
-        let find_pods = match &*self.find_pods {
-            "none" => false,
-            "kubelet" => true,
-            other => {
-                wrong.push(format!("--find-pods {other:?} is neither none nor kubelet"));
-                false
-            }
-        };
-        let on_failure = match &*self.cni_on_failure {
-            "closed" => OnFailure::Closed,
-            "open" => OnFailure::Open,
-            other => {
-                wrong.push(format!("--cni-on-failure {other:?} is neither closed nor open"));
-                OnFailure::Closed
-            }
-        };
-        let timeout_seconds = match self.cni_timeout_seconds.parse::<u64>() {
-            Ok(seconds) if (1..=MOST_SECONDS).contains(&seconds) => seconds,
-            _ => {
-                let text = &self.cni_timeout_seconds;
-                wrong.push(format!("--cni-timeout-seconds {text:?} is not a number from 1 to {MOST_SECONDS}"));
-                MOST_SECONDS
-            }
-        };
-        let cni = match &*self.cni {
-            "none" => None,
-            "install" => {
-                if !find_pods {
-                    wrong.push(
-                        "--cni install needs --find-pods kubelet: the plugin tells of the kubelet's pods".to_owned(),
-                    );
-                }
-                Some(cni::Config {
-                    conf_dir: self.cni_conf_dir.into(),
-                    bin_dir: self.cni_bin_dir.into(),
-                    on_failure,
-                    timeout_seconds,
-                    exclude_namespaces: list(&self.cni_exclude_namespaces).map(str::to_owned).collect(),
-                })
-            }
-            other => {
-                wrong.push(format!("--cni {other:?} is neither none nor install"));
-                None
-            }
-        };
-        let cgroup_root = match &*self.cgroup_root {
-            "auto" => crate::ebpf::cgroup_mount().unwrap_or_else(|| {
-                wrong.push("--cgroup-root auto: cgroup v2 is not mounted".to_owned());
-                PathBuf::new()
-            }),
-            path => path.into(),
-        };
-        let transport = match &*self.transport {
-            "auto" => Transport::Any,
-            "hbone" => Transport::Hbone,
-            other => {
-                wrong.push(format!("--transport {other:?} is neither auto nor hbone"));
-                Transport::Any
-            }
-        };
-        let key_records = match self.key_records.parse::<u64>() {
-            Ok(records) if (64..=KEY_LIMIT).contains(&records) => records,
-            _ => {
-                wrong.push(format!("--key-records {:?} is not a number from 64 to {KEY_LIMIT}", self.key_records));
-                KEY_LIMIT
-            }
-        };
-        let same_node = match &*self.same_node {
-            "direct" => true,
-            "relay" => false,
-            other => {
-                wrong.push(format!("--same-node {other:?} is neither direct nor relay"));
-                false
-            }
-        };
-        let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
-            Ok(value) if value >= least => Duration::from_secs(value),
-            _ => {
-                wrong.push(format!("--{flag} {text:?} is not a number of seconds from {least} on"));
-                Duration::from_secs(least)
-            }
-        };
-        let drain = seconds("drain-seconds", &self.drain_seconds, 0);
-        let handover = seconds("handover-seconds", &self.handover_seconds, 0);
-        let release = seconds("release-seconds", &self.release_seconds, 0);
-        let same_node_age = seconds("same-node-seconds", &self.same_node_seconds, 0);
-        let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
-        let log_json = match &*self.log_format {
-            "text" => false,
-            "json" => true,
-            other => {
-                wrong.push(format!("--log-format {other:?} is neither text nor json"));
-                false
-            }
-        };
-        if let Err(error) = self.log_level.parse::<tracing_subscriber::EnvFilter>() {
-            wrong.push(format!("--log-level {:?}: {error}", self.log_level));
-        }
-        if !wrong.is_empty() {
-            return Err(Mistakes(wrong));
+        let cgroup_root = cgroup_root(Path::new(&self.cgroup_root)).unwrap_or_else(|| {
+            check.mistake("--cgroup-root auto: cgroup v2 is not mounted");
+            PathBuf::new()
+        });
+        let transport = check.transport(&self.transport);
+        let key_records = check.number("key-records", &self.key_records, 64, KEY_LIMIT);
+        let same_node = check.either("same-node", &self.same_node, [("direct", true), ("relay", false)]);
+        let drain = check.seconds("drain-seconds", &self.drain_seconds, 0);
+        let handover = check.seconds("handover-seconds", &self.handover_seconds, 0);
+        let release = check.seconds("release-seconds", &self.release_seconds, 0);
+        let same_node_age = check.seconds("same-node-seconds", &self.same_node_seconds, 0);
+        let certificate_ttl = check.seconds("certificate-ttl", &self.certificate_ttl, 10);
+        let log_json = check.log_format(&self.log_format);
+        check.log_level(&self.log_level);
+        if !check.is_passed() {
+            return Err(check.mistakes());
         }
         Ok(Settings {
             node_name,
@@ -397,10 +291,6 @@ impl Flags {
             log_json,
         })
     }
-}
-
-fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What the agent believes and what it carries, for people who look.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use mesh_core::policy::Policy;
 use mesh_core::service::Service;
@@ -9,6 +8,7 @@ use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::Workload;
 use mesh_net::certificates::CertificateStatus;
 use mesh_net::control::ControlView;
+use mesh_net::unix_time;
 use serde::Serialize;
 
 use crate::connection::Live;
@@ -124,7 +124,7 @@ impl From<&Live> for ConnectionView {
             bytes_recv: live.received(),
             bytes_sent: live.sent(),
             age_seconds: live.opened.elapsed().as_secs(),
-            opened_unix: unix(live.opened_at),
+            opened_unix: unix_time::seconds(live.opened_at),
         }
     }
 }
@@ -149,7 +149,7 @@ impl From<outside::Row> for OutsideView {
             local: row.local.to_string(),
             remote: row.remote.to_string(),
             direction: row.direction.as_str(),
-            enrolled_unix: unix(row.enrolled),
+            enrolled_unix: unix_time::seconds(row.enrolled),
         }
     }
 }
@@ -161,10 +161,6 @@ pub fn connections(connections: &Connections, direct: &DirectPath, outside: &Out
         direct: direct.live().iter().map(|live| live.as_ref().into()).collect(),
         outside: outside.rows().into_iter().map(Into::into).collect(),
     }
-}
-
-fn unix(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

@@ -110,17 +110,13 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         let make = move || {
             let upstreams = Upstreams::new(Dialler { own: own.clone(), pool: new_pool(config.transport) });
             let shared = Shared {
-                world,
-                upstreams,
                 telemetry: telemetry.worker(Some(access_log.worker()), tracer),
                 limits,
-                overload: Overload::new(bounds),
-                draining,
                 experiences,
                 breakers,
-                spots: Default::default(),
                 keys,
                 network: config.network.clone(),
+                ..Shared::new(world, draining, upstreams, Overload::new(bounds))
             };
             Worker { config, own, shared, level }
         };

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::SystemTime;
 
 use http::HeaderValue;
+use mesh_net::unix_time;
 
 thread_local! {
     /// The last one made, and its second since 1970.
@@ -12,7 +13,7 @@ thread_local! {
 
 /// Of `now`: made once a second, and shared.
 pub fn value(now: SystemTime) -> HeaderValue {
-    let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let second = unix_time::seconds(now);
     LAST.with_borrow_mut(|(made, value)| {
         if *made != second || value.is_empty() {
             let text = httpdate::fmt_http_date(now);

@@ -38,6 +38,30 @@ pub struct Shared {
     pub network: Arc<str>,
 }
 
+impl Shared {
+    /// With nothing counted or known yet, limits as they are by default, no network and no telemetry; callers say what differs.
+    pub fn new(
+        world: watch::Receiver<Option<Arc<World>>>,
+        draining: watch::Receiver<bool>,
+        upstreams: Upstreams,
+        overload: Overload,
+    ) -> Self {
+        Self {
+            world,
+            upstreams,
+            telemetry: Telemetry::default(),
+            limits: Limits::default(),
+            overload,
+            draining,
+            experiences: Arc::default(),
+            breakers: Arc::default(),
+            spots: Spots::default(),
+            keys: Keys::default(),
+            network: "".into(),
+        }
+    }
+}
+
 /// One stream, asked for by one client.
 #[derive(Clone)]
 pub struct Session {

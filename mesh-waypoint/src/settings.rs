@@ -2,9 +2,8 @@
 //!
 //! Everything is read and checked before anything starts, and every mistake is reported at once.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +11,7 @@ use mesh_core::identity::SpiffeId;
 use mesh_core::l7::WaypointKey;
 use mesh_core::l7::telemetry::{Place, Provider, ProviderProtocol};
 use mesh_net::pool::Transport;
+use mesh_net::settings::{Check, Mistakes, list};
 
 /// Flags as written. They are read as text, so that all mistakes are found in one go.
 #[derive(Clone, Debug, Default, Args)]
@@ -133,33 +133,15 @@ pub struct Settings {
     pub log_json: bool,
 }
 
-/// Everything that is wrong with the settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<String>);
-
-impl fmt::Display for Mistakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(f, "{count} {} wrong:", if count == 1 { "setting is" } else { "settings are" })?;
-        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
-    }
-}
-
-impl std::error::Error for Mistakes {}
-
 impl Flags {
     /// Checks every flag.
     ///
     /// # Errors
     /// All mistakes, not the first.
     pub fn check(self) -> Result<Settings, Mistakes> {
-        let mut wrong = Vec::new();
+        let mut check = Check::default();
         let mut require = |value: &Option<String>, flag: &str, env: &str, what: &str| {
-            let value = value.clone().filter(|v| !v.is_empty());
-            if value.is_none() {
-                wrong.push(format!("--{flag} ({env}) is missing: {what}"));
-            }
-            value.unwrap_or_default()
+            check.required(value.as_deref(), flag, env, what)
         };
         let name = require(&self.gateway_name, "gateway-name", "GATEWAY_NAME", "the name of the Gateway");
         let namespace = require(&self.namespace, "namespace", "POD_NAMESPACE", "the namespace of the Gateway");
@@ -174,99 +156,54 @@ impl Flags {
         let ca_server_name =
             self.ca_server_name.as_ref().filter(|name| !name.is_empty()).or(ca_server_name.as_ref()).cloned();
         for (flag, address) in [("xds-address", &xds_address), ("ca-address", &ca_address)] {
-            let bare = address.strip_prefix("https://").unwrap_or(address);
-            let port = bare.rsplit_once(':').and_then(|(host, port)| {
-                (!host.is_empty()).then(|| port.trim_end_matches('/').parse::<u16>().ok()).flatten()
-            });
-            if !address.is_empty() && port.is_none() {
-                wrong.push(format!("--{flag} {address:?} is not host:port"));
-            }
+            check.host_and_port(flag, address);
         }
         for (flag, file) in [("xds-root-ca", &xds_root_ca), ("ca-root-ca", &ca_root_ca)] {
-            if !file.is_empty() && !Path::new(file).is_file() {
-                wrong.push(format!("--{flag} {file:?} is no file"));
+            if !file.is_empty() {
+                check.file(flag, file);
             }
         }
-        if let Some(file) = self.token_file.as_ref().filter(|f| !Path::new(f).is_file()) {
-            wrong.push(format!("--token-file {file:?} is no file"));
+        if let Some(file) = &self.token_file {
+            check.file("token-file", file);
         }
         let account = self.service_account.filter(|a| !a.is_empty()).unwrap_or_else(|| name.clone());
         let placeholder = |text: &str| if text.is_empty() { "x".to_owned() } else { text.to_owned() };
         let identity = SpiffeId::new(&self.trust_domain, &placeholder(&namespace), &placeholder(&account))
-            .map_err(|error| wrong.push(format!("--trust-domain, --namespace or --service-account: {error}")));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = match self.workers.as_deref().map(str::parse::<usize>) {
-            None => cores,
-            Some(Ok(count)) if (1..=256).contains(&count) => count,
-            Some(_) => {
-                wrong.push(format!("--workers {:?} is not a number from 1 to 256", self.workers.unwrap_or_default()));
-                1
-            }
-        };
+            .map_err(|error| check.mistake(format!("--trust-domain, --namespace or --service-account: {error}")));
+        let workers = check.workers(self.workers.as_deref(), usize::MAX);
         let worker_requests = self.worker_requests.as_deref().map(|text| match text.parse::<usize>() {
             Ok(count) if count >= 1 => count,
             _ => {
-                wrong.push(format!("--worker-requests {text:?} is not a number from 1 on"));
+                check.mistake(format!("--worker-requests {text:?} is not a number from 1 on"));
                 1
             }
         });
-        let mut address = |flag: &str, text: &str| {
-            text.parse().unwrap_or_else(|_| {
-                wrong.push(format!("--{flag} {text:?} is not ip:port"));
-                SocketAddr::from(([127, 0, 0, 1], 0))
-            })
-        };
-        let listen = address("listen", &self.listen);
-        let admin_address = address("admin-address", &self.admin_address);
-        let transport = match &*self.transport {
-            "auto" => Transport::Any,
-            "hbone" => Transport::Hbone,
-            other => {
-                wrong.push(format!("--transport {other:?} is neither auto nor hbone"));
-                Transport::Any
-            }
-        };
-        let mut seconds = |flag: &str, text: &str, least: u64| match text.parse::<u64>() {
-            Ok(value) if value >= least => Duration::from_secs(value),
-            _ => {
-                wrong.push(format!("--{flag} {text:?} is not a number of seconds from {least} on"));
-                Duration::from_secs(least)
-            }
-        };
-        let stream_idle = seconds("stream-idle-seconds", &self.stream_idle_seconds, 1);
-        let drain = seconds("drain-seconds", &self.drain_seconds, 0);
-        let certificate_ttl = seconds("certificate-ttl", &self.certificate_ttl, 10);
+        let listen = check.ip_and_port("listen", &self.listen);
+        let admin_address = check.ip_and_port("admin-address", &self.admin_address);
+        let transport = check.transport(&self.transport);
+        let stream_idle = check.seconds("stream-idle-seconds", &self.stream_idle_seconds, 1);
+        let drain = check.seconds("drain-seconds", &self.drain_seconds, 0);
+        let certificate_ttl = check.seconds("certificate-ttl", &self.certificate_ttl, 10);
         let [otlp, zipkin] =
             [&self.tracing_otlp, &self.tracing_zipkin].map(|text| text.as_deref().filter(|t| !t.is_empty()));
         let tracing = match (otlp, zipkin) {
             (None, None) => None,
             (Some(_), Some(_)) => {
-                wrong.push(
-                    "--tracing-otlp (TRACING_OTLP) and --tracing-zipkin (TRACING_ZIPKIN) are both set".to_owned(),
-                );
+                check.mistake("--tracing-otlp (TRACING_OTLP) and --tracing-zipkin (TRACING_ZIPKIN) are both set");
                 None
             }
             (Some(text), None) => provider(text, ProviderProtocol::OtlpGrpc).or_else(|| {
-                wrong.push(format!("--tracing-otlp {text:?} is not host:port"));
+                check.mistake(format!("--tracing-otlp {text:?} is not host:port"));
                 None
             }),
             (None, Some(text)) => provider(text, ProviderProtocol::Zipkin).or_else(|| {
-                wrong.push(format!("--tracing-zipkin {text:?} is not host:port or host:port/path"));
+                check.mistake(format!("--tracing-zipkin {text:?} is not host:port or host:port/path"));
                 None
             }),
         };
-        let log_json = match &*self.log_format {
-            "text" => false,
-            "json" => true,
-            other => {
-                wrong.push(format!("--log-format {other:?} is neither text nor json"));
-                false
-            }
-        };
-        if let Err(error) = self.log_level.parse::<tracing_subscriber::EnvFilter>() {
-            wrong.push(format!("--log-level {:?}: {error}", self.log_level));
-        }
-        let (Ok(identity), true) = (identity, wrong.is_empty()) else { return Err(Mistakes(wrong)) };
+        let log_json = check.log_format(&self.log_format);
+        check.log_level(&self.log_level);
+        let (Ok(identity), true) = (identity, check.is_passed()) else { return Err(check.mistakes()) };
         Ok(Settings {
             pod_name: self.pod_name.filter(|n| !n.is_empty()).unwrap_or_else(|| name.clone()),
             gateway: WaypointKey { namespace: namespace.into(), name: name.into() },
@@ -283,13 +220,7 @@ impl Flags {
             cluster_id: self.cluster_id,
             network: self.network,
             trust_domain: self.trust_domain,
-            trust_domain_aliases: self
-                .trust_domain_aliases
-                .split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            trust_domain_aliases: list(&self.trust_domain_aliases).map(str::to_owned).collect(),
             workers,
             worker_requests,
             stream_idle,

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
-use weft_tests::cluster::image;
 use weft_tests::cluster::node::Node;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
@@ -28,12 +27,7 @@ const CONFIGURATION: &str = "/etc/cni/net.d/10-bridge.conflist";
 #[test]
 fn a_new_pods_very_first_connection_is_in_the_mesh_and_other_pods_never_wait() -> Result<()> {
     let mut cluster = Cluster::of_test_with_nodes(&node_binaries!(), 2)?;
-    for program in ["mesh-ctrl", "mesh-node"] {
-        let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
-        for node in cluster.nodes() {
-            node.import(&archive)?;
-        }
-    }
+    cluster.import_weft(&["mesh-ctrl", "mesh-node"])?;
     let (port, dir) = (cluster.nodes()[0].port.clone(), cluster.dir().to_owned());
     let originals = cluster.nodes().iter().map(|node| read(node, CONFIGURATION)).collect::<Result<Vec<_>>>()?;
     let before = &originals[1];

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mesh_core::identity::SpiffeId;
 use mesh_net::ca::{CaClient, CaError, Config};
-use mesh_net::grpc::Target;
 use mesh_net::svid::KeyPair;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -97,14 +95,7 @@ impl Mesh {
 
 /// Asks for a certificate of shop/web with `token`.
 pub(crate) async fn ask(controller: &Controller, token: &str) -> Result<Result<usize, CaError>> {
-    let file: PathBuf = controller.state().join("token");
-    fs::write(&file, token)?;
-    let target = Target {
-        address: controller.control().to_string(),
-        server_name: None,
-        roots: controller.state().join("root-cert.pem"),
-        token: Some(file),
-    };
+    let target = controller.target("token", token)?;
     let web = SpiffeId::new("cluster.local", "shop", "web")?;
     let csr = KeyPair::generate()?.csr_pem(&web)?;
     let client = CaClient::new(Config::new(target, "Kubernetes"))?;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
 use weft_tests::cluster::binaries::Binaries;
-use weft_tests::cluster::{Cluster, image};
 use weft_tests::wait::until;
 
 use crate::manifests;
@@ -21,9 +21,7 @@ pub(crate) fn begin(binaries: &Binaries) -> Result<Cluster> {
 }
 
 fn begin_on(mut cluster: Cluster) -> Result<Cluster> {
-    for program in ["mesh-ctrl", "mesh-node"] {
-        import(&mut cluster, &format!("localhost/weft/{program}:dev"), program)?;
-    }
+    cluster.import_weft(&["mesh-ctrl", "mesh-node"])?;
     for object in manifests::objects()? {
         cluster.api().apply(&object)?;
     }
@@ -38,15 +36,9 @@ pub(crate) fn with_traffic(binaries: &Binaries) -> Result<Cluster> {
 /// As [`with_traffic`], on a cluster that is there.
 pub(crate) fn with_traffic_on(cluster: Cluster) -> Result<Cluster> {
     let mut cluster = begin_on(cluster)?;
-    import(&mut cluster, TRAFFIC, "traffic")?;
+    cluster.import(TRAFFIC, "traffic")?;
     ready(cluster.api())?;
     Ok(cluster)
-}
-
-/// Gives the nodes the image of a program that was built here.
-pub(crate) fn import(cluster: &mut Cluster, name: &str, program: &'static str) -> Result<()> {
-    let archive = image::program(name, program)?;
-    cluster.nodes().iter_mut().try_for_each(|node| node.import(&archive))
 }
 
 /// An object of weft-system that is in no list of ours: its kind and name.

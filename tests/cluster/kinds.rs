@@ -7,7 +7,7 @@ use weft_tests::cluster::image::TOOLS;
 use weft_tests::node_binaries;
 use weft_tests::wait::until;
 
-use crate::installed::{self, import, label, pods_of, server, service};
+use crate::installed::{self, label, pods_of, server, service};
 use crate::nodes::{START, get};
 use crate::source::definition;
 
@@ -20,7 +20,7 @@ const SERVE: &str = "echo hello >/index.html; httpd -p 8080 -h /; exec sleep 864
 #[test]
 fn pods_of_every_kind_work_under_strict() -> Result<()> {
     let mut cluster = installed::with_traffic(&node_binaries!())?;
-    import(&mut cluster, GRPC, "grpc")?;
+    cluster.import(GRPC, "grpc")?;
     let node = cluster.nodes()[0].address.to_string();
     let api = cluster.api();
     api.apply(&definition("security.istio.io", "PeerAuthentication", "peerauthentications"))?;

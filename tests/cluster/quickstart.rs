@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use weft_tests::cluster::Cluster;
-use weft_tests::cluster::image;
 use weft_tests::node_binaries;
 
 const PAGE: &str = include_str!("../../docs/quickstart.md");
@@ -16,12 +15,7 @@ fn every_command_of_the_quick_start_does_what_the_page_says() -> Result<()> {
     let binaries = node_binaries!();
     let mut cluster = Cluster::of_test_with_nodes(&binaries, 2)?;
     cluster.start_dns(&binaries)?;
-    for program in ["mesh-ctrl", "mesh-node", "mesh-waypoint"] {
-        let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
-        for node in cluster.nodes() {
-            node.import(&archive)?;
-        }
-    }
+    cluster.import_weft(&["mesh-ctrl", "mesh-node", "mesh-waypoint"])?;
     let path = format!("{}:{}", std::env::var("PATH")?, binaries.nodes()?.display());
     let steps = steps(PAGE);
     ensure!(steps.len() >= 6 && steps.iter().filter(|step| !step.shown.is_empty()).count() >= 5, "{steps:#?}");

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
 use weft_tests::cluster::node::Node;
-use weft_tests::cluster::{Cluster, image};
 use weft_tests::node_binaries;
 use weft_tests::program::built;
 use weft_tests::wait::until;
@@ -31,14 +31,8 @@ fn uninstall_leaves_nodes_and_pods_as_they_were_and_pods_talk_on() -> Result<()>
     let mut cluster = Cluster::of_test_with_nodes(&node_binaries!(), 2)?;
     let port = cluster.nodes()[0].port.clone();
     let dir = cluster.dir().to_owned();
-    for (name, program) in [
-        (TRAFFIC, "traffic"),
-        ("localhost/weft/mesh-ctrl:dev", "mesh-ctrl"),
-        ("localhost/weft/mesh-node:dev", "mesh-node"),
-    ] {
-        let archive = image::program(name, program)?;
-        cluster.nodes().iter_mut().try_for_each(|node| node.import(&archive))?;
-    }
+    cluster.import(TRAFFIC, "traffic")?;
+    cluster.import_weft(&["mesh-ctrl", "mesh-node"])?;
     let api = cluster.api();
     api.apply(&service("web", "10.96.7.7"))?;
     api.apply(&server("web", "node-1", 1))?;

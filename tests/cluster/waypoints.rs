@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weft_tests::cluster::Cluster;
 use weft_tests::cluster::api::Api;
 use weft_tests::cluster::controller::Controller;
-use weft_tests::cluster::{Cluster, image};
 use weft_tests::wait::{PATIENCE, until};
 use weft_tests::{binaries, node_binaries};
 
@@ -195,12 +195,7 @@ fn objects_say_whether_they_are_in_force() -> Result<()> {
 #[test]
 fn requests_pass_through_the_waypoint_that_a_gateway_brought_up() -> Result<()> {
     let mut cluster = Cluster::of_test_with_nodes(&node_binaries!(), 1)?;
-    for program in ["mesh-ctrl", "mesh-node", "mesh-waypoint"] {
-        let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
-        for node in cluster.nodes() {
-            node.import(&archive)?;
-        }
-    }
+    cluster.import_weft(&["mesh-ctrl", "mesh-node", "mesh-waypoint"])?;
     let api = cluster.api();
     definitions(api)?;
     for object in manifests::objects()? {

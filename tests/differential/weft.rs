@@ -17,11 +17,8 @@ use mesh_net::pool::{self, Pool};
 use mesh_waypoint::asked::{Asked, Of};
 use mesh_waypoint::client::Client;
 use mesh_waypoint::dial::{Dialler, Own};
-use mesh_waypoint::keys::Keys;
-use mesh_waypoint::limits::Limits;
 use mesh_waypoint::overload::{Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
-use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
 use tokio::net::TcpListener;
@@ -42,19 +39,8 @@ pub(crate) async fn start(rules: &str, address: SocketAddr) -> Result<()> {
     // Neither ends while anybody may ask.
     let (world, draining) =
         (watch::channel(Some(Arc::new(World::default().next(snapshot.into(), &uid)))), watch::channel(false));
-    let shared = Shared {
-        world: world.1,
-        upstreams: Upstreams::new(Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) }),
-        telemetry: Telemetry::default(),
-        limits: Limits::default(),
-        draining: draining.1,
-        experiences: Arc::default(),
-        breakers: Arc::default(),
-        spots: Default::default(),
-        keys: Keys::default(),
-        network: "".into(),
-        overload: Overload::new(Bounds::requests(1 << 16)),
-    };
+    let upstreams = Upstreams::new(Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) });
+    let shared = Shared::new(world.1, draining.1, upstreams, Overload::new(Bounds::requests(1 << 16)));
     let service = ServiceKey { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() };
     let asked = Asked { address: SERVICE, of: Of::Service(service) };
     let listener = TcpListener::bind(address).await?;

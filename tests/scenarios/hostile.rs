@@ -1,24 +1,20 @@
 //! Peers that mean ill, at a pod's tunnel port and in a workload's stead. After each of them the agent serves a good one.
 
+mod peer;
+mod minted;
+mod frame;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use anyhow::{Context, Result, ensure};
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 use weft_tests::apps;
 use weft_tests::mesh::Mesh;
 use weft_tests::needs;
@@ -29,6 +25,13 @@ use weft_tests::place::Place;
 use weft_tests::pod::Pod;
 use weft_tests::program::Program;
 use weft_tests::wait::{PATIENCE, until};
+
+use self::frame::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    connect_headers, frame,
+};
+use self::minted::{Ca, Minted, self_signed};
+use self::peer::{block, drained, impostor, request, request_with, tls, tokio_stream};
 
 /// `web` on node a and `db` on node b, enrolled; `stranger` on node a, in no mesh.
 struct World {
@@ -408,223 +411,6 @@ fn whoever_answers_in_a_workloads_stead_is_refused_by_name() -> Result<()> {
     world.unharmed("an impostor")
 }
 
-/// An authority whose key the test has.
-struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-}
-
-struct Minted {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivatePkcs8KeyDer<'static>,
-}
-
-impl Ca {
-    /// The mesh's own.
-    fn of(mesh: &Mesh) -> Result<Ca> {
-        let state = mesh.world.wire().dir().join("ctrl");
-        let key = KeyPair::from_pem(&fs::read_to_string(state.join("ca-key.pem"))?)?;
-        let certificate = fs::read_to_string(state.join("ca-cert.pem"))?;
-        Ok(Ca { issuer: Issuer::from_ca_cert_pem(&certificate, key)? })
-    }
-
-    /// One that nobody trusts.
-    fn new() -> Result<Ca> {
-        let mut params = CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Ok(Ca { issuer: Issuer::new(params, KeyPair::generate()?) })
-    }
-
-    fn mint(&self, uris: &[&str], from: SystemTime, until: SystemTime) -> Result<Minted> {
-        let key = KeyPair::generate()?;
-        let certificate = leaf(uris, from, until)?.signed_by(&key, &self.issuer)?;
-        Ok(Minted { chain: vec![certificate.der().clone()], key: key.serialize_der().into() })
-    }
-}
-
-fn self_signed(uri: &str) -> Result<Minted> {
-    let key = KeyPair::generate()?;
-    let now = SystemTime::now();
-    let certificate = leaf(&[uri], now - Duration::from_secs(60), now + Duration::from_secs(60))?.self_signed(&key)?;
-    Ok(Minted { chain: vec![certificate.der().clone()], key: key.serialize_der().into() })
-}
-
-fn leaf(uris: &[&str], from: SystemTime, until: SystemTime) -> Result<CertificateParams> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = uris.iter().map(|uri| Ok(SanType::URI((*uri).try_into()?))).collect::<Result<_>>()?;
-    params.not_before = from.into();
-    params.not_after = until.into();
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Ok(params)
-}
-
-impl Minted {
-    fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.clone_key())
-    }
-}
-
-fn block<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { tokio::time::timeout(LIMIT, future).await.context("it goes on and on")? })
-}
-
-fn tokio_stream(stream: TcpStream) -> Result<tokio::net::TcpStream> {
-    stream.set_nonblocking(true)?;
-    Ok(tokio::net::TcpStream::from_std(stream)?)
-}
-
-type Tls = client::TlsStream<tokio::net::TcpStream>;
-
-/// A TLS client that takes any server, as `who` if that is anybody.
-async fn tls(from: &Place, to: SocketAddr, who: Option<&Minted>) -> Result<Tls> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
-    let mut config = match who {
-        Some(who) => config.with_client_auth_cert(who.chain.clone(), who.key())?,
-        None => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = tokio_stream(from.dial(to)?)?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(to.ip().into()), stream).await?)
-}
-
-/// Asks for `authority`; yields the status, and whether bytes came back when that is 200.
-async fn request(tls: Tls, method: Method, authority: &str) -> Result<String> {
-    request_with(tls, method, authority, &[]).await
-}
-
-async fn request_with(tls: Tls, method: Method, authority: &str, fields: &[(&'static str, String)]) -> Result<String> {
-    let (client, connection) = h2::client::handshake(tls).await?;
-    tokio::spawn(async move { connection.await.ok() });
-    let uri = http::Uri::builder();
-    let uri = match method {
-        Method::CONNECT => uri.authority(authority).build()?,
-        _ => uri.scheme("https").authority(authority).path_and_query("/").build()?,
-    };
-    let request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
-    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, value)).body(())?;
-    let (response, mut send) = client.ready().await?.send_request(request, false)?;
-    let response = response.await?;
-    let status = response.status().as_u16();
-    if status != 200 {
-        return Ok(status.to_string());
-    }
-    send.send_data(Bytes::from_static(b"hello"), false)?;
-    let mut body = response.into_body();
-    let mut heard = Vec::new();
-    while heard.len() < 5 {
-        let Some(data) = body.data().await else { bail!("the stream ended after {} bytes", heard.len()) };
-        heard.extend_from_slice(&data?);
-    }
-    ensure!(heard == b"hello", "another answer: {heard:?}");
-    Ok("200, echoed".to_owned())
-}
-
-/// Reads until the other side closes, in whatever way.
-async fn drained(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<()> {
-    let mut buffer = vec![0; 16 << 10];
-    while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
-    Ok(())
-}
-
-/// A server of tunnels that asks nobody who he is, echoes, and shows whatever certificate is in `shown` at the time.
-fn impostor(listener: TcpListener, shown: Arc<Mutex<Minted>>) -> thread::JoinHandle<Result<()>> {
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                let config = {
-                    let shown = shown.lock().expect("nobody panics while holding it");
-                    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                        .with_safe_default_protocol_versions()?
-                        .with_no_client_auth()
-                        .with_single_cert(shown.chain.clone(), shown.key())?;
-                    config.alpn_protocols = vec![b"h2".to_vec()];
-                    config
-                };
-                tokio::spawn(async move {
-                    let tls = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
-                    let mut connection = h2::server::handshake(tls).await?;
-                    while let Some(request) = connection.accept().await {
-                        let (request, mut respond) = request?;
-                        let mut send = respond.send_response(Response::new(()), false)?;
-                        let mut body = request.into_body();
-                        tokio::spawn(async move {
-                            while let Some(Ok(data)) = body.data().await {
-                                let _ = body.flow_control().release_capacity(data.len());
-                                if send.send_data(data, false).is_err() {
-                                    return;
-                                }
-                            }
-                            let _ = send.send_data(Bytes::new(), true);
-                        });
-                    }
-                    anyhow::Ok(())
-                });
-            }
-        })
-    })
-}
-
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// RFC 9113, section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// `:method CONNECT` and `:authority`, as literals without an index (RFC 7541, section 6.2.2).
-fn connect_headers(authority: &str) -> Vec<u8> {
-    let length = u8::try_from(authority.len()).expect("short");
-    [&[0x02, 7][..], b"CONNECT", &[0x01, length], authority.as_bytes()].concat()
-}
-
 /// Resident memory of node b's agent, in KiB.
 fn memory(mesh: &Mesh) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", mesh.agent("b").program.pid()))?;
@@ -634,18 +420,5 @@ fn memory(mesh: &Mesh) -> Result<u64> {
 
 const ECHO: u16 = 7000;
 const TUNNEL: u16 = 15008;
-/// An agent gives a silent peer ten seconds for TLS and ten for HTTP/2.
-const LIMIT: Duration = Duration::from_secs(40);
 /// Frames, or batches of them, after which a flood was not stopped.
 const FLOOD: u32 = 20_000;
-/// RFC 9113, section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;

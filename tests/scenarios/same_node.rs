@@ -1,14 +1,12 @@
 //! Two pods of one node talk without the agent, which keeps every promise of the relay all the same.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+mod policy;
+mod agents;
+
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use socket2::{Domain, SockRef};
 use weft_tests::apps;
@@ -16,7 +14,7 @@ use weft_tests::dialogue;
 use weft_tests::mesh::{Mesh, Setup};
 use weft_tests::needs;
 use weft_tests::objects::security;
-use weft_tests::outcome::Outcome::{Answered, Refused, Reset};
+use weft_tests::outcome::Outcome::{Answered, Refused};
 use weft_tests::outcome::{ask, prove, resets};
 use weft_tests::place::Place;
 use weft_tests::pod::Pod;
@@ -151,81 +149,6 @@ fn the_first_connection_is_direct_and_on_record() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_policy_denies_is_refused_as_ever_and_an_exception_for_a_port_holds() -> Result<()> {
-    needs!();
-    let world = World::open("same_node_deny")?;
-    let World { mesh, web, db, .. } = &world;
-    let _other = apps::probe(db, "echo", LATER, &[])?;
-    world.until_verdicts(4)?;
-    world.policy(&deny_front())?;
-    world.until_verdicts(2)?;
-    for to in db.everywhere(ECHO) {
-        assert_eq!(ask(web, to), Reset);
-        let facts = ["policy_denied", "\"policy\":\"prod/no\"", "\"direction\":\"inbound\"", &format!("\"{to}\"")];
-        let line = mesh.agent("a").until_access(&facts)?;
-        assert_eq!(line["src.identity"], *web.identity("cluster.local"), "{line:#}");
-    }
-    let port = format!("{{action: DENY, rules: [{{to: [{{operation: {{ports: [\"{LATER}\"]}}}}]}}]}}");
-    world.policy(&security("AuthorizationPolicy", "prod", "port", &port))?;
-    world.until_verdicts(4)?;
-    for (to, other) in db.everywhere(ECHO).into_iter().zip(db.everywhere(LATER)) {
-        let _live = hold(web, to)?;
-        world.until_direct(2)?;
-        assert_eq!(ask(web, other), Reset);
-    }
-    world.policy("")?;
-    for to in db.everywhere(LATER) {
-        assert_eq!(ask(web, to), Answered);
-    }
-    Ok(())
-}
-
-#[test]
-fn a_deny_ends_a_thousand_and_no_other() -> Result<()> {
-    needs!();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let world = World::open("same_node_revoked")?;
-    let World { mesh, web, db, .. } = &world;
-    let cart = mesh.enrolled(mesh.pod("cart").namespace("shop"), "a")?;
-    mesh.until_captured(&cart)?;
-    world.until_verdicts(12)?;
-    let many = |from: &Pod, count: usize| -> Result<Vec<TcpStream>> {
-        (0..count).map(|number| hold(from, db.everywhere(ECHO)[number % 2])).collect()
-    };
-    let (doomed, spared) = (many(web, 1000)?, many(&cart, 50)?);
-    world.until_direct(2 * 1050)?;
-    let written = Instant::now();
-    mesh.apply("policy", &deny_front())?;
-    let mut ended: Vec<Duration> = resets(doomed, PATIENCE)?.into_iter().map(|at| at - written).collect();
-    ended.sort();
-    ensure!(ended.len() == 1000, "{} of 1000 were reset", ended.len());
-    println!(
-        "figure: 1000 direct connections reset after a DENY was written: {:?} (p50), {:?} (last)",
-        ended[500], ended[999]
-    );
-    // As in revocation.rs; the file's way to the agent included.
-    let promised = if cfg!(debug_assertions) { Duration::from_millis(1500) } else { Duration::from_millis(500) };
-    ensure!(ended[999] <= promised, "{:?}", ended[999]);
-    for stream in &spared {
-        prove(stream).context("a connection that the policy does not touch")?;
-    }
-    let agent = mesh.agent("a");
-    for direction in ["inbound", "outbound"] {
-        let facts = ["kernel_attested", "policy_denied", "\"policy\":\"prod/no\"", direction];
-        let count = || {
-            let lines = agent.accesses().into_iter().map(|line| line.to_string());
-            lines.filter(|line| facts.iter().all(|fact| line.contains(fact))).count()
-        };
-        until("a line for every connection", PATIENCE, || (count() == 1000).then_some(()))
-            .with_context(|| format!("{direction}: {}", count()))?;
-    }
-    let line = agent.until_access(&["kernel_attested", "policy_denied", "denied by prod/no"])?;
-    assert_eq!((&line["bytes_recv"], &line["bytes_sent"]), (&14.into(), &14.into()), "{line:#}");
-    Ok(())
-}
-
 /// What both ends do, how it ended, and bytes from the client and to it.
 const BOOKS: [(&str, &str, &str, u64, u64); 14] = [
     ("close", "read all, close", "complete", 0, 0),
@@ -340,162 +263,6 @@ fn a_pod_that_leaves_begins_nothing_more_and_keeps_what_it_has_until_the_deadlin
 }
 
 #[test]
-fn without_an_agent_verdicts_hold_and_with_the_next_all_is_accounted_for() -> Result<()> {
-    needs!();
-    let mut world = World::open("same_node_killed")?;
-    let shell = world.mesh.enrolled(world.mesh.pod("shell").namespace("dev"), "a")?;
-    world.mesh.namespace("dev", true)?;
-    world.mesh.until_captured(&shell)?;
-    let not_dev = "{action: DENY, rules: [{from: [{source: {namespaces: [dev]}}]}]}";
-    world.policy(&security("AuthorizationPolicy", "prod", "no-dev", not_dev))?;
-    world.until_verdicts(10)?;
-    let before = hold(&world.web, world.db.at(ECHO))?;
-    world.until_direct(2)?;
-    let at = world.index();
-    world.mesh.agents[at].program.kill()?;
-    prove(&before).context("without an agent")?;
-    let ends_meanwhile = hold(&world.web, world.db.at6(ECHO)).context("begun without an agent")?;
-    let ended = ends_meanwhile.local_addr()?.to_string();
-    drop(ends_meanwhile);
-    let meanwhile = hold(&world.web, world.db.at6(ECHO)).context("begun without an agent")?;
-    for to in world.db.everywhere(ECHO) {
-        assert_eq!(ask(&shell, to), Refused, "it was not allowed before either");
-    }
-    world.mesh.agents[at] = world.mesh.start_agent("a")?;
-    for pod in [&world.web, &world.db, &shell] {
-        world.mesh.until_captured(pod)?;
-    }
-    world.until_verdicts(10)?;
-    world.until_direct(4)?;
-    let agent = world.mesh.agent("a");
-    let line = agent.until_access(&[&ended, "inbound", "\"reason\":\"complete\""])?;
-    assert_eq!((&line["bytes_recv"], &line["bytes_sent"]), (&14.into(), &14.into()), "{line:#}");
-    assert_eq!(line["src.identity"], *world.web.identity("cluster.local"), "{line:#}");
-    for (stream, bytes) in [(before, 42), (meanwhile, 28)] {
-        prove(&stream).context("with the next agent")?;
-        let client = stream.local_addr()?.to_string();
-        drop(stream);
-        let line = agent.until_access(&[&client, "inbound", "\"reason\":\"complete\""])?;
-        assert_eq!((&line["bytes_recv"], &line["bytes_sent"]), (&bytes.into(), &bytes.into()), "{line:#}");
-    }
-    assert_eq!(ask(&shell, world.db.at(ECHO)), Reset);
-    world.until_direct(0)?;
-    ensure!(world.rows("outside")?.is_empty(), "they were never outside of the mesh");
-    Ok(())
-}
-
-#[test]
-fn an_agent_that_is_replaced_leaves_its_connections_to_the_next() -> Result<()> {
-    needs!();
-    let mut world = World::open("same_node_replaced")?;
-    world.until_verdicts(4)?;
-    let live = hold(&world.web, world.db.at(ECHO))?;
-    let client = live.local_addr()?.to_string();
-    world.until_direct(2)?;
-    let at = world.index();
-    let status = world.mesh.agents[at].program.terminate()?;
-    ensure!(status.success(), "{status}: there is nothing to drain");
-    let lines = world.mesh.agents[at].accesses();
-    ensure!(lines.iter().all(|line| !line.to_string().contains(&client)), "it goes on: {lines:#?}");
-    prove(&live).context("between two agents")?;
-    world.mesh.agents[at] = world.mesh.start_agent("a")?;
-    world.until_direct(2)?;
-    prove(&live).context("with the next agent")?;
-    drop(live);
-    for direction in ["inbound", "outbound"] {
-        let facts = [&*client, direction, "kernel_attested", "\"reason\":\"complete\""];
-        let line = world.mesh.agent("a").until_access(&facts)?;
-        assert_eq!((&line["bytes_recv"], &line["bytes_sent"]), (&42.into(), &42.into()), "{line:#}");
-    }
-    Ok(())
-}
-
-#[test]
-fn verdicts_of_a_dead_agent_grow_too_old() -> Result<()> {
-    needs!();
-    let mut world = World::with_setup("same_node_old", Setup::default().agent("SAME_NODE_SECONDS", "3"))?;
-    world.until_verdicts(4)?;
-    let live = hold(&world.web, world.db.at(ECHO))?;
-    let at = world.index();
-    world.mesh.agents[at].program.kill()?;
-    hold(&world.web, world.db.at6(ECHO)).context("at once")?;
-    for to in world.db.everywhere(ECHO) {
-        until("verdicts to be too old", PATIENCE, || (ask(&world.web, to) == Refused).then_some(()))?;
-    }
-    prove(&live).context("what is open goes on")?;
-    Ok(())
-}
-
-#[test]
-fn no_connection_slips_past_a_policy_that_comes_while_it_is_made() -> Result<()> {
-    needs!();
-    let world = World::open("same_node_race")?;
-    let World { mesh, web, db, .. } = &world;
-    world.until_verdicts(4)?;
-    for round in 0..8 {
-        let stop = AtomicBool::new(false);
-        let (live, count) = thread::scope(|scope| -> Result<(Vec<TcpStream>, usize)> {
-            let dialling: Vec<_> = db
-                .everywhere(ECHO)
-                .into_iter()
-                .map(|to| {
-                    let stop = &stop;
-                    scope.spawn(move || {
-                        let (mut live, mut begun) = (VecDeque::new(), 0);
-                        while !stop.load(Ordering::Relaxed) {
-                            if let Ok(stream) = web.dial(to) {
-                                let _ = (&stream).write_all(b"x");
-                                live.push_back(stream);
-                                begun += 1;
-                            }
-                            if live.len() > 2000 {
-                                live.pop_front();
-                            }
-                        }
-                        (live, begun)
-                    })
-                })
-                .collect();
-            mesh.apply("policy", &deny_front())?;
-            mesh.settle()?;
-            // The agent has it; its hooks and sweeps are to be through by then.
-            thread::sleep(Duration::from_millis(500));
-            stop.store(true, Ordering::Relaxed);
-            let dialled: Vec<_> = dialling.into_iter().map(|one| one.join().expect("it only dials")).collect();
-            let count = dialled.iter().map(|(_, begun)| begun).sum();
-            Ok((dialled.into_iter().flat_map(|(live, _)| live).collect(), count))
-        })?;
-        let mut survived = 0;
-        for mut stream in live {
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            loop {
-                match stream.read(&mut [0; 16]) {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        survived += 1;
-                        break;
-                    }
-                    Err(_) => break,
-                }
-            }
-        }
-        println!("round {round}: {count} connections begun while the policy came, {survived} survived it");
-        assert_eq!(survived, 0, "of {count} in round {round}");
-        world.until_direct(0)?;
-        mesh.apply("policy", "")?;
-        mesh.settle()?;
-        world.until_verdicts(4)?;
-    }
-    let plain =
-        mesh.agent("a").accesses().into_iter().filter(|line| {
-            line["direction"] == "inbound" && line["security"] == "none" && line["dst.workload"] == "db"
-        });
-    assert_eq!(plain.count(), 0, "none came as plaintext, past what policy says of its identity");
-    Ok(())
-}
-
-#[test]
 fn who_asks_for_encryption_gets_the_relay() -> Result<()> {
     needs!();
     let world = World::open("same_node_sealed")?;
@@ -551,31 +318,6 @@ fn a_setting_turns_it_off() -> Result<()> {
     }
     ensure!(world.rows("direct")?.is_empty());
     world.until_verdicts(0)
-}
-
-#[test]
-fn an_agent_that_cannot_try_it_carries_everything_and_says_so() -> Result<()> {
-    needs!();
-    let mut world = World::open("same_node_untried")?;
-    world.until_verdicts(4)?;
-    let at = world.index();
-    world.mesh.agents[at].program.kill()?;
-    // No room for the cgroup of the trial's application.
-    let pods = world.mesh.world.run().cgroup().child(&world.mesh.world.node("a").pods_cgroup())?;
-    std::fs::write(pods.dir().join("cgroup.max.descendants"), "0")?;
-    world.mesh.agents[at] = world.mesh.start_agent("a")?;
-    for pod in [&world.web, &world.db] {
-        world.mesh.until_captured(pod)?;
-    }
-    world.until_verdicts(0)?;
-    ensure!(world.mesh.admin("a", "/metrics")?.contains("\nweft_same_node_active 0\n"));
-    ensure!(world.mesh.agent("a").program.log().contains("did not pass their trial"));
-    for to in world.db.everywhere(ECHO) {
-        assert_eq!(ask(&world.web, to), Answered);
-    }
-    world.mesh.agent("a").until_access(&["mutual_tls", "\"reason\":\"complete\"", "inbound"])?;
-    ensure!(world.rows("direct")?.is_empty());
-    Ok(())
 }
 
 const ECHO: u16 = 7000;

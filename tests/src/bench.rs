@@ -13,11 +13,11 @@ pub mod scale;
 mod stage;
 mod idle;
 mod figures;
+mod report;
 mod machine;
 mod spread;
 pub mod load;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use serde_json::json;
 
 use crate::bench::figures::Figures;
 use crate::bench::machine::Machine;
+use crate::bench::report::Only;
 use crate::bench::stage::{Path, Stage, Test};
 use crate::mesh::Setup;
 use crate::needs::lacking;
@@ -45,8 +46,8 @@ pub struct Plan {
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
     /// Only the parts whose name contains this: throughput, round trip, connect, idle
-    #[arg(long)]
-    only: Option<String>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: Only,
     /// Only the paths whose name contains this, to profile one: Weft, plain, across, one node
     #[arg(long)]
     path: Option<String>,
@@ -56,10 +57,6 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn wants(&self, part: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
-    }
-
     fn takes(&self, path: Path) -> bool {
         self.path.as_ref().is_none_or(|part| path.name().contains(part.as_str()))
     }
@@ -103,30 +100,20 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     println!("{machine}");
     let mut figures = Figures::default();
     measure_paths(plan, &mut figures)?;
-    if plan.wants("idle") {
+    if plan.only.wants("idle") {
         idle::measure(plan, &mut figures).context("measure idle connections")?;
     }
     println!("\nload average after it: {}", machine::load()?);
 
     println!("\n{figures}");
-    let missed = figures.missed();
-    for floor in &missed {
-        println!("MISSED  {floor}");
-    }
-    if let Some(file) = &plan.json {
-        let document = json!({
-            "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "load_before": machine.load,
-            "command": std::env::args().skip(1).collect::<Vec<_>>(), "seconds": plan.seconds(),
-            "figures": figures.json(), "missed": missed,
-        });
-        fs::write(file, format!("{document:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
+    let own = json!({"seconds": plan.seconds(), "figures": figures.json()});
+    report::conclude(&machine, &figures.missed(), own, plan.json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Throughput, round trips and connections, on every path in turn.
 fn measure_paths(plan: &Plan, figures: &mut Figures) -> Result<()> {
-    let tests: Vec<Test> = Test::ALL.into_iter().filter(|test| plan.wants(test.name())).collect();
+    let tests: Vec<Test> = Test::ALL.into_iter().filter(|test| plan.only.wants(test.name())).collect();
     if tests.is_empty() {
         return Ok(());
     }

@@ -103,6 +103,23 @@ impl Cluster {
         &mut self.nodes
     }
 
+    /// Gives all nodes the image of a program that was built beside the one that runs, as `name`.
+    ///
+    /// # Errors
+    /// The program has not been built, or a node does not take it.
+    pub fn import(&mut self, name: &str, program: &'static str) -> Result<()> {
+        let archive = image::program(name, program)?;
+        self.nodes.iter_mut().try_for_each(|node| node.import(&archive))
+    }
+
+    /// Gives all nodes the images of Weft's own `programs`, as the manifest calls them.
+    ///
+    /// # Errors
+    /// A program has not been built, or a node does not take it.
+    pub fn import_weft(&mut self, programs: &[&'static str]) -> Result<()> {
+        programs.iter().try_for_each(|program| self.import(&format!("localhost/weft/{program}:dev"), program))
+    }
+
     /// Starts a name server for the pods of its nodes, and waits until it answers.
     ///
     /// # Errors

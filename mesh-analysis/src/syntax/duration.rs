@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// `1h30m`, `1.5s`, `20ms`, `0`. Negative ones are none here. `None` if the text is no duration.
-pub(crate) fn parse(text: &str) -> Option<Duration> {
+/// `1h30m`, `1.5s`, `20ms`, `0`, in Go's syntax for durations. Negative ones are none here, nor is what is longer than Go's
+/// can be, about 292 years. `None` if the text is no duration.
+pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -54,7 +55,11 @@ mod tests {
         check("10 s", None);
         check("-1s", None);
         check("1d", None);
+        check("1m0.5s", Some(60_500));
         check("s", None);
+        check("1s ", None);
+        check("1..5s", None);
+        check("1s5", None);
         check("1e3s", None);
         check("99999999999h", None);
     }

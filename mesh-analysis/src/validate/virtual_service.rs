@@ -6,6 +6,7 @@ use crate::finding::Code;
 use crate::node::Node;
 use crate::report::Report;
 use crate::syntax::address::{is_address_or_block, is_port};
+use crate::syntax::grpc_status;
 use crate::syntax::host::{covers, is_ip, wildcard_domain};
 use crate::syntax::label::{is_dns_label, is_label};
 use crate::syntax::pattern;
@@ -368,7 +369,7 @@ fn check_fault(fault: &Node, report: &mut Report) {
             check_http_status(&status, report);
         } else if let Some(status) = abort.get("grpcStatus") {
             let name = status.str().unwrap_or_default();
-            if !GRPC_STATUSES.contains(&name) {
+            if grpc_status::parse(name).is_none() {
                 report.add(Code::BadStatus, &status, format!("{name:?} is no status of gRPC"));
             }
         } else if let Some(error) = abort.get("http2Error") {
@@ -389,26 +390,6 @@ fn check_fault(fault: &Node, report: &mut Report) {
         }
     }
 }
-
-const GRPC_STATUSES: &[&str] = &[
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// `percentage` of something: a proxy counts in millionths.
 fn check_percentage(node: &Node, report: &mut Report) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use mesh_net::control::Kind;
+use mesh_net::unix_time;
 use serde::Serialize;
 
 use super::session::Session;
@@ -107,7 +108,7 @@ impl Agents {
 
     pub(super) fn enter(self: &Arc<Self>, node: Arc<str>, peer: Option<SocketAddr>) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+        let now = unix_time::seconds(SystemTime::now());
         let view = AgentView { node, id: String::new(), peer, connected_at: now, types: BTreeMap::new() };
         self.lock().insert(id, view);
         let progress = Progress { places: Default::default(), is_told: false, refusal: None };

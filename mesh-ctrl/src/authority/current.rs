@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_net::unix_time;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -48,8 +49,8 @@ impl Authority {
         let now = self.now();
         AuthorityView {
             stage: now.stage,
-            stage_due: now.due.and_then(seconds),
-            not_after: seconds(now.material.not_after),
+            stage_due: now.due.map(unix_time::seconds),
+            not_after: Some(unix_time::seconds(now.material.not_after)),
             roots: now.material.roots.matches("BEGIN CERTIFICATE").count(),
         }
     }
@@ -94,10 +95,6 @@ pub async fn reread(authority: Arc<Authority>) {
             Err(error) => error!(%error, "the authority's files have changed and cannot be taken: what was read stays"),
         }
     }
-}
-
-fn seconds(time: SystemTime) -> Option<u64> {
-    time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|time| time.as_secs())
 }
 
 /// The authority's metrics.

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use mesh_net::unix_time;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SerialNumber,
@@ -182,7 +183,7 @@ pub(super) fn make_root(now: SystemTime) -> Result<Pair, FilesError> {
 pub(super) fn validity(place: &Path, cert: &str) -> Result<(SystemTime, SystemTime), FilesError> {
     let (der, _) = certificates(place, cert)?.remove(0);
     let certificate = parse(place, &der)?;
-    Ok((moment(certificate.validity().not_before.timestamp()), end(&certificate)))
+    Ok((unix_time::at(certificate.validity().not_before.timestamp()), end(&certificate)))
 }
 
 fn plugged_in(files: &PluggedIn, now: SystemTime) -> Result<Material, FilesError> {
@@ -274,12 +275,7 @@ fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate
 }
 
 fn end(certificate: &X509Certificate<'_>) -> SystemTime {
-    moment(certificate.validity().not_after.timestamp())
-}
-
-fn moment(timestamp: i64) -> SystemTime {
-    let seconds = u64::try_from(timestamp).unwrap_or(0);
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+    unix_time::at(certificate.validity().not_after.timestamp())
 }
 
 /// The certificates of a PEM text that is known to be good.

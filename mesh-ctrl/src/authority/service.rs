@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use mesh_core::identity::SpiffeId;
 use mesh_core::wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use mesh_net::grpc::server::{IstioCertificateService, IstioCertificateServiceServer};
+use mesh_net::unix_time;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -187,7 +188,7 @@ impl IstioCertificateService for Certificates {
         match self.answer(&caller, request.get_ref()) {
             Ok(Answer { identity, signed }) => {
                 info!(%node, %identity, serial = signed.serial, "certificate issued");
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs());
+                let now = Some(unix_time::seconds(SystemTime::now()));
                 self.note(&node, "issued", |view| {
                     view.issued += 1;
                     view.last_identity = Some(identity);

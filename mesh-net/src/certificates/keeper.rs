@@ -12,6 +12,7 @@ use super::{Held, POLL, Shared, State};
 use crate::ca::CaError;
 use crate::svid::{InvalidSvid, InvalidTrustBundle, KeyError, KeyPair, Svid, TrustBundle};
 use crate::tls::Credentials;
+use crate::unix_time;
 
 /// Least time between a certificate and the request for the next one, whatever its lifetime.
 const MIN_RENEWAL: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ enum IssueError {
     Trust(#[from] InvalidTrustBundle),
     #[error("the authority issued a certificate for {found}")]
     Identity { found: SpiffeId },
-    #[error("the authority issued a certificate that is over by this clock ({})", unix(.not_after))]
+    #[error("the authority issued a certificate that is over by this clock ({})", unix_time::seconds(*.not_after))]
     Over { not_after: SystemTime },
     #[error("the authority sent no chain")]
     NoChain,
@@ -234,8 +235,4 @@ async fn issue(shared: Arc<Shared>, identity: SpiffeId) -> Result<Svid, IssueErr
 fn renewal(now: SystemTime, not_after: SystemTime, jitter: f64) -> Duration {
     let left = not_after.duration_since(now).unwrap_or_default();
     left.mul_f64(0.5 * (1.0 + 0.1 * jitter)).max(MIN_RENEWAL)
-}
-
-fn unix(time: &SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default()
 }

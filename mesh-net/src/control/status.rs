@@ -32,9 +32,9 @@ struct Shared {
 pub struct ControlView {
     pub connected: bool,
     /// Since when it is connected, or not; seconds since 1970.
-    #[serde(serialize_with = "crate::unix_time::seconds")]
+    #[serde(serialize_with = "crate::unix_time::serialize")]
     pub since: Option<SystemTime>,
-    #[serde(serialize_with = "crate::unix_time::seconds")]
+    #[serde(serialize_with = "crate::unix_time::serialize")]
     pub last_update: Option<SystemTime>,
     /// Connections made, the first included.
     pub connects: u64,

@@ -4,24 +4,25 @@
 //! Whoever has data sends it at once if the socket takes it, and waits in a queue if not. One task a connection, its
 //! driver, receives, hands out what came and empties what waits.
 
-use std::cell::Cell;
+mod carried;
+mod arrivals;
+mod keep_alive;
+
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
-use tokio::time::{Instant, Sleep};
-
-use super::stream::{Filled, StreamError};
+use super::stream::StreamError;
 use super::{Config, ConnectionError};
 use crate::http2::connection::{Connection, Event, NotOpened, Role, Violation};
 use crate::http2::fields::Fields;
-use crate::http2::frame::{Code, HEAD};
+use crate::http2::frame::Code;
 use crate::tls::Peered;
-use crate::tls::link::{BATCH, Link};
+use crate::tls::link::Link;
+use arrivals::{Arrivals, Over};
+pub(super) use carried::{Carried, Slot};
+pub(super) use keep_alive::KeepAlive;
 
 /// A connection with its streams.
 pub(super) struct Hbone(Mutex<State>);
@@ -44,49 +45,12 @@ struct State {
     unused: bool,
 }
 
-/// What came on a stream and was not taken, and who waits for more.
-#[derive(Default)]
-struct Arrivals {
-    reply: Option<Box<Fields>>,
-    data: VecDeque<Bytes>,
-    /// How many of the first pieces have been put aside if they are small.
-    small: usize,
-    ended: bool,
-    over: Option<Over>,
-    reader: Option<Waker>,
-    sender: Option<Waker>,
-}
-
-/// How a stream came to an early end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
-    Reset(Code),
-    Lost,
-}
-
-impl From<Over> for StreamError {
-    fn from(over: Over) -> Self {
-        match over {
-            Over::Reset(_) => Self::Reset,
-            Over::Lost => Self::ConnectionLost,
-        }
-    }
-}
-
 /// Why no stream came of an attempt to open one.
 pub(super) enum Unopened {
     /// The peer has not processed it.
     Unseen,
     Reset,
     Lost,
-}
-
-impl Arrivals {
-    fn wake(&mut self) {
-        for waker in [self.reader.take(), self.sender.take()].into_iter().flatten() {
-            waker.wake();
-        }
-    }
 }
 
 impl Hbone {
@@ -153,7 +117,7 @@ impl Hbone {
                 state.streams.insert(stream, Arrivals::default());
                 state.settle();
                 drop(state);
-                Poll::Ready(Ok(Carried { shared: self.clone(), stream, slot: None }))
+                Poll::Ready(Ok(Carried::new(self.clone(), stream)))
             }
             Err(NotOpened::Leaving) => Poll::Ready(Err(Unopened::Unseen)),
             Err(NotOpened::Full) => {
@@ -166,7 +130,7 @@ impl Hbone {
     /// The next stream that the peer asks for, of those that have come.
     pub(super) fn next_asked(self: &Arc<Self>) -> Option<(Carried, Box<Fields>)> {
         let (stream, fields) = self.lock().asked.pop_front()?;
-        Some((Carried { shared: self.clone(), stream, slot: None }, fields))
+        Some((Carried::new(self.clone(), stream), fields))
     }
 
     /// Moves the connection's bytes. Ready when it is over (`Ok` after an orderly end), or, with `Ok`, when the peer has
@@ -369,237 +333,7 @@ impl State {
         self.wake_openers();
         self.wake_driver();
     }
-}
 
-fn violated(violation: Violation) -> ConnectionError {
-    ConnectionError::Protocol(violation.to_string())
-}
-
-/// One stream.
-pub(super) struct Carried {
-    shared: Arc<Hbone>,
-    stream: u32,
-    slot: Option<Slot>,
-}
-
-/// One stream's place among those in use.
-pub(super) struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    pub(super) fn take(in_use: Arc<AtomicUsize>) -> Self {
-        in_use.fetch_add(1, Ordering::Relaxed);
-        Self(in_use)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Carried {
-    /// Counts as one in use for as long as it lives.
-    pub(super) fn hold(&mut self, slot: Slot) {
-        self.slot = Some(slot);
-    }
-
-    /// The peer's reply, when it has come.
-    pub(super) fn poll_reply(&self, cx: &mut Context<'_>) -> Poll<Result<Box<Fields>, Unopened>> {
-        let mut state = self.shared.lock();
-        let Some(arrivals) = state.streams.get_mut(&self.stream) else { return Poll::Ready(Err(Unopened::Lost)) };
-        match (&arrivals.reply, arrivals.over) {
-            (Some(_), _) => Poll::Ready(Ok(arrivals.reply.replace(Box::default()).unwrap_or_default())),
-            (None, Some(Over::Reset(Code::REFUSED_STREAM))) => Poll::Ready(Err(Unopened::Unseen)),
-            (None, Some(Over::Reset(_))) => Poll::Ready(Err(Unopened::Reset)),
-            (None, Some(Over::Lost)) => Poll::Ready(Err(Unopened::Lost)),
-            (None, None) => {
-                arrivals.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Answers what the peer asked for.
-    pub(super) fn reply(&self, fields: &Fields, end: bool) -> Result<(), StreamError> {
-        let mut state = self.shared.lock();
-        state.alive(self.stream)?;
-        state.http.reply(self.stream, fields, end);
-        state.settle();
-        Ok(())
-    }
-
-    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let mut state = self.shared.lock();
-        state.alive(self.stream)?;
-        let credit = state.http.credit(self.stream) > 0;
-        let flushed = state.link.as_ref().is_some_and(Link::is_flushed) || {
-            state.settle();
-            state.link.as_ref().is_some_and(Link::is_flushed)
-        };
-        if credit && flushed {
-            return Poll::Ready(Ok(()));
-        }
-        if credit {
-            if !state.waiting.contains(&self.stream) {
-                state.waiting.push_back(self.stream);
-            }
-            state.wake_driver();
-        }
-        if let Some(arrivals) = state.streams.get_mut(&self.stream) {
-            arrivals.sender = Some(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    pub(super) fn send_from(
-        &self,
-        most: usize,
-        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<Filled>,
-    ) -> Result<io::Result<Filled>, StreamError> {
-        let mut state = self.shared.lock();
-        state.alive(self.stream)?;
-        state.settle();
-        let State { link: Some(link), http, .. } = &mut *state else { return Err(StreamError::ConnectionLost) };
-        let most = most.min(http.credit(self.stream));
-        let end = Cell::new(false);
-        let sent = link.send_from(
-            HEAD,
-            most,
-            |places| {
-                let filled = read(places)?;
-                end.set(filled.end);
-                Ok(filled.bytes)
-            },
-            |head, length, last| head.copy_from_slice(&http.data_head(self.stream, length, last && end.get())),
-        );
-        match sent {
-            Ok(Ok(bytes)) => {
-                if bytes == 0 && end.get() {
-                    http.end(self.stream);
-                    state.settle();
-                }
-                if state.link.as_ref().is_some_and(Link::is_flushed) {
-                    state.wake_senders();
-                } else {
-                    state.wake_driver();
-                }
-                Ok(Ok(Filled { bytes, end: end.get() }))
-            }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(_) => {
-                state.close();
-                Err(StreamError::ConnectionLost)
-            }
-        }
-    }
-
-    pub(super) fn finish(&self) {
-        let mut state = self.shared.lock();
-        state.http.end(self.stream);
-        state.settle();
-    }
-
-    /// Gives the stream up; what was sent before goes before.
-    pub(super) fn reset(&self) {
-        self.give_up(Code::CANCEL);
-    }
-
-    /// Says that the request was not looked at.
-    pub(super) fn decline(&self) {
-        self.give_up(Code::REFUSED_STREAM);
-    }
-
-    fn give_up(&self, code: Code) {
-        let mut state = self.shared.lock();
-        state.http.reset(self.stream, code);
-        if let Some(arrivals) = state.streams.get_mut(&self.stream) {
-            arrivals.over.get_or_insert(Over::Reset(code));
-            arrivals.wake();
-        }
-        state.settle();
-    }
-
-    /// Ready when the peer gave the stream up or the connection is over.
-    pub(super) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        let mut state = self.shared.lock();
-        if let Err(error) = state.alive(self.stream) {
-            return Poll::Ready(error);
-        }
-        if let Some(arrivals) = state.streams.get_mut(&self.stream) {
-            arrivals.sender = Some(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    pub(super) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
-        let mut state = self.shared.lock();
-        let Some(arrivals) = state.streams.get_mut(&self.stream) else {
-            return Poll::Ready(Err(StreamError::ConnectionLost));
-        };
-        match (arrivals.data.is_empty(), arrivals.ended, arrivals.over) {
-            (false, ..) => Poll::Ready(Ok(true)),
-            (true, true, _) => Poll::Ready(Ok(false)),
-            (true, false, Some(over)) => Poll::Ready(Err(over.into())),
-            (true, false, None) => {
-                if arrivals.data.capacity() > 0 {
-                    // An idle stream keeps nothing.
-                    arrivals.data = VecDeque::new();
-                }
-                arrivals.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    pub(super) fn write_to(&self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
-        let mut state = self.shared.lock();
-        let Some(arrivals) = state.streams.get_mut(&self.stream) else { return write(&[]) };
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(&arrivals.data) {
-            *slice = IoSlice::new(bytes);
-            count += 1;
-        }
-        let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
-        let written = write(&slices[..count]);
-        let mut left = *written.as_ref().unwrap_or(&0);
-        let taken = left;
-        while let Some(bytes) = arrivals.data.front_mut().filter(|_| left > 0) {
-            let some = left.min(bytes.len());
-            bytes.advance(some);
-            left -= some;
-            if bytes.is_empty() {
-                arrivals.data.pop_front();
-                arrivals.small = arrivals.small.saturating_sub(1);
-            }
-        }
-        if taken < offered {
-            // The reader is stuck. Small pieces are put aside, lest each keeps the block that it was read into.
-            let unlooked = arrivals.data.len() - arrivals.small.min(arrivals.data.len());
-            let new = arrivals.data.iter_mut().rev().take(unlooked);
-            new.filter(|bytes| bytes.len() < SMALL).for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes));
-            arrivals.small = arrivals.data.len();
-        } else {
-            arrivals.small = 0;
-        }
-        state.http.consumed(self.stream, taken);
-        state.settle();
-        written
-    }
-
-    pub(super) fn take(&self) -> Option<Bytes> {
-        let mut state = self.shared.lock();
-        let arrivals = state.streams.get_mut(&self.stream)?;
-        let bytes = arrivals.data.pop_front()?;
-        arrivals.small = arrivals.small.saturating_sub(1);
-        state.http.consumed(self.stream, bytes.len());
-        state.settle();
-        Some(bytes)
-    }
-}
-
-impl State {
     fn alive(&self, stream: u32) -> Result<(), StreamError> {
         match self.streams.get(&stream).map(|arrivals| arrivals.over) {
             Some(None) if self.link.is_some() => Ok(()),
@@ -609,61 +343,9 @@ impl State {
     }
 }
 
-impl Drop for Carried {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.http.reset(self.stream, Code::CANCEL);
-        state.streams.remove(&self.stream);
-        state.settle();
-        state.wake_openers();
-        state.wake_senders();
-        if state.unused || state.http.is_leaving() {
-            state.wake_driver();
-        }
-    }
-}
-
-/// Asks a silent peer for a sign of life, and gives it up when none comes.
-pub(super) struct KeepAlive {
-    timer: Pin<Box<Sleep>>,
-    /// A PING is out and `timer` is its deadline.
-    waiting: bool,
-    interval: std::time::Duration,
-    timeout: std::time::Duration,
-}
-
-impl KeepAlive {
-    pub(super) fn new(config: &Config) -> Self {
-        let (interval, timeout) = (config.ping_interval, config.ping_timeout);
-        Self { timer: Box::pin(tokio::time::sleep(interval)), waiting: false, interval, timeout }
-    }
-
-    /// Ready with the time waited once the peer missed its deadline.
-    fn poll(&mut self, cx: &mut Context<'_>, heard: &mut bool, ping: impl FnOnce()) -> Poll<std::time::Duration> {
-        let mut ping = Some(ping);
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let heard = std::mem::take(heard);
-            let pause = match (heard, self.waiting) {
-                (true, _) => {
-                    self.waiting = false;
-                    self.interval
-                }
-                (false, true) => return Poll::Ready(self.timeout),
-                (false, false) => {
-                    self.waiting = true;
-                    ping.take().into_iter().for_each(|ping| ping());
-                    self.timeout
-                }
-            };
-            self.timer.as_mut().reset(Instant::now() + pause);
-        }
-        Poll::Pending
-    }
+fn violated(violation: Violation) -> ConnectionError {
+    ConnectionError::Protocol(violation.to_string())
 }
 
 /// Streams that try at once when a full socket takes more.
 const AT_ONCE: usize = 4;
-/// Bytes below which a piece that waits for its reader is copied: what others keep is no more than twice what they are.
-const SMALL: usize = 8 << 10;
-/// Most pieces that one system call writes.
-const SLICES: usize = BATCH + 2;

@@ -84,8 +84,13 @@ fn own() -> Result<PathBuf, CgroupError> {
     Ok(mount.join(inside))
 }
 
+/// The folder that the setting CGROUP_ROOT means: `auto` is where cgroup v2 is mounted, and `None` if it is not.
+pub fn root(setting: &Path) -> Option<PathBuf> {
+    if setting == Path::new("auto") { mount() } else { Some(setting.to_owned()) }
+}
+
 /// Where cgroup v2 is mounted.
-pub fn mount() -> Option<PathBuf> {
+fn mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     // The last one: what a container's own mount point was covered with is what is seen.
     mounts.lines().filter_map(mounted_cgroup2).next_back().map(PathBuf::from)

@@ -1,15 +1,11 @@
 //! Which endpoints come into question by where they are, and which of them are there for this connection.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mesh_core::service::{Mode, Service};
-use mesh_core::traffic::{Distribution, LocalityPolicy, TrafficPolicy};
+use mesh_core::traffic::{Distribution, LocalityPolicy, TrafficPolicy, spill};
 use mesh_core::workload::{Scope, Uid, Workload};
 use rand::{Rng, RngExt};
-
-/// A tier whose endpoints are fewer than 1/1.4 of what they were leaves some connections to the next, as in the reference
-/// (overprovisioning factor 140 %).
-const OVERPROVISIONING: f64 = 1.4;
 
 /// Narrows `candidates` to those among which one is to be chosen. `own`: the client's workload, if it is known.
 pub(super) fn narrow<'a, T: Copy>(
@@ -47,7 +43,7 @@ pub(super) fn narrow<'a, T: Copy>(
                 let worse = 2 * (scopes.len() - held);
                 if held == 0 && is_next() { worse - 1 } else { worse }
             };
-            spill(candidates, tier, is_available, rng)
+            spill(candidates, tier, |c| is_available(&c), rng.random_range(0.0..1.0))
         }
         _ => prefer(candidates, &workload, own, service, is_available, rng),
     }
@@ -70,43 +66,8 @@ fn prefer<'a, T: Copy>(
     match service.load_balancing.mode {
         Mode::Any | Mode::Passthrough => candidates.iter().filter(is_available).copied().collect(),
         Mode::Strict => candidates.iter().filter(is_available).filter(|c| missing(c) == 0).copied().collect(),
-        Mode::Failover => spill(candidates, missing, is_available, rng),
+        Mode::Failover => spill(candidates, missing, |c| is_available(&c), rng.random_range(0.0..1.0)),
     }
-}
-
-/// Draws a tier: the best one, unless so much of it is ejected that a part goes on to the next.
-fn spill<T: Copy>(
-    candidates: &[T],
-    tier: impl Fn(&T) -> usize,
-    is_available: impl Fn(&&T) -> bool,
-    rng: &mut impl Rng,
-) -> Vec<T> {
-    let mut tiers: BTreeMap<usize, (usize, Vec<T>)> = BTreeMap::new();
-    for candidate in candidates {
-        let (all, available) = tiers.entry(tier(candidate)).or_default();
-        *all += 1;
-        if is_available(&candidate) {
-            available.push(*candidate);
-        }
-    }
-    let mut left = 1.0_f64;
-    let mut shares = Vec::new();
-    for (all, available) in tiers.into_values() {
-        let share = left.min(OVERPROVISIONING * available.len() as f64 / all as f64);
-        left -= share;
-        shares.push((share, available));
-    }
-    // Where all are weak they share it all.
-    let mut point = rng.random_range(0.0..1.0) * (1.0 - left);
-    let mut last = Vec::new();
-    for (share, available) in shares.into_iter().filter(|(share, _)| *share > 0.0) {
-        last = available;
-        if point < share {
-            break;
-        }
-        point -= share;
-    }
-    last
 }
 
 /// Draws one of the places that connections go to; a place without endpoints leaves its share to the others.
@@ -142,6 +103,8 @@ fn distribute<'a, T: Copy>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use mesh_core::traffic::{OutlierDetection, Place};
     use rand::SeedableRng;
     use rand::rngs::SmallRng;

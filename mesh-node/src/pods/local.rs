@@ -19,6 +19,8 @@ use tracing::{info, warn};
 use super::{Command, Description, Manager, PodsView, Standing};
 use crate::netns::Netns;
 
+/// Name of the socket in the agent's run directory.
+pub const SOCKET: &str = "node.sock";
 /// Longest request, in bytes: two paths and two names.
 const MAX_REQUEST: u64 = 16 << 10;
 

@@ -4,13 +4,14 @@
 //! names an endpoint, and whoever sends the request there has to look whether it is one of those that may be chosen.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderName, HeaderValue};
 use mesh_core::l7::route::{SessionBy, SessionPersistence};
 use mesh_core::workload::Uid;
+use mesh_net::unix_time;
 
 use super::head::{Fields, Head};
 
@@ -74,7 +75,7 @@ impl Session {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok()?;
         let (until, uid) = plain.split_once(' ')?;
         let until = if until.is_empty() { None } else { Some(until.parse().ok()?) };
-        let is_over = until.is_some_and(|until: u64| until <= seconds(now));
+        let is_over = until.is_some_and(|until: u64| until <= unix_time::seconds(now));
         (!is_over && !uid.is_empty()).then(|| Pin { endpoint: Uid(uid.into()), until })
     }
 
@@ -83,7 +84,7 @@ impl Session {
         if pin.is_some_and(|pin| pin.endpoint == *endpoint) {
             return None;
         }
-        let fresh = || self.absolute_timeout.map(|timeout| seconds(now).saturating_add(timeout.as_secs()));
+        let fresh = || self.absolute_timeout.map(|timeout| unix_time::seconds(now).saturating_add(timeout.as_secs()));
         let until = pin.map_or_else(fresh, |pin| pin.until);
         let mut plain = until.map(|until| until.to_string()).unwrap_or_default();
         plain.push(' ');
@@ -92,17 +93,13 @@ impl Session {
         let (name, value) = match &self.by {
             By::Header(name) => (name.clone(), value),
             By::Cookie { name, path, permanent } => {
-                let age = until.filter(|_| *permanent).map(|until| until.saturating_sub(seconds(now)));
+                let age = until.filter(|_| *permanent).map(|until| until.saturating_sub(unix_time::seconds(now)));
                 let age = age.map(|age| format!("; Max-Age={age}")).unwrap_or_default();
                 (header::SET_COOKIE, format!("{name}={value}{age}; Path={path}; HttpOnly"))
             }
         };
         Some((name, HeaderValue::try_from(value).ok()?))
     }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]
@@ -118,7 +115,7 @@ mod tests {
     }
 
     fn at(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
     fn uid(name: &str) -> Uid {

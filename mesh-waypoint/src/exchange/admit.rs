@@ -1,11 +1,12 @@
 //! Whether a request may pass: its tokens, then policy, then what it takes of rate limits.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use mesh_core::l7::authentication::JwtRule;
+use mesh_net::unix_time;
 use tracing::{info, warn};
 
 use super::edit;
@@ -108,7 +109,7 @@ async fn authenticate(
 ) -> Result<Option<jwt::Accepted>, jwt::Refusal> {
     let target = incoming.canonical();
     let head = jwt::Head { scheme: "http", host: &incoming.authority, target: &target, fields: &incoming.headers };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+    let now = unix_time::seconds(SystemTime::now());
     let keys = &session.shared.keys;
     let judge = || {
         let used = Mutex::new(Vec::new());

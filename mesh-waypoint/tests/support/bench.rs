@@ -28,7 +28,6 @@ use mesh_waypoint::keys::Keys;
 use mesh_waypoint::limits::Limits;
 use mesh_waypoint::overload::{Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
-use mesh_waypoint::telemetry::Telemetry;
 use mesh_waypoint::telemetry::trace::{Counts, Tracer};
 use mesh_waypoint::upstream::Upstreams;
 use mesh_waypoint::world::World;
@@ -101,19 +100,8 @@ impl Bench {
         let dialler = Dialler { own: Arc::new(own), pool: Pool::new(pool::Config::default()) };
         let (drain, draining) = watch::channel(false);
         let (publish, world) = watch::channel(Some(Arc::new(world)));
-        let shared = Shared {
-            world,
-            upstreams: Upstreams::new(dialler),
-            telemetry: Telemetry::default(),
-            limits: Limits::default(),
-            overload: Overload::new(Bounds::requests(1 << 16)),
-            draining,
-            experiences: Arc::default(),
-            breakers: Arc::default(),
-            spots: Default::default(),
-            keys,
-            network: "".into(),
-        };
+        let overload = Overload::new(Bounds::requests(1 << 16));
+        let shared = Shared { keys, ..Shared::new(world, draining, Upstreams::new(dialler), overload) };
         Bench { shared, asked, backend, drain, world: publish }
     }
 

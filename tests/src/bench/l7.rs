@@ -32,7 +32,6 @@ mod hpack;
 pub mod talk;
 mod histogram;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -50,6 +49,7 @@ use self::ground::Ground;
 use self::proxy::{Proxy, Who};
 use self::routes::Routes;
 use crate::bench::machine::{self, Machine, Spent};
+use crate::bench::report::{self, Only};
 use crate::needs::lacking;
 use crate::run::take_down_on_signals;
 
@@ -66,18 +66,14 @@ pub struct Plan {
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
     /// Only the parts whose name contains this, such as gRPC, mTLS, 1 MiB; or latency, memory, change
-    #[arg(long)]
-    only: Option<String>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: Only,
     /// Only proxies whose name contains this, Weft always: envoy, nginx, haproxy
     #[arg(long, value_name = "NAME")]
     peer: Option<String>,
 }
 
 impl Plan {
-    fn wants(&self, part: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
-    }
-
     fn asked(&self) -> Vec<Who> {
         let named = |who: &Who| {
             let name = who.name().to_lowercase();
@@ -140,18 +136,8 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     }
     println!("\n{figures}{DIFFERENCES}");
     figures.unlogged().iter().for_each(|short| println!("WARNING: {short}"));
-    let missed = figures.missed();
-    for floor in &missed {
-        println!("MISSED  {floor}");
-    }
-    if let Some(file) = &plan.json {
-        let document = json!({
-            "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "load_before": machine.load,
-            "others": others, "command": std::env::args().skip(1).collect::<Vec<_>>(),
-            "figures": figures.json(), "missed": missed,
-        });
-        fs::write(file, format!("{document:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
+    let own = json!({"others": others, "figures": figures.json()});
+    report::conclude(&machine, &figures.missed(), own, plan.json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -162,15 +148,15 @@ async fn measure(plan: &Plan, ground: &Ground, there: &[Who], figures: &mut Figu
         ready(ground, proxy).await?;
     }
     saturated::measure(plan, ground, &mut proxies, figures).await?;
-    if plan.wants("latency") {
+    if plan.only.wants("latency") {
         latency::measure(plan, ground, &proxies, figures).await?;
     }
     // Addresses are free for further processes.
     drop(proxies);
-    if plan.wants("memory") {
+    if plan.only.wants("memory") {
         idle::measure(plan, ground, there, figures).await?;
     }
-    if plan.wants("change") {
+    if plan.only.wants("change") {
         change::measure(plan, ground, there, figures).await?;
     }
     Ok(())

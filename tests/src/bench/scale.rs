@@ -28,6 +28,7 @@ use serde_json::json;
 use self::figures::Figures;
 use self::phases::Stage;
 use crate::bench::machine::{self, Machine};
+use crate::bench::report::{self, Only};
 use crate::cluster::Cluster;
 use crate::cluster::binaries::Binaries;
 use crate::run::take_down_on_signals;
@@ -51,20 +52,14 @@ pub struct Plan {
     #[arg(long, default_value_t = 20)]
     seconds: usize,
     /// Only the parts whose name contains this: sync, change, stream, return
-    #[arg(long)]
-    only: Option<String>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: Only,
     /// Write every figure there, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Keep the controller's log there
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-}
-
-impl Plan {
-    fn wants(&self, part: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
-    }
 }
 
 /// Measures, prints the table and says which of the floors do not hold.
@@ -88,17 +83,7 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     }
 
     println!("\nload average after it: {}\n\n{figures}", machine::load()?);
-    let missed = figures.missed();
-    for floor in &missed {
-        println!("MISSED  {floor}");
-    }
-    if let Some(file) = &plan.json {
-        let document = json!({
-            "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "load_before": machine.load,
-            "command": std::env::args().skip(1).collect::<Vec<_>>(), "figures": figures.json(), "missed": missed,
-        });
-        fs::write(file, format!("{document:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
+    report::conclude(&machine, &figures.missed(), json!({"figures": figures.json()}), plan.json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,6 @@ use clap::{Parser, Subcommand};
 use weft_tests::cluster::Cluster;
 use weft_tests::cluster::binaries::Binaries;
 use weft_tests::cluster::helm;
-use weft_tests::cluster::image;
 use weft_tests::cluster::node::{self, Nodes, Proxy};
 use xtask::clusters;
 
@@ -78,12 +77,7 @@ fn up(name: &str, nodes: Nodes, images: bool) -> Result<()> {
         cluster.start_dns(&binaries)?;
     }
     if images {
-        for program in ["mesh-ctrl", "mesh-node", "mesh-waypoint"] {
-            let archive = image::program(&format!("localhost/weft/{program}:dev"), program)?;
-            for node in cluster.nodes() {
-                node.import(&archive)?;
-            }
-        }
+        cluster.import_weft(&["mesh-ctrl", "mesh-node", "mesh-waypoint"])?;
     }
     let path = match binaries.nodes() {
         Ok(dir) => format!("export PATH=$PATH:{}\n  ", dir.display()),

@@ -1,14 +1,13 @@
 //! A node's agent as far as discovery goes: it connects, and believes what it is told.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use mesh_core::snapshot::Snapshot;
 use mesh_net::control::{self, ControlStatus};
-use mesh_net::grpc::{Backoff, Target};
+use mesh_net::grpc::Backoff;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -30,16 +29,8 @@ impl Agent {
     /// # Errors
     /// It cannot be started.
     pub fn connect(controller: &Controller, token: &str) -> Result<Agent> {
-        let file = controller.state().join("agent-token");
-        fs::write(&file, token)?;
-        let target = Target {
-            address: controller.control().to_string(),
-            server_name: None,
-            roots: controller.state().join("root-cert.pem"),
-            token: Some(file),
-        };
         let config = control::Config {
-            controller: target,
+            controller: controller.target("agent-token", token)?,
             node_id: control::node_id([127, 0, 0, 1].into(), "agent", "weft-system", "cluster.local"),
             node_name: "a".to_owned(),
             cluster_id: "Kubernetes".to_owned(),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use mesh_net::grpc::Target;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -85,6 +86,21 @@ impl Controller {
     pub fn webhook(&self) -> Result<SocketAddr> {
         let address = || Some(started(&self.daemon.log(), "admission webhook started")?["webhook"].as_str()?.parse());
         Ok(until("the webhook to listen", PATIENCE, address)??)
+    }
+
+    /// How a client with `token` reaches it. The token is kept in `file` of the state folder, one for each client that stays.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn target(&self, file: &str, token: &str) -> Result<Target> {
+        let file = self.state.join(file);
+        fs::write(&file, token).with_context(|| format!("write {}", file.display()))?;
+        Ok(Target {
+            address: self.control.to_string(),
+            server_name: None,
+            roots: self.state.join("root-cert.pem"),
+            token: Some(file),
+        })
     }
 
     /// Its state folder.

@@ -1,16 +1,12 @@
 //! Which endpoints come into question by where they are: as the agents have it for connections.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use mesh_core::service::Mode;
-use mesh_core::traffic::{Distribution, LocalityPolicy};
+use mesh_core::traffic::{Distribution, LocalityPolicy, spill};
 use mesh_core::workload::{Scope, Uid, Workload};
 
 use super::{Asker, Endpoint};
-
-/// A tier whose endpoints are fewer than 1/1.4 of what they were leaves some requests to the next, as in the reference
-/// (overprovisioning factor 140 %).
-const OVERPROVISIONING: f64 = 1.4;
 
 /// Narrows `candidates` to those among which one is to be chosen. `point` is drawn, from 0 to 1.
 pub(super) fn narrow<'a>(
@@ -40,7 +36,7 @@ pub(super) fn narrow<'a>(
                 let worse = 2 * (scopes.len() - held);
                 if held == 0 && is_next() { worse - 1 } else { worse }
             };
-            spill(candidates, tier, is_available, point)
+            spill(candidates, |c| tier(&c.workload), |c| is_available(c), point)
         }
         // By the service's own routing preference.
         _ => {
@@ -55,45 +51,10 @@ pub(super) fn narrow<'a>(
                     let is_near = |c: &&Endpoint| is_available(c) && missing(&c.workload) == 0;
                     candidates.iter().copied().filter(is_near).collect()
                 }
-                Mode::Failover => spill(candidates, missing, is_available, point),
+                Mode::Failover => spill(candidates, |c| missing(&c.workload), |c| is_available(c), point),
             }
         }
     }
-}
-
-/// A tier: the best one, unless so much of it is ejected that a part goes on to the next.
-fn spill<'a>(
-    candidates: &[&'a Endpoint],
-    tier: impl Fn(&Workload) -> usize,
-    is_available: impl Fn(&Endpoint) -> bool,
-    point: f64,
-) -> Vec<&'a Endpoint> {
-    let mut tiers: BTreeMap<usize, (usize, Vec<&Endpoint>)> = BTreeMap::new();
-    for candidate in candidates {
-        let (all, available) = tiers.entry(tier(&candidate.workload)).or_default();
-        *all += 1;
-        if is_available(candidate) {
-            available.push(*candidate);
-        }
-    }
-    let mut left = 1.0_f64;
-    let mut shares = Vec::new();
-    for (all, available) in tiers.into_values() {
-        let share = left.min(OVERPROVISIONING * available.len() as f64 / all as f64);
-        left -= share;
-        shares.push((share, available));
-    }
-    // Where all are weak they share it all.
-    let mut point = point * (1.0 - left);
-    let mut last = Vec::new();
-    for (share, available) in shares.into_iter().filter(|(share, _)| *share > 0.0) {
-        last = available;
-        if point < share {
-            break;
-        }
-        point -= share;
-    }
-    last
 }
 
 /// One of the places that requests go to; a place without endpoints leaves its share to the others.

@@ -40,7 +40,7 @@ const TESTS: [Test; 8] = [
 /// All proxies in turn, repetition by repetition.
 pub(super) async fn measure(plan: &Plan, ground: &Ground, proxies: &mut [Proxy], figures: &mut Figures) -> Result<()> {
     let lasting = plan.lasting();
-    for test in TESTS.iter().filter(|test| plan.wants(test.name)) {
+    for test in TESTS.iter().filter(|test| plan.only.wants(test.name)) {
         for repetition in 1..=plan.repetitions() {
             for proxy in &mut *proxies {
                 let what = format!("{}, {}", proxy.who.name(), test.name);

@@ -21,8 +21,6 @@ use mesh_waypoint::client::Client;
 use mesh_waypoint::dial::{Dialler, Own};
 use mesh_waypoint::engine::experience::Experiences;
 use mesh_waypoint::engine::limits::Breakers;
-use mesh_waypoint::keys::Keys;
-use mesh_waypoint::limits::Limits;
 use mesh_waypoint::overload::{self, Bounds, Overload};
 use mesh_waypoint::session::{Session, Shared};
 use mesh_waypoint::telemetry::trace::Tracer;
@@ -77,23 +75,16 @@ pub async fn run(hop: Hop) -> Result<()> {
     let (experiences, breakers) = (Arc::new(Experiences::default()), Arc::new(Breakers::default()));
     let memory = overload::limit();
     let level = overload::follow(memory);
-    let make = move || Worker {
-        shared: Shared {
-            world: world.clone(),
-            upstreams: Upstreams::new(Dialler { own: own.clone(), pool: Pool::new(pool::Config::default()) }),
+    let make = move || {
+        let upstreams = Upstreams::new(Dialler { own: own.clone(), pool: Pool::new(pool::Config::default()) });
+        let overload = Overload::new(Bounds::of(memory.unwrap_or(u64::MAX), 1));
+        let shared = Shared {
             telemetry: telemetry.worker(Some(access_log.worker()), Tracer::default()),
-            limits: Limits::default(),
-            overload: Overload::new(Bounds::of(memory.unwrap_or(u64::MAX), 1)),
-            draining: draining.clone(),
             experiences: experiences.clone(),
             breakers: breakers.clone(),
-            spots: Default::default(),
-            keys: Keys::default(),
-            network: config.network.clone(),
-        },
-        config: config.clone(),
-        own: own.clone(),
-        level: level.clone(),
+            ..Shared::new(world.clone(), draining.clone(), upstreams, overload)
+        };
+        Worker { shared, config: config.clone(), own: own.clone(), level: level.clone() }
     };
     Worker::start(0, worker::listen(SocketAddr::new(hop.ip, TUNNEL))?, make.clone())?;
     for door in Door::ALL.into_iter().filter(|door| !door.tls) {

@@ -56,13 +56,13 @@ impl<'a> Stage<'a> {
         let runtime = &self.agents;
         runtime.block_on(async {
             let crowd = self.sync(figures).await.context("first sync")?;
-            if self.plan.wants("change") {
+            if self.plan.only.wants("change") {
                 self.changes(&crowd, figures).await.context("single changes")?;
             }
-            if self.plan.wants("stream") {
+            if self.plan.only.wants("stream") {
                 self.stream(&crowd, figures).await.context("a stream of changes")?;
             }
-            if self.plan.wants("return") {
+            if self.plan.only.wants("return") {
                 self.returning(crowd, figures).await.context("return")?;
             }
             anyhow::Ok(())
@@ -77,12 +77,12 @@ impl<'a> Stage<'a> {
 
     /// All agents come and hold nothing.
     async fn sync(&self, figures: &mut Figures) -> Result<Crowd> {
-        let repetitions = if self.plan.wants("sync") { self.plan.repetitions.max(1) } else { 1 };
+        let repetitions = if self.plan.only.wants("sync") { self.plan.repetitions.max(1) } else { 1 };
         let mut last = None;
         for _ in 0..repetitions {
             drop(last.take());
             let (crowd, cost) = self.come(&Holding::default()).await?;
-            if self.plan.wants("sync") {
+            if self.plan.only.wants("sync") {
                 figures.add("first sync of all: CPU", "s", cost.cpu);
                 figures.add("first sync of all: until the last has all", "s", cost.wall);
                 figures.add("first sync of all: sent to them", "MiB", mebibytes(cost.count.received));

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use mesh_analysis::parse_grpc_status;
 use mesh_core::l7::route::{
     Abort, AbortWith, Action, Backend, Cors, Delay, Fault, Forward, GrpcStatus, HeaderOps, Mirror, PathRewrite,
     Redirect, RedirectPort, Respond, Retries, RetryOn, Rewrite, Rule, SessionPersistence, Share,
@@ -170,34 +171,12 @@ fn fault(from: &written::Fault) -> Fault {
     });
     let abort = from.abort.as_ref().and_then(|abort| {
         let http = abort.http_status.map(AbortWith::Http);
-        let grpc = || abort.grpc_status.as_deref().and_then(grpc_status).map(AbortWith::Grpc);
+        let grpc = || {
+            abort.grpc_status.as_deref().and_then(parse_grpc_status).map(|status| AbortWith::Grpc(GrpcStatus(status)))
+        };
         Some(Abort { share: share(abort.percentage)?, with: http.or_else(grpc)? })
     });
     Fault { delay, abort }
-}
-
-fn grpc_status(name: &str) -> Option<GrpcStatus> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let at = NAMES.iter().position(|known| *known == name)?;
-    u8::try_from(at).ok().map(GrpcStatus)
 }
 
 fn cors(from: &CorsPolicy) -> Cors {
