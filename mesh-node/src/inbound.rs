@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::capture::Captured;
+use crate::capture::{Captured, LINGER};
 use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::outbound::baggage;
@@ -82,16 +82,16 @@ impl Inbound {
         let mut draining = self.draining.clone();
         let proven = until.duration_since(SystemTime::now()).unwrap_or_default();
         let mut expired = pin!(tokio::time::sleep(proven));
-        let mut told = false;
+        let (mut told, mut patience) = (false, LINGER);
         loop {
             let request = tokio::select! {
                 biased;
-                () = pod.withdrawn(), if !told => { tunnel.drain(); told = true; continue }
-                _ = draining.wait_for(|d| *d), if !told => { tunnel.drain(); told = true; continue }
+                () = leaving(&pod, &mut draining, patience), if !told => { tunnel.drain(); told = true; continue }
                 // Who the peer is has been proven until now: its next connection needs a new proof.
                 () = &mut expired, if !told => { tunnel.drain(); told = true; continue }
                 request = tunnel.accept() => request,
             };
+            patience = Duration::ZERO;
             match request {
                 Some(Ok(request)) => {
                     let (this, pod, hold) = (self.clone(), pod.clone(), hold.clone());
@@ -119,13 +119,14 @@ impl Inbound {
         client: SocketAddr,
     ) {
         let mut draining = self.draining.clone();
+        let mut patience = LINGER;
         loop {
             let request = tokio::select! {
                 biased;
-                () = pod.withdrawn() => None,
-                _ = draining.wait_for(|d| *d) => None,
+                () = leaving(&pod, &mut draining, patience) => None,
                 request = lane.accept() => Some(request),
             };
+            patience = Duration::ZERO;
             let Some(request) = request else { return close(lane).await };
             match request {
                 // Who the peer is has been proven until then: its next connection needs a new proof.
@@ -316,6 +317,19 @@ impl Inbound {
             }
             None => {}
         }
+    }
+}
+
+/// Resolves once no further stream is to be taken, because the pod has left the mesh or this agent is to stop; `patience` later for a tunnel that
+/// has not carried any. A peer that dialled before it could know of that asks for its first stream in this time, and to send
+/// that one away would fail a connection: there is nowhere else to ask.
+async fn leaving(pod: &Pod, draining: &mut watch::Receiver<bool>, patience: Duration) {
+    tokio::select! {
+        () = pod.withdrawn() => {}
+        _ = draining.wait_for(|d| *d) => {}
+    }
+    if !patience.is_zero() {
+        tokio::time::sleep(patience).await;
     }
 }
 

@@ -418,6 +418,24 @@ fn memory(mesh: &Mesh) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+#[test]
+fn who_dialled_before_it_could_know_that_a_pod_leaves_is_served() -> Result<()> {
+    needs!();
+    let world = World::open("late")?;
+    let web = world.web_itself()?;
+    block(async {
+        let tunnel = tls(world.mesh.world.outside(), world.db.at(TUNNEL), Some(&web)).await?;
+        world.mesh.namespace("shop", false)?;
+        world.mesh.until_config("b", "db to leave", |config| {
+            let pods = config["pods"].as_array().into_iter().flatten();
+            pods.filter(|pod| pod["name"] == "db").any(|pod| pod["state"] == "outside")
+        })?;
+        let answer = request(tunnel, Method::CONNECT, &world.db.at(ECHO).to_string()).await?;
+        ensure!(answer == "200, echoed", "its first stream: {answer}");
+        Ok(())
+    })
+}
+
 const ECHO: u16 = 7000;
 const TUNNEL: u16 = 15008;
 /// Frames, or batches of them, after which a flood was not stopped.
