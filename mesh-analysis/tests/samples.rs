@@ -17,9 +17,10 @@ fn objects() -> Vec<Value> {
         serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     };
     let mut objects: Vec<Value> = files.iter().flat_map(read).collect();
-    // What docs/quickstart.md has people say by hand, once the waypoint is there.
-    let namespace = objects.iter_mut().find(|object| object["kind"] == "Namespace").unwrap();
-    namespace["metadata"]["labels"] = json!({"istio.io/use-waypoint": "gate"});
+    // What the pages have people say by hand, once the waypoint is there.
+    for namespace in objects.iter_mut().filter(|object| object["kind"] == "Namespace") {
+        namespace["metadata"]["labels"] = json!({"istio.io/use-waypoint": "gate"});
+    }
     objects
 }
 
@@ -27,7 +28,16 @@ fn objects() -> Vec<Value> {
 fn nothing_is_found_in_the_samples() {
     let objects = objects();
     let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
-    for kind in ["Deployment", "Service", "Gateway", "HTTPRoute", "AuthorizationPolicy", "PeerAuthentication"] {
+    for kind in [
+        "Deployment",
+        "Service",
+        "Gateway",
+        "HTTPRoute",
+        "AuthorizationPolicy",
+        "PeerAuthentication",
+        "VirtualService",
+        "DestinationRule",
+    ] {
         assert!(kinds.contains(kind), "no {kind} is among the samples");
     }
     let findings = analyze(&objects, &Mesh::default());

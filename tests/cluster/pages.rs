@@ -1,4 +1,4 @@
-//! docs/quickstart.md, word by word: what a user copies is what runs here, and what the page shows has to come of it.
+//! Pages of docs/, word by word: what a user copies is what runs here, and what the page shows has to come of it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,21 +6,46 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use weft_tests::cluster::Cluster;
+use weft_tests::cluster::binaries::Binaries;
 use weft_tests::node_binaries;
 
-const PAGE: &str = include_str!("../../docs/quickstart.md");
+const QUICK_START: &str = include_str!("../../docs/quickstart.md");
+const LIBRARY: &str = include_str!("../../docs/library.md");
 
 #[test]
 fn every_command_of_the_quick_start_does_what_the_page_says() -> Result<()> {
     let binaries = node_binaries!();
-    let mut cluster = Cluster::of_test_with_nodes(&binaries, 2)?;
-    cluster.start_dns(&binaries)?;
+    let cluster = begin(&binaries)?;
+    ensure!(follow(QUICK_START, &cluster, &binaries)? >= 5);
+    Ok(())
+}
+
+#[test]
+fn every_command_of_the_library_does_what_the_page_says() -> Result<()> {
+    let binaries = node_binaries!();
+    let cluster = begin(&binaries)?;
+    // It begins where Weft is installed.
+    let (install, _) = QUICK_START.split_once("## Into the mesh").context("the quick start installs first")?;
+    follow(install, &cluster, &binaries)?;
+    ensure!(follow(LIBRARY, &cluster, &binaries)? >= 4);
+    Ok(())
+}
+
+/// Two nodes with names, and Weft's images.
+fn begin(binaries: &Binaries) -> Result<Cluster> {
+    let mut cluster = Cluster::of_test_with_nodes(binaries, 2)?;
+    cluster.start_dns(binaries)?;
     cluster.import_weft(&["mesh-ctrl", "mesh-node", "mesh-waypoint"])?;
+    Ok(cluster)
+}
+
+/// Runs every command of a page; yields after how many blocks of them the page shows something, all of which came.
+fn follow(page: &str, cluster: &Cluster, binaries: &Binaries) -> Result<usize> {
     let path = format!("{}:{}", std::env::var("PATH")?, binaries.nodes()?.display());
-    let steps = steps(PAGE);
-    ensure!(steps.len() >= 6 && steps.iter().filter(|step| !step.shown.is_empty()).count() >= 5, "{steps:#?}");
+    let steps = steps(page);
+    ensure!(!steps.is_empty(), "no command is on the page");
     let mut so_far = String::new();
-    for step in steps {
+    for step in &steps {
         let output = Command::new("sh")
             .args(["-ec", &format!("exec 2>&1\n{}", step.commands)])
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
@@ -33,7 +58,7 @@ fn every_command_of_the_quick_start_does_what_the_page_says() -> Result<()> {
         ensure!(output.status.success(), "{}\n{so_far}", output.status);
         comes(&said, &step.shown).with_context(|| so_far.clone())?;
     }
-    Ok(())
+    Ok(steps.iter().filter(|step| !step.shown.is_empty()).count())
 }
 
 /// A block of commands, and the lines that the page shows after it.
