@@ -122,7 +122,7 @@ async fn a_controller_of_another_root_is_not_trusted() {
     let client = mesh_net::ca::CaClient::new(mesh_net::ca::Config::new(target, "c")).unwrap();
     let identity = mesh_core::identity::SpiffeId::new("cluster.local", "shop", "web").unwrap();
     let error = client.sign(String::new(), &identity, Duration::from_secs(1)).await.unwrap_err();
-    assert_eq!(error.reason(), "unavailable");
+    assert_eq!(error.reason(), "authority_root");
     ctrl.stop().await;
 }
 
