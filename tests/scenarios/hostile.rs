@@ -418,6 +418,7 @@ fn memory(mesh: &Mesh) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// Over HBONE, whose end is announced a round trip ahead. Of lanes, `opt_in` asks the same under load.
 #[test]
 fn who_dialled_before_it_could_know_that_a_pod_leaves_is_served() -> Result<()> {
     needs!();
