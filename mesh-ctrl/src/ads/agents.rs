@@ -17,8 +17,13 @@ use crate::store::World;
 #[derive(Debug, Default)]
 pub struct Agents {
     next: AtomicU64,
-    live: Mutex<BTreeMap<u64, AgentView>>,
-    progress: Mutex<BTreeMap<u64, Progress>>,
+    live: Mutex<BTreeMap<u64, Live>>,
+}
+
+#[derive(Debug)]
+struct Live {
+    view: AgentView,
+    progress: Progress,
 }
 
 /// How far one agent or waypoint is.
@@ -68,7 +73,7 @@ pub struct SubscriptionView {
 impl Agents {
     /// In the order in which they came.
     pub fn view(&self, world: &World) -> Vec<AgentView> {
-        let mut all: Vec<AgentView> = self.lock().values().cloned().collect();
+        let mut all: Vec<AgentView> = self.lock().values().map(|live| live.view.clone()).collect();
         for agent in &mut all {
             for kind in Kind::ALL {
                 if let Some(view) = agent.types.get_mut(kind.type_url()) {
@@ -81,17 +86,7 @@ impl Agents {
 
     /// How far each is, in the order in which they came.
     pub(crate) fn progress(&self) -> Vec<Progress> {
-        self.progress.lock().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
-    }
-
-    fn advance(&self, id: u64, session: &Session) {
-        let places = session.places();
-        let mut all = self.progress.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(progress) = all.get_mut(&id) {
-            progress.places = places;
-            progress.is_told |= session.is_told();
-            progress.refusal = session.refusal().map(str::to_owned);
-        }
+        self.lock().values().map(|live| live.progress.clone()).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -103,20 +98,19 @@ impl Agents {
     }
 
     pub(super) fn streams_of(&self, node: &str) -> usize {
-        self.lock().values().filter(|agent| *agent.node == *node).count()
+        self.lock().values().filter(|live| *live.view.node == *node).count()
     }
 
     pub(super) fn enter(self: &Arc<Self>, node: Arc<str>, peer: Option<SocketAddr>) -> Entered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let now = unix_time::seconds(SystemTime::now());
         let view = AgentView { node, id: String::new(), peer, connected_at: now, types: BTreeMap::new() };
-        self.lock().insert(id, view);
         let progress = Progress { places: Default::default(), is_told: false, refusal: None };
-        self.progress.lock().unwrap_or_else(|e| e.into_inner()).insert(id, progress);
+        self.lock().insert(id, Live { view, progress });
         Entered { id, agents: self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, AgentView>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
         self.live.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -135,14 +129,16 @@ impl Entered {
 
     pub(super) fn named(&self, id: &str) {
         if let Some(agent) = self.agents.lock().get_mut(&self.id) {
-            agent.id = id.chars().take(300).collect();
+            agent.view.id = id.chars().take(300).collect();
         }
     }
 
     pub(super) fn show(&self, session: &Session) {
-        self.agents.advance(self.id, session);
         let mut live = self.agents.lock();
-        let Some(agent) = live.get_mut(&self.id) else { return };
+        let Some(Live { view: agent, progress }) = live.get_mut(&self.id) else { return };
+        progress.places = session.places();
+        progress.is_told |= session.is_told();
+        progress.refusal = session.refusal().map(str::to_owned);
         for kind in Kind::ALL {
             let subscription = session.subscription(kind);
             if !subscription.started() {
@@ -164,6 +160,5 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.agents.lock().remove(&self.id);
-        self.agents.progress.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.id);
     }
 }
