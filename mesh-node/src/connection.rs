@@ -131,6 +131,17 @@ impl End {
     }
 }
 
+/// What connections have done that metrics do not tell apart.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub opened: AtomicU64,
+    pub closed: AtomicU64,
+    /// Bytes from clients towards applications.
+    pub received: AtomicU64,
+    /// Bytes from applications towards clients.
+    pub sent: AtomicU64,
+}
+
 /// A connection as the rest of the agent sees it.
 #[derive(Debug)]
 pub struct Live {
@@ -144,12 +155,13 @@ pub struct Live {
     sent: AtomicU64,
     /// How much of the two the metrics have been told of.
     reported: (AtomicU64, AtomicU64),
+    tally: Arc<Tally>,
     end: OnceLock<End>,
     ending: Notify,
 }
 
 impl Live {
-    pub(crate) fn new(id: u64, facts: Facts, opened: Instant) -> Self {
+    pub(crate) fn new(id: u64, facts: Facts, opened: Instant, tally: Arc<Tally>) -> Self {
         Self {
             id,
             facts,
@@ -158,6 +170,7 @@ impl Live {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             reported: Default::default(),
+            tally,
             end: OnceLock::new(),
             ending: Notify::new(),
         }
@@ -207,6 +220,11 @@ impl Live {
             }
             self.ending.notified().await;
         }
+    }
+
+    /// What connections of this kind have done together.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Bytes (received, sent) since the last call: what the metrics are still to be told.

@@ -35,9 +35,9 @@ impl Connections {
     /// Puts a connection on record; it stays there until the returned value is finished or dropped.
     pub fn open(&self, facts: Facts, opened: Instant) -> Open {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(id, facts, opened));
+        let tally = self.inner.telemetry.opened(&facts);
+        let live = Arc::new(Live::new(id, facts, opened, tally));
         self.lock().insert(id, live.clone());
-        self.inner.telemetry.opened(&live);
         Open { connections: self.clone(), live, end: None, left: false }
     }
 

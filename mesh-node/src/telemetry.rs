@@ -1,32 +1,67 @@
 //! What a connection leaves behind: its access-log line and its metrics, under Istio's names.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::workload::Workload;
 use mesh_net::labels::Text;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
-use crate::connection::{Direction, End, Live};
+use crate::connection::{Direction, End, Facts, Live, Tally};
 
 /// Target of access-log lines, so that a log filter can name them.
 pub const ACCESS: &str = "access";
 
 #[derive(Clone, Debug, Default)]
 pub struct Telemetry {
-    opened: Family<TcpLabels, Counter>,
-    closed: Family<TcpLabels, Counter>,
-    sent: Family<TcpLabels, Counter>,
-    received: Family<TcpLabels, Counter>,
+    tallies: Tallies,
     ends: Family<EndLabels, Counter>,
     audited: Family<AuditLabels, Counter>,
     refused_handshakes: Family<ReasonLabels, Counter>,
     panics: Counter,
     live: Gauge,
+}
+
+/// A tally for each set of labels: looked for once a connection, not once a counter.
+#[derive(Clone, Debug, Default)]
+struct Tallies(Arc<Mutex<HashMap<TcpLabels, Arc<Tally>>>>);
+
+impl Tallies {
+    fn of(&self, labels: TcpLabels) -> Arc<Tally> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(labels).or_default().clone()
+    }
+}
+
+impl Collector for Tallies {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = tallies.iter().map(|(labels, tally)| (labels.clone(), tally.clone())).collect();
+        drop(tallies);
+        let each: [(_, _, fn(&Tally) -> &AtomicU64); 4] = [
+            ("istio_tcp_connections_opened", "Connections opened", |tally| &tally.opened),
+            ("istio_tcp_connections_closed", "Connections closed", |tally| &tally.closed),
+            ("istio_tcp_sent_bytes", "Bytes sent to clients, in responses", |tally| &tally.sent),
+            ("istio_tcp_received_bytes", "Bytes received from clients, in requests", |tally| &tally.received),
+        ];
+        for (name, help, count) in each {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, tally) in &all {
+                let count = count(tally).load(Ordering::Relaxed);
+                if count > 0 {
+                    ConstCounter::new(count).encode(family.encode_family(labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Istio's standard TCP labels.
@@ -77,14 +112,7 @@ struct ReasonLabels {
 
 impl Telemetry {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("istio_tcp_connections_opened", "Connections opened", self.opened.clone());
-        registry.register("istio_tcp_connections_closed", "Connections closed", self.closed.clone());
-        registry.register("istio_tcp_sent_bytes", "Bytes sent to clients, in responses", self.sent.clone());
-        registry.register(
-            "istio_tcp_received_bytes",
-            "Bytes received from clients, in requests",
-            self.received.clone(),
-        );
+        registry.register_collector(Box::new(self.tallies.clone()));
         registry.register("weft_connections_ended", "Connections by how they ended", self.ends.clone());
         registry.register(
             "weft_policy_recorded",
@@ -100,9 +128,12 @@ impl Telemetry {
         registry.register("weft_connections_live", "Connections alive", self.live.clone());
     }
 
-    pub fn opened(&self, live: &Live) {
+    /// A connection that is alive from here on, and what it is counted in.
+    pub fn opened(&self, facts: &Facts) -> Arc<Tally> {
         self.live.inc();
-        self.opened.get_or_create(&labels(live)).inc();
+        let tally = self.tallies.of(labels(facts));
+        tally.opened.fetch_add(1, Ordering::Relaxed);
+        tally
     }
 
     /// A connection that lives and is another agent's from here on.
@@ -133,31 +164,21 @@ impl Telemetry {
 
     /// Brings the byte counters of a connection up to date, while it lives and when it ends.
     pub fn report_bytes(&self, live: &Live) {
-        let unreported = live.take_unreported();
-        if unreported != (0, 0) {
-            self.add_bytes(&labels(live), unreported);
-        }
+        let (received, sent) = live.take_unreported();
+        live.tally().received.fetch_add(received, Ordering::Relaxed);
+        live.tally().sent.fetch_add(sent, Ordering::Relaxed);
     }
 
     pub fn closed(&self, live: &Live, end: &End) {
         self.live.dec();
-        let labels = labels(live);
-        self.add_bytes(&labels, live.take_unreported());
-        self.closed.get_or_create(&labels).inc();
+        self.report_bytes(live);
+        live.tally().closed.fetch_add(1, Ordering::Relaxed);
         self.ends.get_or_create(&EndLabels { direction: live.facts.direction.as_str(), reason: end.reason }).inc();
         access_line(live, end);
     }
-
-    fn add_bytes(&self, labels: &TcpLabels, (received, sent): (u64, u64)) {
-        if received > 0 || sent > 0 {
-            self.received.get_or_create(labels).inc_by(received);
-            self.sent.get_or_create(labels).inc_by(sent);
-        }
-    }
 }
 
-fn labels(live: &Live) -> TcpLabels {
-    let facts = &live.facts;
+fn labels(facts: &Facts) -> TcpLabels {
     let text = |w: &Option<Arc<Workload>>, field: fn(&Workload) -> &Arc<str>| {
         w.as_ref().map(|w| field(w).into()).unwrap_or_default()
     };
