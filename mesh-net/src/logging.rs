@@ -1,9 +1,11 @@
 //! The log: text or JSON on standard output, its filter changeable while the agent runs.
 
+mod pages;
+
+use pages::{Last, Pages};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
@@ -31,16 +33,16 @@ impl Level {
 pub struct Log {
     pub level: Level,
     pub dropped: Dropped,
-    _writer: WorkerGuard,
+    _last: Last,
 }
 
 /// Lines lost because whoever reads the log did not keep up.
 #[derive(Clone, Debug)]
-pub struct Dropped(ErrorCounter);
+pub struct Dropped(Pages);
 
 impl Collector for Dropped {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let lost = ConstCounter::new(self.0.dropped_lines() as u64);
+        let lost = ConstCounter::new(self.0.dropped());
         let metric = encoder.encode_descriptor(
             "weft_log_lines_dropped",
             "Log lines lost because their reader did not keep up",
@@ -51,24 +53,24 @@ impl Collector for Dropped {
     }
 }
 
-/// Lines that may wait for the log's reader: more than a busy node writes in the seconds that a log collector restarts.
-const WAITING_LINES: usize = 65_536;
-
 /// Starts logging; to be called once. A filter that cannot be read becomes `info`.
 ///
 /// A thread of its own writes the lines, so that a reader that stalls never stalls a connection; lines that find no room are
 /// lost and counted.
+///
+/// # Panics
+/// When the process may have no thread.
 pub fn start(filter: &str, json: bool) -> Log {
     let filter = filter.parse().unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES).finish(std::io::stdout());
-    let dropped = Dropped(writer.error_counter());
+    let (pages, last) = Pages::start(std::io::stdout()).expect("a process that starts may have a thread");
+    let dropped = Dropped(pages.clone());
+    let writer = move || pages.clone();
     let registry = tracing_subscriber::registry().with(filter);
     if json {
         registry.with(fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer)).init();
     } else {
         registry.with(fmt::layer().with_ansi(false).with_writer(writer)).init();
     }
-    Log { level: Level(handle), dropped, _writer: guard }
+    Log { level: Level(handle), dropped, _last: last }
 }
