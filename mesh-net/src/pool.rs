@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +19,7 @@ use crate::certificates::{CertificateError, Lease};
 use crate::tls::{self, HandshakeError};
 use crate::tunnel;
 use crate::tunnel::client::{self, Berth, Connection, Lane, OpenError, ReplyHead, Tunnel};
+use crate::tunnel::early::Early;
 use crate::tunnel::head::Head;
 use crate::tunnel::stream::Stream;
 
@@ -104,9 +105,16 @@ impl DialError {
         }
     }
 
-    /// Whether another endpoint may fare better: a refusal by policy is an answer, everything else is a failure.
+    /// Whether another endpoint may fare better, and may be asked: a refusal by policy is an answer, and where the first bytes
+    /// may have been delivered they must not be a second time.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Open { source: OpenError::Refused { status: 400..=499 }, .. } | Self::Certificate { .. })
+        match self {
+            Self::Certificate { .. } => false,
+            Self::Open { source, .. } => {
+                !matches!(source, OpenError::Refused { status: 400..=499 } | OpenError::Unanswered(_))
+            }
+            Self::Connect { .. } | Self::Handshake { .. } => true,
+        }
     }
 
     /// Nobody listens for tunnels there: the pod's agent is starting, or the pod is about to enter or leave the mesh.
@@ -148,6 +156,9 @@ struct Slot {
     tunnels: Mutex<Vec<Shared>>,
     /// Free lanes, the one used last at the end.
     lanes: Mutex<Vec<(Lane, Instant)>>,
+    since: Instant,
+    /// When the peer last answered, in milliseconds after `since`; 0 is never.
+    heard: AtomicU64,
 }
 
 struct Shared {
@@ -168,32 +179,34 @@ impl Pool {
         Self { config: Arc::new(config), slots: Arc::default() }
     }
 
-    /// Opens a stream to `to`, over a tunnel that is up or a new one. The peer must prove to be one of `expected`.
+    /// Opens a stream to `to`, over a tunnel that is up or a new one. The peer must prove to be one of `expected`. What
+    /// `client` has said already goes along if the peer was heard of within the last [`FRESH`].
     ///
     /// # Errors
-    /// See [`DialError`]; nothing of the application's data has been sent in any case.
+    /// See [`DialError`]. Of the application's data nothing has been delivered, unless it is [`OpenError::Unanswered`].
     pub async fn open(
         &self,
         origin: &impl Origin,
         to: TunnelAddr,
         expected: &[SpiffeId],
         head: &Head,
+        mut client: Option<&mut dyn Early>,
     ) -> Result<(ReplyHead, Stream), DialError> {
         let slot = self.slot(Key { origin: origin.key(), to, expected: expected.to_vec() });
         loop {
             let opened = match slot.free(slot.is_crowded()) {
-                Some(free) => self.open_on(&slot, free, head).await,
+                Some(free) => self.open_on(&slot, free, head, again(&mut client)).await,
                 None => {
                     let turn = slot.turns.acquire().await.expect("the semaphore is never closed");
                     let crowded = slot.is_crowded();
                     match slot.free(crowded) {
                         Some(free) => {
                             drop(turn);
-                            self.open_on(&slot, free, head).await
+                            self.open_on(&slot, free, head, again(&mut client)).await
                         }
                         None => {
                             let fresh = self.dial(&slot, origin, to, expected, crowded).await?;
-                            let opened = self.open_on(&slot, fresh, head).await;
+                            let opened = self.open_on(&slot, fresh, head, again(&mut client)).await;
                             // The first session of a peer has come by now, for others to resume.
                             drop(turn);
                             if opened.is_err() {
@@ -213,12 +226,23 @@ impl Pool {
         }
     }
 
-    async fn open_on(&self, slot: &Arc<Slot>, free: Free, head: &Head) -> Result<(ReplyHead, Stream), OpenError> {
+    async fn open_on(
+        &self,
+        slot: &Arc<Slot>,
+        free: Free,
+        head: &Head,
+        client: Option<&mut dyn Early>,
+    ) -> Result<(ReplyHead, Stream), OpenError> {
         let timeout = self.config.open_timeout;
-        match free {
-            Free::Shared(connection) => connection.open(head, timeout).await,
-            Free::Lane(lane) => lane.open(head, timeout, slot.clone()).await,
+        let client = client.filter(|_| slot.is_fresh());
+        let opened = match free {
+            Free::Shared(connection) => connection.open(head, timeout, client).await,
+            Free::Lane(lane) => lane.open(head, timeout, client, slot.clone()).await,
+        };
+        if matches!(opened, Ok(_) | Err(OpenError::Refused { .. })) {
+            slot.hear();
         }
+        opened
     }
 
     /// Closes tunnels that have had no connection for a while, and those of origins that are gone. To be called now and
@@ -285,6 +309,7 @@ impl Pool {
         let tls = tls::connect(tcp, &credentials, expected, transport.alpn(), timeout)
             .await
             .map_err(|source| DialError::Handshake { to, source })?;
+        slot.hear();
         let until = tls.peer_until().min(credentials.svid().not_after);
         match client::begin(tls, &self.config.tunnel) {
             Tunnel::Shared(connection, driver) => {
@@ -309,19 +334,19 @@ impl Pool {
 
     fn slot(&self, key: Key) -> Arc<Slot> {
         let mut slots = self.lock();
-        let slot = slots.entry(key).or_insert_with(|| {
-            Arc::new(Slot {
-                turns: Semaphore::new(1),
-                has_lanes: AtomicBool::new(false),
-                tunnels: Mutex::default(),
-                lanes: Mutex::default(),
-            })
-        });
-        slot.clone()
+        slots.entry(key).or_insert_with(|| Arc::new(Slot::new())).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same, for one of several attempts.
+fn again<'a>(client: &'a mut Option<&mut dyn Early>) -> Option<&'a mut dyn Early> {
+    match client {
+        Some(client) => Some(&mut **client),
+        None => None,
     }
 }
 
@@ -332,6 +357,17 @@ enum Free {
 }
 
 impl Slot {
+    fn new() -> Self {
+        Self {
+            turns: Semaphore::new(1),
+            has_lanes: AtomicBool::new(false),
+            tunnels: Mutex::default(),
+            lanes: Mutex::default(),
+            since: Instant::now(),
+            heard: AtomicU64::new(0),
+        }
+    }
+
     /// Whether so many lanes are in use that further streams are to share a connection: a lane costs a descriptor and a port.
     fn is_crowded(self: &Arc<Self>) -> bool {
         // Whoever uses a lane or is about to has the slot in hand.
@@ -353,6 +389,21 @@ impl Slot {
         tunnels.retain(|t| !t.connection.is_closed());
         let free = tunnels.iter().find(|t| t.until > now && t.connection.available() > 0);
         free.map(|t| Free::Shared(t.connection.clone()))
+    }
+
+    /// Notes that the peer has answered.
+    fn hear(&self) {
+        self.heard.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Whether the peer has answered so lately that it may be taken to be there.
+    fn is_fresh(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        heard > 0 && self.now().saturating_sub(heard) <= FRESH.as_millis() as u64
+    }
+
+    fn now(&self) -> u64 {
+        self.since.elapsed().as_millis() as u64 + 1
     }
 
     /// Drops tunnels that take no more streams: one that has answered GOAWAY, or has died, says so from then on.
@@ -380,6 +431,9 @@ impl Berth for Slot {
     }
 }
 
+/// How lately a peer must have answered for a client's first words to go along with the question. Whoever may have them is the
+/// last who can be asked; so, of a node that has died, connections may be asked for elsewhere from then on.
+pub const FRESH: Duration = Duration::from_secs(1);
 /// Lanes in use with one peer until further streams share a connection. More than streams that move much at once ever are;
 /// many more connections are idle ones.
 const LANES: usize = 512;
@@ -387,3 +441,22 @@ const LANES: usize = 512;
 const HANDSHAKES: usize = 8;
 /// Lanes to one peer that are kept for what may come.
 const FREE_LANES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_has_not_answered_lately_gets_no_first_words() {
+        let mut slot = Slot::new();
+        assert!(!slot.is_fresh(), "it has never answered");
+        slot.hear();
+        assert!(slot.is_fresh());
+        slot.since -= FRESH;
+        assert!(slot.is_fresh());
+        slot.since -= Duration::from_millis(50);
+        assert!(!slot.is_fresh());
+        slot.hear();
+        assert!(slot.is_fresh());
+    }
+}

@@ -16,6 +16,7 @@ pub mod server;
 pub mod stream;
 mod hbone;
 mod lane;
+pub mod early;
 pub mod head;
 
 /// Limits and windows of a tunnel connection, either end.

@@ -227,7 +227,7 @@ impl Inbound {
                             socket::reset(app.stream);
                             return open.finish(end);
                         }
-                        let end = splice::relay(stream, app, open.live()).await;
+                        let end = splice::relay(stream, splice::Begun::default(), app, open.live()).await;
                         open.finish(end);
                     }
                     Err(error) => {

@@ -6,6 +6,7 @@ mod balance;
 pub mod limits;
 pub mod experience;
 mod outliers;
+mod first_words;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,9 +16,11 @@ use std::time::{Duration, Instant};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::traffic::{ConnectionPool, TrafficPolicy};
 use mesh_core::workload::Workload;
+use mesh_net::tunnel::early::Early;
 use mesh_net::tunnel::head::{Baggage, Forwarded, Head};
 use mesh_net::tunnel::stream::Stream;
 use thiserror::Error;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -27,8 +30,10 @@ use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::pod::Pod;
 use crate::socket::Dialled;
+use crate::splice::Begun;
 use crate::{socket, splice};
 use experience::{Loaded, Target, Upstreams};
+use first_words::FirstWords;
 use limits::{Limits, Taken};
 use mesh_net::pool::{DialError, Pool, connect_reason};
 use route::{Carriage, Endpoint, NoRoute, Origin, Route, UnknownDestinations};
@@ -72,6 +77,8 @@ pub struct Outbound {
 /// A connection that is up, as far as this side of it is concerned.
 struct Way {
     reached: Reached,
+    /// Of what the client has said.
+    begun: Begun,
     /// `None`: nobody chose an endpoint.
     _loaded: Option<Loaded>,
     governed: Option<Box<Governed>>,
@@ -124,13 +131,13 @@ impl Outbound {
         let mut facts = Facts::new(Direction::Outbound, client_address, asked);
         facts.pod = Some(pod.cookie);
         facts.source_identity = Some(pod.identity.clone());
-        match Box::pin(self.reach(&pod, &mut facts)).await {
-            Ok(Way { reached, _loaded, governed }) => {
+        match Box::pin(self.reach(&pod, &mut facts, &client)).await {
+            Ok(Way { reached, begun, _loaded, governed }) => {
                 let open = self.connections.open(facts, at);
                 let _watch = governed.as_deref().and_then(|governed| watch(governed, open.live()));
                 let end = match reached {
-                    Reached::Tunnel(stream) => splice::into_tunnel(client, *stream, open.live()).await,
-                    Reached::Tcp(app) => splice::relay(client, app, open.live()).await,
+                    Reached::Tunnel(stream) => splice::into_tunnel(client, begun, *stream, open.live()).await,
+                    Reached::Tcp(app) => splice::relay(client, begun, app, open.live()).await,
                 };
                 if let Some(governed) = governed {
                     self.judge(&governed, open.live(), &end);
@@ -144,7 +151,8 @@ impl Outbound {
         }
     }
 
-    async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts) -> Result<Way, Failure> {
+    async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts, client: &TcpStream) -> Result<Way, Failure> {
+        let mut words = FirstWords::of(client);
         let mut tried: Vec<Arc<Workload>> = Vec::new();
         let mut last: Option<Failure> = None;
         let mut taken: Option<Taken> = None;
@@ -172,7 +180,7 @@ impl Outbound {
                 Ok(Route::Endpoint(endpoint)) => endpoint,
                 Ok(Route::Passthrough(to)) => {
                     let reached = self.plain(pod, to.0).await?;
-                    return Ok(Way { reached, _loaded: None, governed: None });
+                    return Ok(Way { reached, begun: words.begun(0), _loaded: None, governed: None });
                 }
                 // Endpoints were there, and each was tried: what went wrong last says more than that none is left.
                 Err(NoRoute::NoEndpoint | NoRoute::NoWaypoint) if last.is_some() => {
@@ -195,12 +203,12 @@ impl Outbound {
             }
             let loaded = self.upstreams.begin(&endpoint.workload);
             let pool = policy.as_ref().map(|(_, policy)| &policy.pool);
-            let failure = match self.endpoint(pod, facts, &endpoint, pool).await {
-                Ok(reached) => {
+            let failure = match self.endpoint(pod, facts, &endpoint, pool, &mut words).await {
+                Ok((reached, sent)) => {
                     let governed = policy.map(|(target, policy)| {
                         Box::new(Governed { target, policy: policy.clone(), _taken: taken.take() })
                     });
-                    return Ok(Way { reached, _loaded: Some(loaded), governed });
+                    return Ok(Way { reached, begun: words.begun(sent), _loaded: Some(loaded), governed });
                 }
                 Err(failure) => failure,
             };
@@ -253,19 +261,21 @@ impl Outbound {
         }
     }
 
-    /// Reaches an endpoint, within the time that its service's traffic policy gives.
+    /// Reaches an endpoint, within the time that its service's traffic policy gives; with how many of the first words.
     async fn endpoint(
         &self,
         pod: &Arc<Pod>,
         facts: &mut Facts,
         endpoint: &Endpoint,
         pool: Option<&ConnectionPool>,
-    ) -> Result<Reached, Failure> {
-        let reached = match pool.and_then(|pool| pool.connect_timeout) {
-            None => self.carriage(pod, facts, endpoint).await?,
+        words: &mut FirstWords<'_>,
+    ) -> Result<(Reached, usize), Failure> {
+        let (reached, sent) = match pool.and_then(|pool| pool.connect_timeout) {
+            None => self.carriage(pod, facts, endpoint, Some(words)).await?,
             Some(most) => {
                 let late = |_| Failure::Connect { to: endpoint.target.0, source: io::ErrorKind::TimedOut.into() };
-                tokio::time::timeout(most, self.carriage(pod, facts, endpoint)).await.map_err(late)??
+                // Given up from outside, it could not tell whether the peer has the words.
+                tokio::time::timeout(most, self.carriage(pod, facts, endpoint, None)).await.map_err(late)??
             }
         };
         if let (Reached::Tcp(dialled), Some(keepalive)) = (&reached, pool.and_then(|pool| pool.keepalive)) {
@@ -278,19 +288,26 @@ impl Outbound {
             socket::keep_alive(&dialled.stream, keepalive)
                 .map_err(|source| Failure::Connect { to: endpoint.target.0, source })?;
         }
-        Ok(reached)
+        Ok((reached, sent))
     }
 
-    async fn carriage(&self, pod: &Arc<Pod>, facts: &mut Facts, endpoint: &Endpoint) -> Result<Reached, Failure> {
+    async fn carriage(
+        &self,
+        pod: &Arc<Pod>,
+        facts: &mut Facts,
+        endpoint: &Endpoint,
+        words: Option<&mut FirstWords<'_>>,
+    ) -> Result<(Reached, usize), Failure> {
         match &endpoint.carriage {
-            Carriage::Plain => self.plain(pod, endpoint.target.0).await,
+            Carriage::Plain => Ok((self.plain(pod, endpoint.target.0).await?, 0)),
             Carriage::Tunnel { to, expected } => {
                 facts.security = Security::MutualTls;
                 facts.tunnel = Some(*to);
                 let head = head(facts, endpoint);
-                let (_reply, stream) = self.pool.open(&**pod, *to, expected, &head).await?;
+                let words = words.map(|words| words as &mut dyn Early);
+                let (reply, stream) = self.pool.open(&**pod, *to, expected, &head, words).await?;
                 facts.destination_identity = Some(endpoint.workload.identity.clone());
-                Ok(Reached::Tunnel(Box::new(stream)))
+                Ok((Reached::Tunnel(Box::new(stream)), reply.early))
             }
         }
     }

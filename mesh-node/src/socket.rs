@@ -13,6 +13,7 @@ use std::{
 };
 
 use mesh_ebpf::{MARK_AGENT, MARK_CAPTURE, MARK_DELIVER};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
@@ -227,13 +228,22 @@ async fn connect(socket: Socket, to: SocketAddr) -> io::Result<Dialled> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
+    // An application in this very kernel has answered by now. (To call connect(2) again would tell as well, but it throws away
+    // what a peer said that has reset since.)
+    let open = PollFlags::POLLOUT;
+    let mut asked = [PollFd::new(socket.as_fd(), open)];
+    let is_open = poll(&mut asked, PollTimeout::ZERO)? == 1 && asked[0].revents() == Some(open);
     let stream = TcpStream::from_std(socket.into())?;
+    if is_open { Ok(Dialled { stream, broken: None }) } else { answered(stream).await }
+}
+
+/// Waits for the peer of a connection that has begun.
+async fn answered(stream: TcpStream) -> io::Result<Dialled> {
     stream.writable().await?;
     match stream.take_error()? {
-        None => Ok(Dialled { stream, broken: None }),
         // Neither can come before the connection is open: a refusal is ECONNREFUSED.
-        Some(error) if is_reset(&error) => Ok(Dialled { stream, broken: Some(error) }),
-        Some(error) => Err(error),
+        Some(error) if !is_reset(&error) => Err(error),
+        broken => Ok(Dialled { stream, broken }),
     }
 }
 
@@ -260,6 +270,7 @@ const SOURCE_ATTEMPTS: usize = 8;
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::task::Poll;
 
     use super::*;
 
@@ -269,11 +280,9 @@ mod tests {
         let to = listener.local_addr().unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let mut connecting = Box::pin(connect(socket, to));
-        // The runtime hears of the socket when it is next idle, and all has happened by then.
-        assert!(futures_util::poll!(&mut connecting).is_pending());
+        assert_eq!(socket.connect(&to.into()).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
         leave(listener.accept().unwrap().0);
-        let Dialled { stream, broken } = connecting.await.unwrap();
+        let Dialled { stream, broken } = answered(TcpStream::from_std(socket.into()).unwrap()).await.unwrap();
         let mut stream = stream.into_std().unwrap();
         stream.set_nonblocking(false).unwrap();
         let mut read = Vec::new();
@@ -297,6 +306,18 @@ mod tests {
             reset(&stream);
         });
         assert_eq!(after_fin.await, (Some(io::ErrorKind::BrokenPipe), b"bye".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn an_application_of_this_host_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let Poll::Ready(dialled) = futures_util::poll!(Box::pin(connect(socket, to))) else {
+            panic!("the kernel knew already")
+        };
+        assert!(dialled.unwrap().broken.is_none());
     }
 
     #[tokio::test]

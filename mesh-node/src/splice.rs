@@ -63,6 +63,17 @@ impl Broken {
     }
 }
 
+/// What was read of a client before its destination was reached.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// Bytes that the destination has already.
+    pub sent: usize,
+    /// Bytes that it has not.
+    pub unsent: Box<[u8]>,
+    /// How the client was broken.
+    pub broken: Option<io::Error>,
+}
+
 /// Which sides' sockets have told their error, and whether an end that is read from them is no FIN then.
 #[derive(Debug, Default)]
 struct Cut {
@@ -71,11 +82,11 @@ struct Cut {
 }
 
 impl Cut {
-    /// With what is known of the application's end from before.
-    fn of_app(broken: Option<&io::Error>) -> Self {
+    /// With what is known of one end from before.
+    fn of(side: Side, broken: Option<&io::Error>) -> Self {
         let cut = Self::default();
         if let Some(error) = broken {
-            cut.note(Side::App, error);
+            cut.note(side, error);
         }
         cut
     }
@@ -92,12 +103,19 @@ impl Cut {
 }
 
 /// Carries a client's connection to an application that is one more TCP connection away.
-pub async fn relay(client: TcpStream, app: Dialled, live: &Live) -> End {
+pub async fn relay(client: TcpStream, begun: Begun, app: Dialled, live: &Live) -> End {
     let Dialled { stream: app, broken } = app;
-    let cut = Cut::of_app(broken.as_ref());
-    let up = tcp::copy(&client, Side::Client, &app, Side::App, &cut.client, |n| live.count_received(n));
+    let cut = Cut::of(Side::App, broken.as_ref());
+    begun.broken.iter().for_each(|error| cut.note(Side::Client, error));
+    let count = |n| live.count_received(n);
+    let up = async {
+        tcp::write_all(&app, &begun.unsent, Side::App).await?;
+        count(begun.unsent.len());
+        drop(begun.unsent);
+        tcp::copy(&client, Side::Client, &app, Side::App, &cut.client, count).await
+    };
     let down = tcp::copy(&app, Side::App, &client, Side::Client, &cut.app, |n| live.count_sent(n));
-    let end = run(up, down, tcp::broken(&client, None), tcp::broken(&app, broken), &cut, live).await;
+    let end = run(up, down, tcp::broken(&client, begun.broken), tcp::broken(&app, broken), &cut, live).await;
     if end.reason != End::COMPLETE {
         socket::reset(client);
         socket::reset(app);
@@ -106,13 +124,23 @@ pub async fn relay(client: TcpStream, app: Dialled, live: &Live) -> End {
 }
 
 /// Carries a captured connection of a pod into a tunnel.
-pub async fn into_tunnel(client: TcpStream, stream: Stream, live: &Live) -> End {
+pub async fn into_tunnel(client: TcpStream, begun: Begun, stream: Stream, live: &Live) -> End {
     let (mut tx, mut rx) = stream.split();
-    let cut = Cut::default();
+    let cut = Cut::of(Side::Client, begun.broken.as_ref());
+    let count = |n| live.count_received(n);
+    count(begun.sent);
     let end = {
-        let up = tunnel::send(&client, Side::Client, &mut tx, Side::App, &cut.client, |n| live.count_received(n));
+        let up = async {
+            if !begun.unsent.is_empty() {
+                let sent = Box::pin(tx.send(&begun.unsent)).await;
+                sent.map_err(|error| Broken::Writing(Side::App, Cause::Tunnel(error)))?;
+                count(begun.unsent.len());
+            }
+            drop(begun.unsent);
+            tunnel::send(&client, Side::Client, &mut tx, Side::App, &cut.client, count).await
+        };
         let down = tunnel::receive(&mut rx, Side::App, &client, Side::Client, |n| live.count_sent(n));
-        run(up, down, tcp::broken(&client, None), std::future::pending(), &cut, live).await
+        run(up, down, tcp::broken(&client, begun.broken), std::future::pending(), &cut, live).await
     };
     if end.reason != End::COMPLETE {
         tx.flush(LAST_WORDS).await;
@@ -126,7 +154,7 @@ pub async fn into_tunnel(client: TcpStream, stream: Stream, live: &Live) -> End 
 pub async fn from_tunnel(stream: Stream, app: Dialled, live: &Live) -> End {
     let Dialled { stream: app, broken } = app;
     let (mut tx, mut rx) = stream.split();
-    let cut = Cut::of_app(broken.as_ref());
+    let cut = Cut::of(Side::App, broken.as_ref());
     let end = {
         let up = tunnel::receive(&mut rx, Side::Client, &app, Side::App, |n| live.count_received(n));
         let down = tunnel::send(&app, Side::App, &mut tx, Side::Client, &cut.app, |n| live.count_sent(n));

@@ -178,7 +178,7 @@ impl Dialler {
             Carriage::Tunnel { to: at, expected } => {
                 let host = service.map(|service| service.key.hostname.to_string());
                 let head = Head { forwarded: client.map(|for_| Forwarded { for_, host }), ..Head::to(to.to_string()) };
-                let (_, stream) = self.pool.open(&*self.own, *at, expected, &head).await?;
+                let (_, stream) = self.pool.open(&*self.own, *at, expected, &head, None).await?;
                 Ok(Box::new(Carried::from(stream)))
             }
             Carriage::Plain | Carriage::Tls(..) => {

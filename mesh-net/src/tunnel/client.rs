@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use mesh_core::identity::SpiffeId;
 use thiserror::Error;
 
+use super::early::{Early, Words};
 use super::hbone::{self, Driven, Hbone, KeepAlive, Unopened};
 use super::head::{self, Baggage, Head};
 use super::stream::{Carrier, Stream};
@@ -103,29 +104,42 @@ impl Connection {
         self.shared.hbone.unused();
     }
 
-    /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`.
+    /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`. What `client` says
+    /// meanwhile, is sent along; see [`ReplyHead::early`].
     ///
     /// # Errors
-    /// See [`OpenError`]. [`OpenError::GoAway`] is safe to repeat elsewhere.
-    pub async fn open(&self, head: &Head, timeout: Duration) -> Result<(ReplyHead, Stream), OpenError> {
+    /// See [`OpenError`].
+    pub async fn open(
+        &self,
+        head: &Head,
+        timeout: Duration,
+        client: Option<&mut dyn Early>,
+    ) -> Result<(ReplyHead, Stream), OpenError> {
         let request = connect_request(head)?;
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(OpenError::GoAway);
         }
+        let mut words = Words::of(client);
         // Boxed: only the opening needs it, and the caller's future lives as long as the stream.
-        let exchange = Box::pin(self.exchange(request));
-        tokio::time::timeout(timeout, exchange).await.map_err(|_| OpenError::Timeout(timeout))?
+        let exchange = Box::pin(self.exchange(request, &mut words));
+        let opened = tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(OpenError::Timeout(timeout)));
+        opened.map_err(|error| error.after(&words))
     }
 
-    async fn exchange(&self, request: Fields) -> Result<(ReplyHead, Stream), OpenError> {
+    async fn exchange(&self, request: Fields, words: &mut Words<'_>) -> Result<(ReplyHead, Stream), OpenError> {
         let slot = hbone::Slot::take(self.shared.in_use.clone());
         let mut carried = poll_fn(|cx| self.shared.hbone.poll_open(cx, &request)).await?;
         carried.hold(slot);
-        let fields = poll_fn(|cx| carried.poll_reply(cx)).await?;
+        let fields = poll_fn(|cx| {
+            carried.say(cx, words);
+            carried.poll_reply(cx)
+        })
+        .await?;
         match fields.pseudo.status {
             Some(StatusCode::OK) => {
                 let baggage = head::reply_baggage(head::texts(&fields.headers));
-                Ok((ReplyHead { baggage }, Stream::new(Carrier::Hbone(Arc::new(carried)))))
+                let early = words.sent();
+                Ok((ReplyHead { baggage, early }, Stream::new(Carrier::Hbone(Arc::new(carried)))))
             }
             Some(status) => Err(OpenError::Refused { status: status.as_u16() }),
             None => Err(OpenError::Reset),
@@ -200,37 +214,41 @@ impl Lane {
         self.lane.is_usable()
     }
 
-    /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`. When the stream has ended
-    /// or was refused, the lane goes to `berth`; in any other case it is closed.
+    /// Asks the peer for a stream to `head.authority` and waits for its answer, at most `timeout`. What `client` says
+    /// meanwhile, is sent along; see [`ReplyHead::early`]. When the stream has ended or was
+    /// refused, the lane goes to `berth`; in any other case it is closed.
     ///
     /// # Errors
-    /// See [`OpenError`]. [`OpenError::GoAway`] is safe to repeat elsewhere.
+    /// See [`OpenError`].
     pub async fn open(
         self,
         head: &Head,
         timeout: Duration,
+        client: Option<&mut dyn Early>,
         berth: Arc<dyn Berth>,
     ) -> Result<(ReplyHead, Stream), OpenError> {
         let Self { mut lane, peer, until } = self;
+        let mut words = Words::of(client);
         // Boxed: only the opening needs it, and the caller's future lives as long as the stream.
-        let exchange = Box::pin(async move {
-            lane.ask(head).map_err(|error| match error.kind() {
+        let exchange = Box::pin(async {
+            poll_fn(|cx| Poll::Ready(lane.ask(cx, head, &mut words))).await.map_err(|error| match error.kind() {
                 std::io::ErrorKind::InvalidInput => OpenError::Head(head.authority.clone()),
                 _ => OpenError::ConnectionLost,
             })?;
-            let answer = poll_fn(|cx| lane.poll_answer(cx)).await.map_err(|_| OpenError::ConnectionLost)?;
+            let answer = poll_fn(|cx| lane.poll_answer(cx, &mut words)).await;
+            let answer = answer.map_err(|_| OpenError::ConnectionLost)?;
             let (status, baggage) = answer.ok_or(OpenError::GoAway)?;
             Ok::<_, OpenError>((status, baggage, lane))
         });
-        let answered = tokio::time::timeout(timeout, exchange).await.map_err(|_| OpenError::Timeout(timeout))?;
-        let (status, baggage, lane) = answered?;
+        let answered = tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(OpenError::Timeout(timeout)));
+        let (status, baggage, lane) = answered.map_err(|error| error.after(&words))?;
         let home = Home { berth, peer, until };
         if status != lane::OK {
             lane::Berth::back(&home, Some(lane));
             return Err(OpenError::Refused { status });
         }
         let carried = lane::Carried::new(lane, Arc::new(home));
-        Ok((ReplyHead { baggage }, Stream::new(Carrier::Lane(Arc::new(carried)))))
+        Ok((ReplyHead { baggage, early: words.sent() }, Stream::new(Carrier::Lane(Arc::new(carried)))))
     }
 
     /// Tells the peer that no further stream will be asked for, and closes.
@@ -263,9 +281,12 @@ impl lane::Berth for Home {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplyHead {
     pub baggage: Option<Baggage>,
+    /// How many bytes of what the client said went along with the question: all, or none. They are the stream's first.
+    pub early: usize,
 }
 
-/// Why a stream was not opened.
+/// Why a stream was not opened. All but [`OpenError::Unanswered`] say that nothing of the application's data has been
+/// delivered.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
     #[error("the peer refused the stream with status {status}")]
@@ -279,12 +300,25 @@ pub enum OpenError {
     ConnectionLost,
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// What the client had said may have been delivered: not to be repeated.
+    #[error("the first bytes were sent and not answered: {0}")]
+    Unanswered(Box<OpenError>),
     /// The head cannot be sent: a field has characters that HTTP does not allow.
     #[error("the authority {0:?} cannot be sent")]
     Head(String),
 }
 
 impl OpenError {
+    /// The same, where the peer may have `words`.
+    fn after(self, words: &Words<'_>) -> Self {
+        match self {
+            Self::Reset | Self::ConnectionLost | Self::Timeout(_) if words.sent() > 0 => {
+                Self::Unanswered(Box::new(self))
+            }
+            other => other,
+        }
+    }
+
     /// A closed label for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -295,6 +329,7 @@ impl OpenError {
             Self::GoAway => "tunnel_go_away",
             Self::ConnectionLost => "tunnel_connection_lost",
             Self::Timeout(_) => "tunnel_timeout",
+            Self::Unanswered(why) => why.reason(),
             Self::Head(_) => "tunnel_head",
         }
     }

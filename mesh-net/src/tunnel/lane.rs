@@ -25,6 +25,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::early::Words;
 use super::head::{Baggage, Head};
 use super::stream::{Filled, StreamError};
 use super::{Config, ConnectionError};
@@ -44,6 +45,8 @@ pub(super) struct Lane {
     got_last: bool,
     /// Either side has given the stream up.
     reset: bool,
+    /// The last stream was refused by us, and the peer may have said something before it knew.
+    refused: bool,
     /// The peer takes no further stream.
     leaving: bool,
 }
@@ -57,6 +60,7 @@ impl Lane {
             sent_last: true,
             got_last: true,
             reset: false,
+            refused: false,
             leaving: false,
         }
     }
@@ -71,22 +75,38 @@ impl Lane {
         matches!(self.poll_event(no_wake_up), Poll::Pending) && !self.leaving
     }
 
-    /// Asks for a stream.
+    /// Asks for a stream, and says what the client has said already.
     ///
     /// # Errors
     /// `InvalidInput` for a head that cannot be sent; else of the connection.
-    pub(super) fn ask(&mut self, head: &Head) -> io::Result<()> {
-        let frame = frame::head(head).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    pub(super) fn ask(&mut self, cx: &mut Context<'_>, head: &Head, words: &mut Words<'_>) -> io::Result<()> {
+        let mut asking = frame::head(head).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         (self.sent_last, self.got_last) = (false, false);
-        self.link.put(&frame)?;
+        let _ = words.poll(cx, |said| asking.extend(frame::message(Kind::Data, said)));
+        self.link.put(&asking)?;
         self.link.flush().map(drop)
     }
 
     /// The answer to [`Lane::ask`]: its status and baggage; `None` if the peer was leaving and has not seen the question.
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Answer>, ConnectionError>> {
+    /// What the client says meanwhile is sent.
+    pub(super) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        words: &mut Words<'_>,
+    ) -> Poll<Result<Option<Answer>, ConnectionError>> {
         // A socket that is full of nothing but a head empties by itself or never.
-        let _ = self.link.poll_flush(cx).map_err(ConnectionError::Io)?;
-        match ready!(self.poll_event(cx))? {
+        let mut sent = self.link.poll_flush(cx);
+        if matches!(sent, Poll::Ready(Ok(())))
+            && let Poll::Ready(put) = words.poll(cx, |said| self.link.put(&frame::message(Kind::Data, said)))
+        {
+            sent = put.map_or_else(|error| Poll::Ready(Err(error)), |()| self.link.poll_flush(cx));
+        }
+        let event = match (self.poll_event(cx), sent) {
+            // A peer that takes nothing any more may have said why.
+            (Poll::Pending, Poll::Ready(Err(error))) => return Poll::Ready(Err(ConnectionError::Io(error))),
+            (event, _) => ready!(event)?,
+        };
+        match event {
             None if self.leaving => Poll::Ready(Ok(None)),
             Some(Event::Reply(bytes)) => {
                 let (status, baggage) = frame::read_reply(bytes).map_err(violated)?;
@@ -103,13 +123,17 @@ impl Lane {
     /// The next stream that the peer asks for; `None` when it is leaving.
     pub(super) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ConnectionError>> {
         let _ = self.link.poll_flush(cx).map_err(ConnectionError::Io)?;
-        match ready!(self.poll_event(cx))? {
-            Some(Event::Head(bytes)) => {
-                (self.sent_last, self.got_last) = (false, false);
-                Poll::Ready(Ok(Some(bytes)))
+        loop {
+            match ready!(self.poll_event(cx))? {
+                Some(Event::Head(bytes)) => {
+                    (self.sent_last, self.got_last, self.refused) = (false, false, false);
+                    return Poll::Ready(Ok(Some(bytes)));
+                }
+                // Said before the peer knew.
+                Some(Event::Data(_)) if self.refused => {}
+                Some(_) => return Poll::Ready(Err(violated(frame::Violation::Unexpected))),
+                None => return Poll::Ready(Ok(None)),
             }
-            Some(_) => Poll::Ready(Err(violated(frame::Violation::Unexpected))),
-            None => Poll::Ready(Ok(None)),
         }
     }
 
@@ -125,7 +149,8 @@ impl Lane {
     pub(super) fn answer(&mut self, status: u16, baggage: Option<&Baggage>) -> io::Result<()> {
         self.link.put(&frame::reply(status, baggage))?;
         if status != OK {
-            (self.sent_last, self.got_last) = (true, true);
+            (self.sent_last, self.got_last, self.refused) = (true, true, true);
+            self.arrived.clear();
         }
         self.link.flush().map(drop)
     }

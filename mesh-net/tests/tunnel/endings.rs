@@ -105,7 +105,7 @@ async fn drain_at_the_server_refuses_new_streams_and_finishes_old_ones() {
     .await
     .unwrap();
     assert_eq!(connection.available(), 0);
-    let refused = connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop);
+    let refused = connection.open(&Head::to("10.0.0.1:80"), LONG, None).await.map(drop);
     assert_eq!(refused, Err(OpenError::GoAway));
     send.send(b"after").await.unwrap();
     send.finish();
@@ -121,7 +121,7 @@ async fn drain_at_the_client_lets_streams_finish_and_ends_the_connection() {
     let (mut send, mut recv) = open(&connection).await;
     connection.drain();
     assert!(connection.is_closed() && connection.available() == 0 && connection.in_use() == 1);
-    assert_eq!(connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop), Err(OpenError::GoAway));
+    assert_eq!(connection.open(&Head::to("10.0.0.1:80"), LONG, None).await.map(drop), Err(OpenError::GoAway));
     drop(connection);
     send.send(b"still here").await.unwrap();
     send.finish();
@@ -148,7 +148,7 @@ async fn a_lost_connection_ends_streams_and_says_so() {
 #[tokio::test]
 async fn a_stream_asked_for_but_unanswered_is_lost_with_the_connection() {
     let (connection, _driver, mut server) = tunnel(&Config::default()).await;
-    let opening = tokio::spawn(async move { connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop) });
+    let opening = tokio::spawn(async move { connection.open(&Head::to("10.0.0.1:80"), LONG, None).await.map(drop) });
     let request = server.accept().await.unwrap().unwrap();
     drop(server);
     assert_eq!(opening.await.unwrap(), Err(OpenError::ConnectionLost));
@@ -163,7 +163,7 @@ async fn a_request_that_is_dropped_is_a_reset() {
         timeout(Duration::from_millis(500), server.accept()).await.map(drop)
     };
     let head = Head::to("10.0.0.1:80");
-    let (opened, _) = tokio::join!(connection.open(&head, LONG), accepting);
+    let (opened, _) = tokio::join!(connection.open(&head, LONG, None), accepting);
     assert_eq!(opened.map(drop), Err(OpenError::Reset));
 }
 

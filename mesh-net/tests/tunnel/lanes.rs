@@ -47,7 +47,7 @@ async fn lane() -> (Lane, server::Connection) {
 /// A stream over `lane`, both ends in hand.
 async fn stream(lane: Lane, free: &Arc<Free>, server: &mut server::Connection) -> (Halves, Halves) {
     let head = Head::to("10.0.0.1:80");
-    let (opened, far) = tokio::join!(lane.open(&head, LONG, free.clone()), async {
+    let (opened, far) = tokio::join!(lane.open(&head, LONG, None, free.clone()), async {
         server.accept().await.unwrap().unwrap().accept(None).unwrap()
     });
     (opened.unwrap().1.split(), far.split())
@@ -68,7 +68,7 @@ async fn streams_follow_one_another_over_one_connection() {
     });
     for size in [0, 1, 16_379, 16_380, 16_381, 200_000, 3_000_000, 5] {
         assert!(lane.is_usable());
-        let (_, stream) = lane.open(&Head::to("10.0.0.1:80"), LONG, free.clone()).await.unwrap();
+        let (_, stream) = lane.open(&Head::to("10.0.0.1:80"), LONG, None, free.clone()).await.unwrap();
         let (mut send, mut recv) = stream.split();
         let data: Vec<u8> = (0..size).map(|at: usize| ((at * 31) >> 3) as u8).collect();
         let sending = async {
@@ -97,7 +97,7 @@ async fn heads_replies_and_refusals_say_what_hbone_says() {
     };
     let reply = Baggage { namespace: Some("shop".to_owned()), ..Baggage::default() };
     assert_eq!(lane.peer(), &id("db"));
-    let (opened, far) = tokio::join!(lane.open(&head, LONG, free.clone()), async {
+    let (opened, far) = tokio::join!(lane.open(&head, LONG, None, free.clone()), async {
         let request = server.accept().await.unwrap().unwrap();
         assert_eq!((request.head(), request.peer(), request.ignored_headers()), (&head, &id("web"), 0));
         request.accept(Some(&reply)).unwrap()
@@ -112,13 +112,13 @@ async fn heads_replies_and_refusals_say_what_hbone_says() {
     let (mut lane, mut server) = self::lane().await;
     for status in [Status::BadRequest, Status::Denied, Status::Unavailable] {
         let head = Head::to("10.0.0.1:80");
-        let (opened, ()) = tokio::join!(lane.open(&head, LONG, free.clone()), async {
+        let (opened, ()) = tokio::join!(lane.open(&head, LONG, None, free.clone()), async {
             server.accept().await.unwrap().unwrap().refuse(status);
         });
         assert_eq!(opened.map(drop), Err(OpenError::Refused { status: status.code() }));
         lane = free.take().expect("a refusal costs no connection");
     }
-    let unsendable = lane.open(&Head::to("10.0.0.1"), LONG, free).await.map(drop);
+    let unsendable = lane.open(&Head::to("10.0.0.1"), LONG, None, free).await.map(drop);
     assert_eq!(unsendable, Err(OpenError::Head("10.0.0.1".to_owned())));
 }
 
@@ -191,7 +191,7 @@ async fn a_server_that_leaves_is_noticed_before_and_while_asking() {
 
     let (lane, mut server) = self::lane().await;
     let head = Head::to("10.0.0.1:80");
-    let (opened, ()) = tokio::join!(lane.open(&head, LONG, Arc::new(Free::default())), async {
+    let (opened, ()) = tokio::join!(lane.open(&head, LONG, None, Arc::new(Free::default())), async {
         server.accept().await.unwrap().unwrap().decline();
     });
     assert_eq!(opened.map(drop), Err(OpenError::GoAway));
@@ -199,7 +199,7 @@ async fn a_server_that_leaves_is_noticed_before_and_while_asking() {
 
     let (lane, server) = self::lane().await;
     drop(server);
-    let opened = lane.open(&head, LONG, Arc::new(Free::default())).await;
+    let opened = lane.open(&head, LONG, None, Arc::new(Free::default())).await;
     assert_eq!(opened.map(drop), Err(OpenError::ConnectionLost));
 }
 

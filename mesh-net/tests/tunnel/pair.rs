@@ -110,7 +110,7 @@ pub(crate) async fn echo(mut send: SendHalf, mut recv: RecvHalf) {
 }
 
 pub(crate) async fn open(connection: &client::Connection) -> (SendHalf, RecvHalf) {
-    let (_, stream) = connection.open(&Head::to("10.0.0.1:80"), LONG).await.unwrap();
+    let (_, stream) = connection.open(&Head::to("10.0.0.1:80"), LONG, None).await.unwrap();
     Stream::split(stream)
 }
 

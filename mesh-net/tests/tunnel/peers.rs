@@ -91,7 +91,7 @@ async fn their_server_serves_our_client_with_windows_of_every_size() {
 #[tokio::test]
 async fn their_servers_answers_are_told_apart() {
     let connection = to_their_server(h2::server::Builder::new()).await;
-    let ask = async |port: u16| connection.open(&Head::to(format!("10.0.0.1:{port}")), LONG).await;
+    let ask = async |port: u16| connection.open(&Head::to(format!("10.0.0.1:{port}")), LONG, None).await;
     assert_eq!(ask(80).await.unwrap().0.baggage.unwrap().namespace.as_deref(), Some("shop"));
     assert_eq!(ask(401).await.map(drop), Err(OpenError::Refused { status: 401 }));
     assert_eq!(ask(503).await.map(drop), Err(OpenError::Refused { status: 503 }));

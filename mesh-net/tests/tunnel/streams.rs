@@ -37,7 +37,7 @@ async fn heads_cross_in_both_directions_with_the_proven_identities() {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     };
     let reply = Baggage { namespace: Some("shop".to_owned()), ..Baggage::default() };
-    let (opened, (sent, _server)) = tokio::join!(connection.open(&head, LONG), async {
+    let (opened, (sent, _server)) = tokio::join!(connection.open(&head, LONG, None), async {
         let request = server.accept().await.unwrap().unwrap();
         let sent = (request.head().clone(), request.peer().clone(), request.ignored_headers());
         let stream = request.accept(Some(&reply)).unwrap();
@@ -59,10 +59,10 @@ async fn refusals_arrive_as_their_status() {
         server.accept().await.map(drop)
     });
     for status in [400, 401, 503] {
-        let refused = connection.open(&Head::to("10.0.0.1:80"), LONG).await.map(drop);
+        let refused = connection.open(&Head::to("10.0.0.1:80"), LONG, None).await.map(drop);
         assert_eq!(refused, Err(OpenError::Refused { status }));
     }
-    let unsendable = connection.open(&Head::to("10.0.0.1"), LONG).await.map(drop);
+    let unsendable = connection.open(&Head::to("10.0.0.1"), LONG, None).await.map(drop);
     assert_eq!(unsendable, Err(OpenError::Head("10.0.0.1".to_owned())));
     assert_eq!(connection.in_use(), 0);
 }
@@ -131,7 +131,7 @@ async fn twenty_stuck_readers_do_not_slow_a_quick_one() {
         assert_eq!(fill(&mut send).await, 256 << 10);
         senders.push((send, recv));
     }
-    let (_, stream) = connection.open(&Head::to("10.0.0.1:2"), LONG).await.unwrap();
+    let (_, stream) = connection.open(&Head::to("10.0.0.1:2"), LONG, None).await.unwrap();
     let (mut send, mut recv) = stream.split();
     let data = vec![7; 32 << 20];
     let sending = async {
@@ -207,7 +207,7 @@ async fn the_peers_stream_limit_is_respected_and_freed() {
     open_streams.push(open(&connection).await);
     open_streams.push(open(&connection).await);
     assert_eq!((connection.available(), connection.in_use()), (0, 3));
-    let fourth = connection.open(&Head::to("10.0.0.1:80"), Duration::from_millis(100)).await.map(drop);
+    let fourth = connection.open(&Head::to("10.0.0.1:80"), Duration::from_millis(100), None).await.map(drop);
     assert_eq!(fourth, Err(OpenError::Timeout(Duration::from_millis(100))));
     open_streams.pop();
     assert_eq!(connection.in_use(), 2);
@@ -221,7 +221,7 @@ async fn idle_streams_are_small() {
     let (connection, _driver, server) = tunnel(&Config::default()).await;
     let _server = serve(server, echo);
     let head = Head::to("10.0.0.1:80");
-    let opening = connection.open(&head, LONG);
+    let opening = connection.open(&head, LONG, None);
     assert!(size_of_val(&opening) <= 512, "open: {}", size_of_val(&opening));
     let (mut send, mut recv) = opening.await.unwrap().1.split();
     assert!(size_of_val(&send) + size_of_val(&recv) <= 64, "{} + {}", size_of_val(&send), size_of_val(&recv));

@@ -14,6 +14,7 @@ use super::{Hbone, State, Unopened};
 use crate::http2::fields::Fields;
 use crate::http2::frame::{Code, HEAD};
 use crate::tls::link::{BATCH, Link};
+use crate::tunnel::early::{self, Words};
 use crate::tunnel::stream::{Filled, StreamError};
 
 /// One stream.
@@ -56,6 +57,22 @@ impl Carried {
         state.http.reply(self.stream, fields, end);
         state.settle();
         Ok(())
+    }
+
+    /// Sends what the client has said before the stream is open, if the socket takes it. The peer hands it on once it has
+    /// answered (RFC 9113, section 8.5).
+    pub(in crate::tunnel) fn say(&self, cx: &mut Context<'_>, words: &mut Words<'_>) {
+        let room = self.shared.lock().http.credit(self.stream) >= early::MOST;
+        if !room || !matches!(self.poll_ready(cx), Poll::Ready(Ok(()))) {
+            return;
+        }
+        // Whoever waits for the answer hears of a connection that is lost.
+        let _ = words.poll(cx, |said| {
+            self.send_from(said.len(), |places| {
+                places[0][..said.len()].copy_from_slice(said);
+                Ok(Filled { bytes: said.len(), end: false })
+            })
+        });
     }
 
     pub(in crate::tunnel) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use mesh_core::identity::SpiffeId;
 use mesh_net::ca::CaError;
 use mesh_net::certificates::{self, Certificates, Lease, Signer};
+use mesh_net::svid::{self, Svid, TrustBundle};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -33,15 +35,9 @@ impl Authority {
     /// # Errors
     /// When a file cannot be written.
     pub(super) fn make(dir: &Path) -> Result<Authority> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "bench");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        fs::write(dir.join(ROOT), params.self_signed(&key)?.pem())?;
-        fs::write(dir.join(KEY), key.serialize_pem())?;
-        let authority = Authority::read(dir)?;
+        let (authority, key) = Authority::fresh()?;
+        fs::write(dir.join(ROOT), &authority.root)?;
+        fs::write(dir.join(KEY), key)?;
         for (role, name) in [(Role::Proxy, "proxy"), (Role::Backend, "backend")] {
             let Issued { chain, key } = authority.issue(role)?;
             fs::write(dir.join(format!("{name}.pem")), &chain)?;
@@ -49,6 +45,18 @@ impl Authority {
             fs::write(dir.join(format!("{name}-both.pem")), chain + &key)?;
         }
         Ok(authority)
+    }
+
+    /// One that nobody else knows, and its key as PEM.
+    pub(in crate::bench) fn fresh() -> Result<(Authority, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "bench");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let (root, key_pem) = (params.self_signed(&key)?.pem(), key.serialize_pem());
+        Ok((Authority { issuer: Issuer::from_ca_cert_pem(&root, key)?, root }, key_pem))
     }
 
     /// The one that was made in `dir`.
@@ -72,6 +80,13 @@ impl Authority {
         params.subject_alt_names.push(SanType::DnsName(SERVER_NAME.try_into()?));
         let chain = params.signed_by(&key, &self.issuer)?.pem() + &self.root;
         Ok(Issued { chain, key: key.serialize_pem() })
+    }
+
+    /// A certificate for `role`, to be used for handshakes.
+    pub(in crate::bench) fn svid(&self, role: Role) -> Result<(Arc<Svid>, Arc<TrustBundle>)> {
+        let Issued { chain, key } = self.issue(role)?;
+        let svid = Svid::from_pem(&chain, &svid::KeyPair::from_pem(&key)?)?;
+        Ok((Arc::new(svid), Arc::new(TrustBundle::from_pem(&self.root)?)))
     }
 
     /// A certificate for `role` as the mesh's programs keep one. In a runtime of tokio.

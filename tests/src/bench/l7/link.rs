@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use mesh_core::identity::SpiffeId;
 use mesh_net::pool::Transport;
-use mesh_net::svid::{self, Svid, TrustBundle};
+use mesh_net::svid::{Svid, TrustBundle};
 use mesh_net::tls::{self, Credentials};
 use mesh_net::tunnel;
 use mesh_net::tunnel::client::{Berth, Lane, Tunnel, begin};
@@ -50,9 +50,7 @@ impl Link {
 
     /// A lane to `to`, for what listens at `service` of the mesh.
     pub(super) fn lane(to: SocketAddr, service: SocketAddr, authority: &Authority) -> Result<Link> {
-        let Issued { chain, key } = authority.issue(Role::Client)?;
-        let svid = Arc::new(Svid::from_pem(&chain, &svid::KeyPair::from_pem(&key)?)?);
-        let trust = Arc::new(TrustBundle::from_pem(authority.root())?);
+        let (svid, trust) = authority.svid(Role::Client)?;
         Ok(Link::Lane { to, svid, trust, authority: service.to_string() })
     }
 
@@ -73,7 +71,7 @@ impl Link {
                 let gate: [SpiffeId; 1] = [Role::Proxy.identity()];
                 let shaken = tls::connect(tcp, &credentials, &gate, Transport::Any.alpn(), PATIENCE).await?;
                 let Tunnel::Lane(lane) = begin(shaken, &tunnel::Config::default()) else { bail!("no lane to {to}") };
-                let (_, stream) = lane.open(&Head::to(authority.as_str()), PATIENCE, Arc::new(Ashore)).await?;
+                let (_, stream) = lane.open(&Head::to(authority.as_str()), PATIENCE, None, Arc::new(Ashore)).await?;
                 Box::new(Carried::from(stream))
             }
         })
