@@ -12,10 +12,12 @@ pub mod l7;
 pub mod scale;
 mod stage;
 mod idle;
+mod handshake;
 mod figures;
 mod report;
 mod machine;
 mod spread;
+mod relay;
 pub mod load;
 
 use std::path::PathBuf;
@@ -45,7 +47,7 @@ pub struct Plan {
     /// Repetitions of everything
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
-    /// Only the parts whose name contains this: throughput, round trip, connect, idle
+    /// Only the parts whose name contains this: throughput, round trip, connect, connections in, idle, handshake
     #[arg(long, default_value = "", hide_default_value = true)]
     only: Only,
     /// Only the paths whose name contains this, to profile one: Weft, plain, across, one node
@@ -103,6 +105,9 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     if plan.only.wants("idle") {
         idle::measure(plan, &mut figures).context("measure idle connections")?;
     }
+    if plan.only.wants("handshake") {
+        handshake::measure(plan, &mut figures).context("measure handshakes")?;
+    }
     println!("\nload average after it: {}", machine::load()?);
 
     println!("\n{figures}");
@@ -113,7 +118,9 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
 
 /// Throughput, round trips and connections, on every path in turn.
 fn measure_paths(plan: &Plan, figures: &mut Figures) -> Result<()> {
-    let tests: Vec<Test> = Test::ALL.into_iter().filter(|test| plan.only.wants(test.name())).collect();
+    let short = |test: &Test| !plan.quick || !matches!(test, Test::Storm { .. });
+    let tests = Test::ALL.into_iter().filter(|test| plan.only.wants(test.name()) && short(test));
+    let tests: Vec<Test> = tests.collect();
     if tests.is_empty() {
         return Ok(());
     }

@@ -14,6 +14,8 @@ pub(super) enum Way {
     Lanes,
     /// Between nodes, over HBONE.
     Hbone,
+    /// Between nodes, over two relays that do nothing else.
+    Relays,
     /// Within a node.
     Near,
     /// A figure of the agents, whatever they carry.
@@ -26,6 +28,7 @@ impl Way {
             Self::Plain => "plain",
             Self::Lanes => "own transport",
             Self::Hbone => "HBONE",
+            Self::Relays => "two bare relays",
             Self::Near => "same node",
             Self::Agents => "",
         }
@@ -63,8 +66,9 @@ impl Target {
     }
 }
 
-/// Ratios to plain TCP in the same run; KiB for memory. By the beginning of a figure's name.
-const TARGETS: [Target; 23] = {
+/// Ratios to plain TCP in the same run; for memory, handshakes and storms the figures themselves. By the beginning of a figure's
+/// name.
+const TARGETS: [Target; 28] = {
     const fn target(what: &'static str, way: Way, floor: f64, stretch: f64) -> Target {
         Target { what, way, floor, stretch }
     }
@@ -90,6 +94,11 @@ const TARGETS: [Target; 23] = {
         target("connect-request-close, 4 clients", Way::Lanes, 0.58, 0.80),
         target("connect-request-close, 4 clients", Way::Hbone, 0.60, 0.82),
         target("connect-request-close, 4 clients", Way::Near, 0.90, 1.1),
+        target("20,000 connections in 10 s: failed", Way::Lanes, 0.0, 0.0),
+        target("20,000 connections in 10 s: failed", Way::Hbone, 0.0, 0.0),
+        target("20,000 connections in 10 s: slowest", Way::Lanes, 1000.0, 100.0),
+        target("20,000 connections in 10 s: slowest", Way::Hbone, 1000.0, 100.0),
+        target("a full handshake", Way::Agents, 330.0, 310.0),
         target("memory of an idle connection, client's agent", Way::Agents, 6.0, 3.0),
         target("memory of an idle connection, server's agent", Way::Agents, 6.0, 3.0),
     ]
@@ -153,7 +162,8 @@ impl Row {
     /// What a target speaks of, and the target.
     fn judged(&self, way: Way, values: &[f64]) -> Option<(f64, &'static Target)> {
         let target = TARGETS.iter().find(|target| target.way == way && self.what.starts_with(target.what))?;
-        let found = if self.unit == "KiB" { median(values) } else { self.ratio(values) };
+        let absolute = way == Way::Agents || self.what.starts_with("20,000");
+        let found = if absolute { median(values) } else { self.ratio(values) };
         Some((found?, target))
     }
 }

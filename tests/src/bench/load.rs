@@ -13,6 +13,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::relay;
+
 /// What a process of the load does.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Load {
@@ -40,6 +42,19 @@ pub enum Load {
         #[arg(long)]
         seconds: f64,
     },
+    /// As many visits at even times, whether or not earlier ones are through; prints how many failed and how long they took
+    Storm {
+        to: SocketAddr,
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Carries connections on, and nothing else: PORT=ADDRESS:PORT
+    Relay {
+        #[arg(required = true)]
+        routes: Vec<String>,
+    },
     /// Opens connections, prints `holding <N>` and keeps them until its input ends
     Hold {
         to: SocketAddr,
@@ -57,6 +72,14 @@ pub fn run(load: Load) -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")?;
     match load {
         Load::Serve => serve(),
+        Load::Storm { to, connections, seconds } => storm(to, connections, Duration::from_secs_f64(seconds)),
+        Load::Relay { routes } => {
+            let route = |route: &String| -> Result<(u16, SocketAddr)> {
+                let (port, to) = route.split_once('=').with_context(|| format!("{route} is not PORT=ADDRESS:PORT"))?;
+                Ok((port.parse()?, to.parse()?))
+            };
+            relay::serve(&routes.iter().map(route).collect::<Result<Vec<_>>>()?)
+        }
         Load::Send { to, streams, seconds } => send(to, streams, Duration::from_secs_f64(seconds)),
         Load::Ping { to, seconds } => ping(to, Duration::from_secs_f64(seconds)),
         Load::Visit { to, clients, seconds } => visit(to, clients, Duration::from_secs_f64(seconds)),
@@ -185,6 +208,41 @@ fn visit(to: SocketAddr, clients: usize, lasting: Duration) -> Result<()> {
     Ok(())
 }
 
+fn storm(to: SocketAddr, connections: usize, lasting: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let visitors: Vec<_> = (0..STORMERS)
+        .map(|first| {
+            thread::spawn(move || {
+                let mut taken = Vec::new();
+                for number in (first..connections).step_by(STORMERS) {
+                    let due = begun + lasting.mul_f64(number as f64 / connections as f64);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let visited = TcpStream::connect(to).map_err(Into::into).and_then(|stream| round_trip(&stream));
+                    // From when it was due: who waits for a thread waits for earlier visits.
+                    taken.push(visited.map(|()| due.elapsed()));
+                }
+                taken
+            })
+        })
+        .collect();
+    let (mut trips, mut failed) = (Vec::new(), 0);
+    for visitor in visitors {
+        for taken in visitor.join().expect("a visitor does not panic") {
+            match taken {
+                Ok(taken) => trips.push(taken),
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    trips.sort_unstable();
+    let at = |per_cent: usize| trips.get((trips.len().max(1) - 1) * per_cent / 100).map_or(0.0, Duration::as_secs_f64);
+    println!("{}", json!({ "failed": failed, "p99_ms": at(99) * 1e3, "slowest_ms": at(100) * 1e3 }));
+    Ok(())
+}
+
 fn hold(to: SocketAddr, connections: usize) -> Result<()> {
     let held = (0..connections).map(|number| proven(to).with_context(|| format!("connection {number}")));
     let held = held.collect::<Result<Vec<_>>>()?;
@@ -225,8 +283,10 @@ pub(super) const SINK: u16 = 7100;
 pub(super) const ECHO: u16 = 7101;
 pub(super) const HOLD: u16 = 7102;
 const READY: &[u8; 5] = b"ready";
-/// More than connections that a test has at once.
-const SERVERS: usize = 16;
+/// More than connections that have something to say at once.
+const SERVERS: usize = 64;
 const LARGE: usize = 256 << 10;
 const SMALL: usize = 128;
 const WARM_UP: usize = 100;
+/// Visits of a storm that may be under way at once.
+const STORMERS: usize = 256;

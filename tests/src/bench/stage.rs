@@ -1,5 +1,6 @@
 //! Pods with and without the mesh on the same two nodes, and one measurement between two of them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,19 +21,21 @@ pub(super) enum Path {
     PlainAcross,
     LanesAcross,
     HboneAcross,
+    RelaysAcross,
     PlainNear,
     WeftNear,
 }
 
 impl Path {
-    pub(super) const ALL: [Path; 5] =
-        [Path::PlainAcross, Path::LanesAcross, Path::HboneAcross, Path::PlainNear, Path::WeftNear];
+    pub(super) const ALL: [Path; 6] =
+        [Path::PlainAcross, Path::LanesAcross, Path::HboneAcross, Path::RelaysAcross, Path::PlainNear, Path::WeftNear];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Path::PlainAcross => "plain, across nodes",
             Path::LanesAcross => "own transport, across nodes",
             Path::HboneAcross => "HBONE, across nodes",
+            Path::RelaysAcross => "two bare relays, across nodes",
             Path::PlainNear => "plain, on one node",
             Path::WeftNear => "Weft, on one node",
         }
@@ -40,7 +43,7 @@ impl Path {
 
     pub(super) fn place(self) -> &'static str {
         match self {
-            Path::PlainAcross | Path::LanesAcross | Path::HboneAcross => "across nodes",
+            Path::PlainAcross | Path::LanesAcross | Path::HboneAcross | Path::RelaysAcross => "across nodes",
             Path::PlainNear | Path::WeftNear => "on one node",
         }
     }
@@ -50,6 +53,7 @@ impl Path {
             Path::PlainAcross | Path::PlainNear => Way::Plain,
             Path::LanesAcross => Way::Lanes,
             Path::HboneAcross => Way::Hbone,
+            Path::RelaysAcross => Way::Relays,
             Path::WeftNear => Way::Near,
         }
     }
@@ -61,15 +65,17 @@ pub(super) enum Test {
     Send { streams: usize },
     Ping,
     Visit { clients: usize },
+    Storm { connections: usize },
 }
 
 impl Test {
-    pub(super) const ALL: [Test; 5] = [
+    pub(super) const ALL: [Test; 6] = [
         Test::Send { streams: 1 },
         Test::Send { streams: 8 },
         Test::Ping,
         Test::Visit { clients: 1 },
         Test::Visit { clients: 4 },
+        Test::Storm { connections: 20_000 },
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -79,6 +85,7 @@ impl Test {
             Test::Ping => "round trip of 128 B",
             Test::Visit { clients: 1 } => "connect-request-close, 1 client",
             Test::Visit { .. } => "connect-request-close, 4 clients",
+            Test::Storm { .. } => "20,000 connections in 10 s",
         }
     }
 }
@@ -101,10 +108,11 @@ struct Ends {
 }
 
 /// Whose pods are on which nodes.
-const ENDS: [(&[Way], &str, [&str; 2]); 3] = [
+const ENDS: [(&[Way], &str, [&str; 2]); 4] = [
     (&[Way::Plain], "plain", ["a", "b"]),
     (&[Way::Lanes, Way::Near], "meshed", ["a", "b"]),
     (&[Way::Hbone], "hbone", ["c", "d"]),
+    (&[Way::Relays], "relayed", ["a", "b"]),
 ];
 
 impl Stage {
@@ -115,7 +123,7 @@ impl Stage {
         let mut ends = Vec::new();
         let mut servers = Vec::new();
         for (ways, namespace, [here, there]) in ENDS {
-            let meshed = ways != [Way::Plain];
+            let meshed = ways != [Way::Plain] && ways != [Way::Relays];
             mesh.namespace(namespace, meshed)?;
             let pod = |name, node| mesh.enrolled(mesh.pod(name).namespace(namespace), node);
             let (client, across, near) = (pod("client", here)?, pod("across", there)?, pod("near", here)?);
@@ -127,6 +135,11 @@ impl Stage {
             }
             servers.push(serve(&across)?);
             servers.push(serve(&near)?);
+            if ways == [Way::Relays] {
+                let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port)).to_string();
+                servers.push(relay(&across, SERVER_CORE, here)?);
+                servers.push(relay(&client, CLIENT_CORE, |port| across.at(port + RELAY).to_string())?);
+            }
             ends.push(Ends { ways, client, across, near });
         }
         let stage = Stage { ends, _servers: servers, mesh };
@@ -158,7 +171,11 @@ impl Stage {
         let seconds = lasting.as_secs_f64().to_string();
         let run = self.mesh.world.run().cgroup();
         let before = Spent::so_far(run)?;
-        let count = |words: &[&str], port| ask(client, words, &server.at(port).to_string(), &seconds, lasting);
+        let to = |port| match path {
+            Path::RelaysAcross => client.at(port + RELAY).to_string(),
+            _ => server.at(port).to_string(),
+        };
+        let count = |words: &[&str], port| ask(client, words, &to(port), &seconds, lasting);
         Ok(match test {
             Test::Send { streams } => {
                 let said = count(&["send", "--streams", &streams.to_string()], SINK)?;
@@ -178,6 +195,17 @@ impl Stage {
                     (format!("{}, p99", test.name()), "us", number(&said, "p99_us")?),
                 ]
             }
+            Test::Storm { connections } => {
+                let lasting = STORM;
+                let seconds = lasting.as_secs_f64().to_string();
+                let words = ["storm", "--connections", &connections.to_string()];
+                let said = ask(client, &words, &to(ECHO).to_string(), &seconds, lasting)?;
+                vec![
+                    (format!("{}: failed", test.name()), "", number(&said, "failed")?),
+                    (format!("{}: p99", test.name()), "ms", number(&said, "p99_ms")?),
+                    (format!("{}: slowest", test.name()), "ms", number(&said, "slowest_ms")?),
+                ]
+            }
             Test::Visit { clients } => {
                 let said = count(&["visit", "--clients", &clients.to_string()], ECHO)?;
                 vec![(test.name().to_owned(), "/s", number(&said, "count")? / number(&said, "seconds")?)]
@@ -188,8 +216,8 @@ impl Stage {
     fn ends(&self, path: Path) -> (&Pod, &Pod) {
         let ends = self.ends.iter().find(|ends| ends.ways.contains(&path.way())).expect("every way is there");
         match path {
-            Path::PlainAcross | Path::LanesAcross | Path::HboneAcross => (&ends.client, &ends.across),
             Path::PlainNear | Path::WeftNear => (&ends.client, &ends.near),
+            _ => (&ends.client, &ends.across),
         }
     }
 }
@@ -213,6 +241,21 @@ pub(super) fn serve(pod: &Pod) -> Result<Program> {
     }
     Ok(server)
 }
+
+/// A relay in the pod, pinned, from each of the server's ports and [`RELAY`] to where `to` says.
+fn relay(pod: &Pod, core: usize, to: impl Fn(u16) -> String) -> Result<Program> {
+    let routes = [SINK, ECHO].map(|port| format!("{}={}", port + RELAY, to(port)));
+    let mut relay = load(pod)?.arg("relay").args(routes).on_core(core).start()?;
+    for port in [SINK, ECHO] {
+        relay.wait_listens(port + RELAY)?;
+    }
+    Ok(relay)
+}
+
+/// How long a storm lasts.
+const STORM: Duration = Duration::from_secs(10);
+/// What a relay adds to the port that it leads to.
+const RELAY: u16 = 100;
 
 /// A process of the load at `place`.
 pub(super) fn load(place: &Place) -> Result<Launch> {
