@@ -8,7 +8,8 @@
 //! overwrites again.
 //!
 //! A connection to another pod of this node that needs no agent is left unmarked and takes the pod's own routes. Nothing
-//! is decided by that: `sock_ops` asks again when the source's address is known.
+//! is decided by that: `sock_ops` asks again when the source's address is known. So does one to a service whose endpoint
+//! the hook may choose itself, and chooses on this node (`service.rs`): it gets the pod's address for the service's.
 //!
 //! An agent's own socket is told by the cgroup of the process that connects it, which a pod's process cannot choose.
 
@@ -16,30 +17,39 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{SO_MARK, SOL_SOCKET},
     helpers::{
-        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_set_retval,
-        bpf_setsockopt, bpf_sk_release,
+        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt,
+        bpf_sk_release,
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Address, ListenerKey, MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_MASK};
+use mesh_ebpf::{Address, Asked, ListenerKey, MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_DRAWN, MARK_MASK};
 
-use crate::state::{AGENT_SOCKETS, AGENTS, LISTENERS, PODS, WEFT_SET_RETVAL, address6, at, field, is_direct};
+use crate::{
+    service::{self, Drawn, socket},
+    state::{
+        AGENT_SOCKETS, AGENTS, ASKED, LISTENERS, PODS, WEFT_SET_RETVAL, address6, at, field, is_direct, store, store6,
+    },
+};
 
 #[cgroup_sock_addr(connect4)]
 fn weft_connect4(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, || Address::v4(field!(ctx.sock_addr, user_ip4)))
+    connect(
+        &ctx,
+        || Address::v4(field!(ctx.sock_addr, user_ip4)),
+        |address| store!(ctx.sock_addr, user_ip4, address.0[3]),
+    )
 }
 
 #[cgroup_sock_addr(connect6)]
 fn weft_connect6(ctx: SockAddrContext) -> i32 {
-    connect(&ctx, || address6!(ctx.sock_addr, user_ip6))
+    connect(&ctx, || address6!(ctx.sock_addr, user_ip6), |address| store6!(ctx.sock_addr, address))
 }
 
-/// Both families. `destination` reads the address from the context.
+/// Both families. `destination` reads the address from the context, `redirect` writes another one into it.
 #[inline(always)]
-fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
+fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address, redirect: impl Fn(&Address)) -> i32 {
     // SAFETY: the context is the hook's own, valid while it runs.
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: no reference into the map is kept.
@@ -60,13 +70,33 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
         return ALLOW;
     }
     let port = u16::from_be(field!(ctx.sock_addr, user_port) as u16);
-    if at(&to).is_some_and(|there| is_direct(cookie, there, &to, port)) {
+    let there = at(&to);
+    if there.is_some_and(|there| is_direct(cookie, there, &to, port)) {
+        // An earlier connect on this socket may have failed before its SYN.
+        let _ = ASKED.remove(&socket(ctx));
         unmark(ctx);
         return ALLOW;
     }
+    let listens = listens(cookie);
+    let mut capture = MARK_CAPTURE;
+    if there.is_none() {
+        match service::draw(ctx, cookie, &to, port, listens) {
+            Drawn::Endpoint(choice) => {
+                let asked = Asked { address: to, port, pad: [0; 3] };
+                if ASKED.insert(&socket(ctx), &asked, 0).is_ok() {
+                    redirect(&choice.address);
+                    store!(ctx.sock_addr, user_port, u32::from(choice.port.to_be()));
+                    unmark(ctx);
+                    return ALLOW;
+                }
+            }
+            Drawn::Another => capture |= MARK_DRAWN,
+            Drawn::Nothing => {}
+        }
+    }
     // Nobody would answer: IPv4 sends no reset from an address that is not the host's, and `connect` would wait for
     // minutes. Unmarked, the connection would leave in the clear.
-    if !listens(cookie) || set_mark(ctx, MARK_CAPTURE).is_err() {
+    if !listens || set_mark(ctx, capture).is_err() {
         debug!(ctx, "connect: refused a connection of pod {}", pod.id);
         return refuse();
     }
@@ -77,9 +107,7 @@ fn connect(ctx: &SockAddrContext, destination: impl Fn() -> Address) -> i32 {
 /// Keeps the agent's choice of mark, and leaves word for `sock_ops` that the socket is an agent's.
 #[inline(always)]
 fn agent(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context is the hook's own.
-    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let _ = AGENT_SOCKETS.insert(socket, 1, 0);
+    let _ = AGENT_SOCKETS.insert(socket(ctx), 1, 0);
     if !matches!(mark(ctx), Some(MARK_AGENT | MARK_DELIVER)) {
         let _ = set_mark(ctx, MARK_AGENT);
     }

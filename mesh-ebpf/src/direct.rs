@@ -15,11 +15,11 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry, programs::SockOpsContext};
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Direct, Event, FlowKey, MARK_CAPTURE, SameNode, Side};
+use mesh_ebpf::{Address, Asked, Direct, Event, FlowKey, MARK_CAPTURE, SameNode, Side};
 
 use crate::{
     socket::{cookie, ends, key, netns, set_mark, tell_of_close},
-    state::{DIRECT, EVENTS, SAME_NODE, field},
+    state::{ASKED, DIRECT, EVENTS, SAME_NODE, field},
 };
 
 /// Puts a connection on record; false if there is no room.
@@ -32,13 +32,23 @@ pub(crate) fn begin(ctx: &SockOpsContext, key: &FlowKey, source: u64, destinatio
     }
     let none = Side { socket: 0, received: 0, closed: 0, snd_nxt: 0, rcv_nxt: 0, last: 0, pad: 0 };
     let client = Side { socket: cookie(ctx), ..none };
-    let direct = Direct { source, destination, begun: now(), opened: 0, arrived: 0, ended: 0, client, server: none };
+    // SAFETY: copied out at once.
+    let asked = unsafe { ASKED.get(&client.socket) }.copied().unwrap_or(Asked {
+        address: Address([0; 4]),
+        port: 0,
+        pad: [0; 3],
+    });
+    let direct =
+        Direct { source, destination, begun: now(), opened: 0, arrived: 0, ended: 0, asked, client, server: none };
     if DIRECT.insert(&flow, &direct, 0).is_err() {
         if let Some(same_node) = SAME_NODE.get_ptr_mut(SameNode::HOOKS) {
             // SAFETY: an entry of an array.
             count(unsafe { &raw mut (*same_node).full });
         }
         return false;
+    }
+    if asked.port != 0 {
+        let _ = ASKED.remove(&client.socket);
     }
     tell_of_close(ctx);
     debug!(ctx, "sock_ops: port {} to port {} goes without the agent", flow.local_port, flow.remote_port);

@@ -6,14 +6,16 @@
 //!
 //! ```text
 //!   pod: connect() -> connect.rs    marks the socket           PODS, AGENTS, AGENT_SOCKETS, VERDICTS
+//!                     service.rs    draws an endpoint          SERVICES, VERDICTS -> ASKED
 //!                     sock_ops.rs   says whose the tuple is    PODS, LOCAL, AGENT_SOCKETS, VERDICTS -> FLOWS, DIRECT
 //!   SYN arrives    -> sk_lookup.rs  steers it                  FLOWS, DIRECT, LISTENERS
 //!   open, closed   -> sock_ops.rs   tells the agent            DIRECT -> EVENTS
+//!   getpeername()  -> service.rs    says what was asked for    DIRECT
 //! ```
 #![no_std]
 
 /// Version of everything in this file. Raise it with any change to a map, a type, a mark or their meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// ELF section of the object that holds [`ABI_VERSION`] as four little-endian bytes.
 pub const ABI_SECTION: &str = "weft_abi";
@@ -24,6 +26,10 @@ pub const MARK_MASK: u32 = 0x00ff_0000;
 
 /// A pod's own connection that the agent shall take: routed to `lo` in the pod's namespace.
 pub const MARK_CAPTURE: u32 = 0x0056_0000;
+
+/// Beside [`MARK_CAPTURE`]: the hook has drawn among the endpoints of a service, and none of its [`Choices`] was drawn. The
+/// agent takes one of the others, or the choices would get more than their shares. No rule of ours looks at it.
+pub const MARK_DRAWN: u32 = 0x0100_0000;
 
 /// The agent's connection to the pod with the client's address as source. Routed to `lo`, so that the application's
 /// replies (which copy the mark, `tcp_fwmark_accept`) return to the agent and not to the client's real host.
@@ -66,6 +72,11 @@ pub mod maps {
     pub const PLUMBED: &str = "PLUMBED";
     /// [`VerdictKey`](crate::VerdictKey) -> [`Verdict`](crate::Verdict): which pods of this node may talk without the agent.
     pub const VERDICTS: &str = "VERDICTS";
+    /// [`ServiceKey`](crate::ServiceKey) -> [`Choices`](crate::Choices): endpoints on this node of what pods may ask for.
+    pub const SERVICES: &str = "SERVICES";
+    /// Socket cookie -> [`Asked`](crate::Asked): what sockets have asked for whose endpoint the hook has chosen, from the
+    /// connect hook to the SYN.
+    pub const ASKED: &str = "ASKED";
     /// [`FlowKey`](crate::FlowKey) with cookie 0 -> [`Direct`](crate::Direct): connections between two pods of this node
     /// that no agent carries.
     pub const DIRECT: &str = "DIRECT";
@@ -80,7 +91,7 @@ pub mod maps {
     pub const LOGS: &str = "AYA_LOGS";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 15] = [
         PODS,
         LOCAL,
         AGENTS,
@@ -89,6 +100,8 @@ pub mod maps {
         LISTENERS,
         PLUMBED,
         VERDICTS,
+        SERVICES,
+        ASKED,
         DIRECT,
         EVENTS,
         SAME_NODE,
@@ -103,6 +116,10 @@ pub mod programs {
     pub const CONNECT4: &str = "weft_connect4";
     /// `cgroup/connect6`.
     pub const CONNECT6: &str = "weft_connect6";
+    /// `cgroup/getpeername4`.
+    pub const GETPEERNAME4: &str = "weft_getpeername4";
+    /// `cgroup/getpeername6`.
+    pub const GETPEERNAME6: &str = "weft_getpeername6";
     /// `sock_ops`.
     pub const SOCK_OPS: &str = "weft_sock_ops";
     /// `sk_lookup`; one instance for each pod.
@@ -118,7 +135,7 @@ pub mod programs {
     pub const POD_SLOTS_BITS: u32 = 16;
     /// Global of [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_set_retval`.
     pub const SET_RETVAL: &str = "WEFT_SET_RETVAL";
-    /// Global of [`SOCK_OPS`]: 1 if the kernel has `bpf_skc_to_mptcp_sock`.
+    /// Global of [`SOCK_OPS`], [`CONNECT4`] and [`CONNECT6`]: 1 if the kernel has `bpf_skc_to_mptcp_sock`.
     pub const TELLS_MPTCP: &str = "WEFT_TELLS_MPTCP";
 }
 
@@ -133,7 +150,7 @@ pub mod pins {
 
 /// An IP address, IPv4 as IPv4-mapped IPv6; words as they lie in a packet.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address(pub [u32; 4]);
 
 impl Address {
@@ -266,6 +283,56 @@ impl Verdict {
     pub const RELAY: Self = Self(2);
 }
 
+/// A port of a service, as one pod asks for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// Netns cookie of the pod that connects: its place and its namespace decide on the shares.
+    pub source: u64,
+    /// One of the service's addresses.
+    pub address: Address,
+    /// The service's port, host order.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// Endpoints of a service to which a pod may connect without the agent, in the proportions in which the agent would choose
+/// them. What is left of the whole belongs to all others, of which the agent chooses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices(pub [Choice; Choices::MOST]);
+
+impl Choices {
+    /// Further endpoints are left to the agent.
+    pub const MOST: usize = 8;
+}
+
+/// One endpoint of [`Choices`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Of the family of the service's address.
+    pub address: Address,
+    /// Host order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+    /// Whose drawn number is below it, of 2^32, and not below that of a choice before, gets this one. Zero: there is none.
+    pub below: u32,
+}
+
+/// What a connection has asked for that goes to an endpoint of it; all zero: for what it goes to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub address: Address,
+    /// Host order.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
 /// A connection between two pods of this node that no agent carries.
 ///
 /// Each hook writes the fields of its own end only; an entry goes when both ends have closed, and so does
@@ -285,6 +352,8 @@ pub struct Direct {
     pub arrived: u64,
     /// How many of its ends have closed.
     pub ended: u64,
+    /// The service's address that was asked for, if it was not the pod's own.
+    pub asked: Asked,
     pub client: Side,
     pub server: Side,
 }
@@ -429,11 +498,15 @@ const _: () = {
     assert!(size_of::<Plumbed>() == 16);
     assert!(size_of::<VerdictKey>() == 24);
     assert!(size_of::<Side>() == 40);
-    assert!(size_of::<Direct>() == 48 + 2 * 40);
-    assert!(size_of::<Event>() == 8 + 48 + 128);
+    assert!(size_of::<ServiceKey>() == 32);
+    assert!(size_of::<Choice>() == 24);
+    assert!(size_of::<Asked>() == 24);
+    assert!(size_of::<Direct>() == 48 + 24 + 2 * 40);
+    assert!(size_of::<Event>() == 8 + 48 + 152);
     assert!(size_of::<SameNode>() == 24);
     assert!(size_of::<Settings>() == 16);
     assert!(MARK_CAPTURE & LOOP_MASK == LOOP_MARK && MARK_DELIVER & LOOP_MASK == LOOP_MARK);
+    assert!(MARK_DRAWN & (MARK_MASK | LOOP_MASK) == 0);
     assert!(MARK_AGENT & LOOP_MASK != LOOP_MARK && MARK_AGENT & MARK_MASK == MARK_AGENT);
 };
 
@@ -448,6 +521,9 @@ mod user {
     unsafe impl aya::Pod for crate::Pod {}
     unsafe impl aya::Pod for crate::Plumbed {}
     unsafe impl aya::Pod for crate::VerdictKey {}
+    unsafe impl aya::Pod for crate::ServiceKey {}
+    unsafe impl aya::Pod for crate::Choices {}
+    unsafe impl aya::Pod for crate::Asked {}
     unsafe impl aya::Pod for crate::Verdict {}
     unsafe impl aya::Pod for crate::Direct {}
     unsafe impl aya::Pod for crate::SameNode {}

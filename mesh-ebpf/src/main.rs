@@ -7,6 +7,8 @@
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod service;
+#[cfg(target_arch = "bpf")]
 mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod direct;

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use aya_log_ebpf::debug;
-use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE, MARK_MASK};
+use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE, MARK_DRAWN, MARK_MASK};
 
 use crate::{
     direct,
@@ -49,7 +49,7 @@ fn connecting(ctx: &SockOpsContext) {
             return;
         } else if pod.is_passing() {
             // Captured a moment before it began: without an entry nobody would know it for the pod's own.
-            if mark(ctx) == Some(MARK_CAPTURE) {
+            if mark(ctx).is_some_and(|mark| mark & !MARK_DRAWN == MARK_CAPTURE) {
                 remember(ctx, &key, FlowKind::OUTBOUND);
             }
             return;
@@ -75,7 +75,15 @@ fn connecting(ctx: &SockOpsContext) {
             FlowKind::OUTBOUND
         };
         // Marked if and only if it is captured, which is how the agent tells who came to a listener by its port.
-        set_mark(ctx, if kind.0 == FlowKind::OUTBOUND.0 { MARK_CAPTURE } else { 0 });
+        let drawn = mark(ctx) == Some(MARK_CAPTURE | MARK_DRAWN);
+        set_mark(
+            ctx,
+            match kind.0 == FlowKind::OUTBOUND.0 {
+                true if drawn => MARK_CAPTURE | MARK_DRAWN,
+                true => MARK_CAPTURE,
+                false => 0,
+            },
+        );
         remember(ctx, &key, kind);
     } else if SETTINGS.get(0).is_some_and(|settings| settings.node_cookie == netns) {
         let (local, remote) = ends(ctx);

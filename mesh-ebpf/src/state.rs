@@ -8,7 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf, SockHash},
 };
 use mesh_ebpf::{
-    Address, Direct, FlowKey, FlowKind, HBONE_PORT, ListenerKey, Plumbed, Pod, SameNode, Settings, Verdict, VerdictKey,
+    Address, Asked, Choices, Direct, FlowKey, FlowKind, HBONE_PORT, ListenerKey, Plumbed, Pod, SameNode, ServiceKey,
+    Settings, Verdict, VerdictKey,
 };
 
 /// 4,096 pods on a node: the kubelet's default is 110, the largest in use near 1,000.
@@ -47,6 +48,16 @@ pub(crate) static PLUMBED: HashMap<u64, Plumbed> = HashMap::with_max_entries(POD
 /// entries that are there.
 #[map]
 pub(crate) static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// 110 pods that may each ask for 300 ports of services with endpoints on this node, on both families; what finds no room is
+/// relayed. Memory only for entries that are there.
+#[map]
+pub(crate) static SERVICES: HashMap<ServiceKey, Choices> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Entries live from the connect hook to the SYN of the same `connect`; with a deferred TCP_FASTOPEN_CONNECT that is the
+/// first write. One that is evicted costs the connection the service's name.
+#[map]
+pub(crate) static ASKED: LruHashMap<u64, Asked> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Connections that find no room are relayed. Not LRU: what is evicted would go on unaccounted for.
 #[map]
@@ -144,4 +155,22 @@ macro_rules! address6 {
     };
 }
 
-pub(crate) use {address6, field, patched};
+/// Writes one field of a hook's context. Volatile for the same reason as [`field`].
+macro_rules! store {
+    ($context:expr, $field:ident $([$index:literal])?, $value:expr) => {
+        // SAFETY: as in `field`; the hook's own context, which nobody else reads while it runs.
+        unsafe { core::ptr::write_volatile(&raw mut (*$context).$field $([$index])?, $value) }
+    };
+}
+
+/// Writes the IPv6 address that a connection shall go to, word by word.
+macro_rules! store6 {
+    ($context:expr, $address:expr) => {{
+        store!($context, user_ip6[0], $address.0[0]);
+        store!($context, user_ip6[1], $address.0[1]);
+        store!($context, user_ip6[2], $address.0[2]);
+        store!($context, user_ip6[3], $address.0[3]);
+    }};
+}
+
+pub(crate) use {address6, field, patched, store, store6};

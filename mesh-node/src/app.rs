@@ -297,6 +297,7 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
                 upstreams: parts.upstreams.clone(),
                 limits: limits.clone(),
                 connections: parts.connections.clone(),
+                kernel: Some(kernel.clone()),
             };
             let inbound = Inbound {
                 config: inbound_config.clone(),

@@ -20,6 +20,7 @@ mod watcher;
 pub mod trial;
 pub mod record;
 pub mod account;
+pub mod services;
 pub mod verdicts;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -87,6 +88,7 @@ enum Order {
 struct Figures {
     active: AtomicU64,
     verdicts: AtomicU64,
+    services: AtomicU64,
     lost: AtomicU64,
     full: AtomicU64,
 }
@@ -139,6 +141,9 @@ impl DirectPath {
             generation: 0,
             in_force,
             bases: HashMap::new(),
+            offered: None,
+            offers: BTreeMap::new(),
+            revision: 0,
             figures: figures.clone(),
             begun: Instant::now(),
             settled: false,
@@ -189,6 +194,11 @@ impl Collector for DirectPath {
                 &self.figures.active,
             ),
             ("weft_same_node_verdicts", "Pairs of pods, by family and port, that may", &self.figures.verdicts),
+            (
+                "weft_same_node_services",
+                "Ports of services, by pod and address, of whose endpoints the kernel chooses",
+                &self.figures.services,
+            ),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

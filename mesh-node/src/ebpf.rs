@@ -34,7 +34,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use mesh_ebpf::{Direct, FlowKey, FlowKind, ListenerKey, SameNode, Verdict, VerdictKey};
+use mesh_ebpf::{Choices, Direct, FlowKey, FlowKind, ListenerKey, SameNode, ServiceKey, Verdict, VerdictKey};
 
 pub use bpffs::{is_bpffs, mount_bpffs};
 pub use cgroup::{CgroupError, root as cgroup_root};
@@ -304,6 +304,26 @@ impl Kernel {
     /// # Errors  `Superseded`, and of the map, when it is full.
     pub fn set_verdict(&self, key: VerdictKey, verdict: Option<Verdict>) -> Result<(), KernelError> {
         self.between.set_verdict(key, verdict)
+    }
+
+    /// Of which endpoints the hooks choose, for whom: by this agent, or one before it.
+    pub fn services(&self) -> Vec<(ServiceKey, Choices)> {
+        self.between.services()
+    }
+
+    /// Says of which endpoints the hooks choose from now on; none: of none. An endpoint needs a verdict all the same.
+    ///
+    /// # Errors  `Superseded`, and of the map, when it is full.
+    pub fn set_service(&self, key: ServiceKey, choices: Option<Choices>) -> Result<(), KernelError> {
+        self.between.set_service(key, choices)
+    }
+
+    /// The endpoints among which the hook has drawn for a pod's connection to a service, and which it has not drawn if
+    /// [`socket::is_drawn`](crate::socket::is_drawn). For the data path: one system call.
+    pub fn choices(&self, source: NetnsCookie, asked: SocketAddr) -> Vec<IpAddr> {
+        let key = ServiceKey { source: source.0, address: asked.ip().into(), port: asked.port(), pad: [0; 3] };
+        let choices = self.between.choices(&key).unwrap_or_default();
+        choices.0.iter().filter(|choice| choice.below != 0).map(|choice| choice.address.into()).collect()
     }
 
     /// Lets verdicts hold for `age` from now; zero ends that at once.

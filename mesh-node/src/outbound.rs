@@ -9,10 +9,11 @@ mod outliers;
 mod first_words;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_core::addr::NetworkAddress;
 use mesh_core::snapshot::Snapshot;
 use mesh_core::traffic::{ConnectionPool, TrafficPolicy};
 use mesh_core::workload::Workload;
@@ -28,6 +29,7 @@ use tracing::info;
 use crate::capture::Captured;
 use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
+use crate::ebpf::Kernel;
 use crate::pod::Pod;
 use crate::socket::Dialled;
 use crate::splice::Begun;
@@ -72,6 +74,8 @@ pub struct Outbound {
     pub upstreams: Upstreams,
     pub limits: Limits,
     pub connections: Connections,
+    /// Tells which endpoints the connect hook has left out of its draw for the agent.
+    pub kernel: Option<Arc<Kernel>>,
 }
 
 /// A connection that is up, as far as this side of it is concerned.
@@ -151,7 +155,13 @@ impl Outbound {
         }
     }
 
+    /// Reaches what was asked for. Endpoints that the connect hook has drawn among and not drawn have had their share of the
+    /// service's connections: they are for when there is no other.
     async fn reach(&self, pod: &Arc<Pod>, facts: &mut Facts, client: &TcpStream) -> Result<Way, Failure> {
+        let mut left = match &self.kernel {
+            Some(kernel) if socket::is_drawn(client) => kernel.choices(pod.cookie, facts.asked.0),
+            _ => Vec::new(),
+        };
         let mut words = FirstWords::of(client);
         let mut tried: Vec<Arc<Workload>> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -167,12 +177,15 @@ impl Outbound {
                 namespace,
                 client: facts.client.0.ip(),
             };
+            let at = |ip: &IpAddr| snapshot.workload_at(&NetworkAddress::new(self.config.network.clone(), *ip));
+            let spared = left.iter().filter_map(at);
+            let avoid: Vec<Arc<Workload>> = tried.iter().chain(spared).cloned().collect();
             let routed = route::route(
                 &snapshot,
                 &origin,
                 facts.asked,
                 self.config.unknown,
-                &tried,
+                &avoid,
                 &self.upstreams,
                 &mut rand::rng(),
             );
@@ -181,6 +194,10 @@ impl Outbound {
                 Ok(Route::Passthrough(to)) => {
                     let reached = self.plain(pod, to.0).await?;
                     return Ok(Way { reached, begun: words.begun(0), _loaded: None, governed: None });
+                }
+                Err(NoRoute::NoEndpoint) if !left.is_empty() => {
+                    left.clear();
+                    continue;
                 }
                 // Endpoints were there, and each was tried: what went wrong last says more than that none is left.
                 Err(NoRoute::NoEndpoint | NoRoute::NoWaypoint) if last.is_some() => {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_ebpf::{MARK_AGENT, MARK_CAPTURE, MARK_DELIVER};
+use mesh_ebpf::{MARK_AGENT, MARK_CAPTURE, MARK_DELIVER, MARK_DRAWN};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
@@ -112,7 +112,13 @@ pub fn listen(
 /// told by the mark of their SYN, which `sock_ops` sets on them alone; the rest, steered or not, can only end here.
 /// Costs a system call if the ports are equal, else nothing.
 pub fn is_direct(stream: &TcpStream, asked: SocketAddr, port: u16) -> bool {
-    asked.port() == port && SockRef::from(stream).mark().ok() != Some(MARK_CAPTURE)
+    asked.port() == port && SockRef::from(stream).mark().map(|mark| mark & !MARK_DRAWN).ok() != Some(MARK_CAPTURE)
+}
+
+/// Whether the connect hook has drawn an endpoint for a captured connection, and it was none of its own choices. A pod with
+/// CAP_NET_ADMIN can say so itself, and chooses by that among the endpoints that it may reach anyway.
+pub fn is_drawn(stream: &TcpStream) -> bool {
+    SockRef::from(stream).mark().ok() == Some(MARK_CAPTURE | MARK_DRAWN)
 }
 
 /// The address that the client of an accepted connection dialled: IPv4 as IPv4. Known also when the client has gone; who it

@@ -2,6 +2,7 @@
 
 mod policy;
 mod agents;
+mod services;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -35,7 +36,12 @@ impl World {
     }
 
     fn with_setup(name: &str, setup: Setup) -> Result<World> {
-        let mesh = Mesh::with_setup(name, &["a"], setup)?;
+        World::on(name, &["a"], setup)
+    }
+
+    /// The pods are on node a all the same.
+    fn on(name: &str, nodes: &[&str], setup: Setup) -> Result<World> {
+        let mesh = Mesh::with_setup(name, nodes, setup)?;
         mesh.namespace("shop", true)?;
         mesh.namespace("prod", true)?;
         let web = mesh.enrolled(mesh.pod("web").namespace("shop").service_account("front"), "a")?;

@@ -71,7 +71,17 @@ mod tests {
     use super::*;
 
     fn opened(client: Side, server: Side) -> Direct {
-        Direct { source: 1, destination: 2, begun: 1, opened: 2, arrived: 1, ended: 2, client, server }
+        Direct {
+            source: 1,
+            destination: 2,
+            begun: 1,
+            opened: 2,
+            arrived: 1,
+            ended: 2,
+            asked: Default::default(),
+            client,
+            server,
+        }
     }
 
     /// States that the two ends closed from, who closed first, and what each received by the kernel's count.
@@ -133,6 +143,7 @@ mod tests {
             opened: 0,
             arrived: 1,
             ended: 1,
+            asked: Default::default(),
             client: Side { socket: 1, closed: 1000, last: 2, ..none },
             server: none,
         };

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_core::addr::{NetworkAddress, PodAddr};
+use mesh_core::addr::{NetworkAddress, OrigDst, PodAddr};
 use mesh_core::snapshot::Snapshot;
 use mesh_core::workload::Workload;
-use mesh_ebpf::{Direct, FlowKey};
+use mesh_ebpf::{Asked, Direct, FlowKey};
 
 use super::account;
 use super::verdicts::Member;
@@ -48,11 +48,18 @@ impl Record {
         inbound.destination = workload(destination, target);
         inbound.destination_identity = destination.map(|member| member.identity.clone());
         inbound.target = Some(PodAddr::new(target));
-        let outbound =
+        let mut outbound =
             Facts { direction: Direction::Outbound, pod: Some(NetnsCookie(direct.source)), ..inbound.clone() };
         inbound.pod = Some(NetnsCookie(direct.destination));
         if let Some(destination) = &inbound.destination {
-            inbound.service = service::asked(snapshot, destination, target.port(), None);
+            inbound.service = match asked(&direct) {
+                Some(asked) => {
+                    outbound.asked = OrigDst::new(asked);
+                    outbound.service = snapshot.service_at(&NetworkAddress::new(network.clone(), asked.ip())).cloned();
+                    outbound.service.clone()
+                }
+                None => service::asked(snapshot, destination, target.port(), None),
+            };
             let permit = decide(snapshot, destination, &inbound, client, target).verdict;
             inbound.policy = permit.ok().and_then(|permit| permit.policy().cloned());
         }
@@ -128,6 +135,12 @@ impl Record {
     fn lives(&self) -> impl Iterator<Item = &Arc<Live>> {
         [self.outbound.live(), self.inbound.live()].into_iter()
     }
+}
+
+/// The service's address that the client asked for, if it was one.
+fn asked(direct: &Direct) -> Option<SocketAddr> {
+    let Asked { address, port, .. } = direct.asked;
+    (port != 0).then(|| SocketAddr::new(address.into(), port))
 }
 
 /// The client's end and the server's.

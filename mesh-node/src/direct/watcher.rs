@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mesh_core::snapshot::Snapshot;
-use mesh_ebpf::{Direct, Event, FlowKey, Side, Verdict, VerdictKey};
+use mesh_ebpf::{Choices, Direct, Event, FlowKey, ServiceKey, Side, Verdict, VerdictKey};
 use mesh_net::causes::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use super::record::{Record, ends};
+use super::services::{self, choices};
 use super::verdicts::{Basis, Member, steps, verdicts};
 use super::{Config, Figures, Order};
 use crate::connection::End;
@@ -36,6 +37,12 @@ pub(super) struct Watcher {
     pub(super) in_force: BTreeMap<u64, BTreeMap<VerdictKey, Verdict>>,
     /// What that was found from.
     pub(super) bases: HashMap<u64, Basis>,
+    /// The endpoints of which the hooks choose; `None`: not looked at yet.
+    pub(super) offered: Option<HashMap<ServiceKey, Choices>>,
+    /// What that was found from, and what was found, by service.
+    pub(super) offers: BTreeMap<mesh_core::workload::ServiceKey, Offer>,
+    /// Counts changes of `in_force`.
+    pub(super) revision: u64,
     pub(super) figures: Arc<Figures>,
     pub(super) begun: Instant,
     /// Every pod that the kernel has is known, or nobody will tell of it any more.
@@ -49,6 +56,13 @@ pub(super) struct Watcher {
     pub(super) strayed: HashSet<(u64, u64)>,
     /// Events that came before those in the ring.
     pub(super) unread: VecDeque<Event>,
+}
+
+/// What the hooks may choose of a service.
+#[derive(Clone)]
+pub(super) struct Offer {
+    basis: services::Basis,
+    choices: Arc<HashMap<ServiceKey, Choices>>,
 }
 
 pub(super) struct Known {
@@ -144,15 +158,65 @@ impl Watcher {
         let changed = self.changed(&snapshot);
         // Connections may be to pods of whose verdicts nobody asks any more.
         let others = self.pods.values().any(|known| known.leaves.is_some()) || !self.config.enabled;
-        if changed.is_empty() && !others && self.settled {
-            // What is new is all of pods elsewhere.
+        // Else all that is new is of pods elsewhere.
+        if !changed.is_empty() || others || !self.settled {
+            self.sweep(&snapshot);
+            if self.write(&snapshot, changed) {
+                self.kernel.wait_for_hooks();
+                self.sweep(&snapshot);
+            }
+        }
+        self.offer(&snapshot);
+    }
+
+    /// Has the hooks know of which endpoints of services they may choose. Whether they may connect to one, verdicts say.
+    fn offer(&mut self, snapshot: &Snapshot) {
+        if !self.settled {
             return;
         }
-        self.sweep(&snapshot);
-        if self.write(&snapshot, changed) {
-            self.kernel.wait_for_hooks();
-            self.sweep(&snapshot);
+        let members = self.members();
+        let of_services = members.iter().filter_map(|pod| snapshot.workload(&pod.workload));
+        let keys: BTreeSet<_> = of_services.flat_map(|workload| workload.services.keys()).cloned().collect();
+        let generation = self.generation + self.revision;
+        let before = std::mem::take(&mut self.offers);
+        let mut same = before.len() == keys.len() && self.offered.is_some();
+        for key in keys {
+            let Some(service) = snapshot.service(&key) else { continue };
+            let basis = services::Basis::of(snapshot, &members, generation, service);
+            let offer = match before.get(&key) {
+                Some(offer) if offer.basis == basis => offer.clone(),
+                _ => {
+                    same = false;
+                    let found = choices(snapshot, &self.config.network, &members, &self.in_force, service);
+                    Offer { basis, choices: Arc::new(found) }
+                }
+            };
+            self.offers.insert(key, offer);
         }
+        if same {
+            return;
+        }
+        let offered = self.offered.get_or_insert_with(|| self.kernel.services().into_iter().collect());
+        let found = self.offers.values().flat_map(|offer| offer.choices.iter());
+        let wanted: HashMap<ServiceKey, Choices> = found.map(|(key, choices)| (*key, *choices)).collect();
+        let gone: Vec<ServiceKey> = offered.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
+        let gone = gone.into_iter().map(|key| (key, None));
+        let new = wanted.into_iter().map(|(key, choices)| (key, Some(choices)));
+        for (key, choices) in gone.chain(new) {
+            if offered.get(&key).copied() == choices {
+                continue;
+            }
+            if let Err(error) = self.kernel.set_service(key, choices) {
+                warn!(error = chain(&error), "endpoints of services on this node; the agent chooses of the rest");
+                self.offers.clear();
+                return;
+            }
+            match choices {
+                Some(choices) => offered.insert(key, choices),
+                None => offered.remove(&key),
+            };
+        }
+        self.figures.services.store(offered.len() as u64, Ordering::Relaxed);
     }
 
     /// Takes over from an agent before this one, once everything is known that it knew.
@@ -309,6 +373,7 @@ impl Watcher {
 
     fn set(&mut self, key: VerdictKey, verdict: Option<Verdict>) -> Result<(), KernelError> {
         self.kernel.set_verdict(key, verdict)?;
+        self.revision += 1;
         let to = self.in_force.entry(key.destination).or_default();
         match verdict {
             Some(verdict) => to.insert(key, verdict),

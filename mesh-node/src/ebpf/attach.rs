@@ -16,8 +16,13 @@ use super::{
 };
 
 /// The hooks on a cgroup, by the names of their programs.
-const ON_CGROUP: [(&str, Hook); 3] =
-    [(programs::CONNECT4, Hook::Connect4), (programs::CONNECT6, Hook::Connect6), (programs::SOCK_OPS, Hook::SockOps)];
+const ON_CGROUP: [(&str, Hook); 5] = [
+    (programs::CONNECT4, Hook::Connect4),
+    (programs::CONNECT6, Hook::Connect6),
+    (programs::GETPEERNAME4, Hook::GetPeerName4),
+    (programs::GETPEERNAME6, Hook::GetPeerName6),
+    (programs::SOCK_OPS, Hook::SockOps),
+];
 
 /// The pins' folder and the object, from which programs are loaded that share the pinned maps.
 pub(super) struct Loader {

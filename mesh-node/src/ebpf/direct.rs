@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
-use mesh_ebpf::{Direct, Event, FlowKey, SameNode, Settings, Verdict, VerdictKey, maps, pins};
+use mesh_ebpf::{Choices, Direct, Event, FlowKey, SameNode, ServiceKey, Settings, Verdict, VerdictKey, maps, pins};
 use tokio::io::unix::AsyncFd;
 
 use super::{
@@ -22,6 +22,9 @@ use super::{
 /// The maps, typed.
 pub(super) struct Between {
     verdicts: Mutex<HashMap<MapData, VerdictKey, Verdict>>,
+    services: Mutex<HashMap<MapData, ServiceKey, Choices>>,
+    /// Once more, for the data path: it waits for nobody who writes.
+    choices: HashMap<MapData, ServiceKey, Choices>,
     flows: Mutex<HashMap<MapData, FlowKey, Direct>>,
     same_node: Mutex<Array<MapData, SameNode>>,
     settings: Array<MapData, Settings>,
@@ -41,6 +44,8 @@ impl Between {
         let (same_node, settings) = (pinned(dir, maps::SAME_NODE)?, pinned(dir, maps::SETTINGS)?);
         Ok(Self {
             verdicts: Mutex::new(Map::HashMap(verdicts).try_into().map_err(failed("open", maps::VERDICTS))?),
+            services: Mutex::new(services(dir)?),
+            choices: services(dir)?,
             flows: Mutex::new(Map::HashMap(flows).try_into().map_err(failed("open", maps::DIRECT))?),
             same_node: Mutex::new(Map::Array(same_node).try_into().map_err(failed("open", maps::SAME_NODE))?),
             settings: Map::Array(settings).try_into().map_err(failed("open", maps::SETTINGS))?,
@@ -59,6 +64,23 @@ impl Between {
             Some(verdict) => verdicts.insert(key, verdict, 0).map_err(failed("insert", maps::VERDICTS)),
             None => gone(maps::VERDICTS, verdicts.remove(&key)),
         }
+    }
+
+    pub(super) fn services(&self) -> Vec<(ServiceKey, Choices)> {
+        locked(&self.services).iter().filter_map(Result::ok).collect()
+    }
+
+    pub(super) fn set_service(&self, key: ServiceKey, choices: Option<Choices>) -> Result<(), KernelError> {
+        self.own()?;
+        let mut services = locked(&self.services);
+        match choices {
+            Some(choices) => services.insert(key, choices, 0).map_err(failed("insert", maps::SERVICES)),
+            None => gone(maps::SERVICES, services.remove(&key)),
+        }
+    }
+
+    pub(super) fn choices(&self, key: &ServiceKey) -> Option<Choices> {
+        self.choices.get(key, 0).ok()
     }
 
     pub(super) fn trust(&self, age: Duration) -> Result<(), KernelError> {
@@ -134,6 +156,10 @@ impl Events {
         let item = self.0.get_mut().next()?;
         sys::event(&item)
     }
+}
+
+fn services(dir: &Path) -> Result<HashMap<MapData, ServiceKey, Choices>, KernelError> {
+    Map::HashMap(pinned(dir, maps::SERVICES)?).try_into().map_err(failed("open", maps::SERVICES))
 }
 
 fn pinned(dir: &Path, map: &'static str) -> Result<MapData, KernelError> {

@@ -67,6 +67,8 @@ pub(super) enum Hook {
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
+    GetPeerName4 = 29,
+    GetPeerName6 = 30,
     SkLookup = 36,
 }
 

@@ -8,9 +8,10 @@ use mesh_core::addr::{NetworkAddress, OrigDst, PodAddr, ServiceAddr, TunnelAddr}
 use mesh_core::identity::SpiffeId;
 use mesh_core::service::{Mode, Service};
 use mesh_core::snapshot::Snapshot;
-use mesh_core::traffic::TrafficPolicy;
+use mesh_core::traffic::{Balance, ConnectionPool, LocalityPolicy, TrafficPolicy};
 use mesh_core::workload::{GatewayAddress, Health, Workload};
-use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use super::balance::{self, Asker};
 use super::experience::{Experience, Target};
@@ -170,18 +171,7 @@ fn endpoint_of<'a>(
     if service.port(asked.port()).is_none() {
         return Err(NoRoute::NoSuchPort);
     }
-    let candidates: Vec<Candidate<'a>> = snapshot
-        .endpoints(&service.key)
-        .filter(|w| service.load_balancing.allow_unhealthy || w.health == Health::Healthy)
-        .filter(|w| w.capacity > 0 && !avoid.iter().any(|tried| tried.uid == w.uid))
-        .filter_map(|workload| {
-            let ports = workload.services.get(&service.key)?;
-            let own = ports.iter().find(|p| p.service_port == asked.port()).copied();
-            let target_port = own.or_else(|| service.port(asked.port()).copied())?.target_port;
-            let ip = address_for(workload, asked.ip())?;
-            (target_port != 0).then_some(Candidate { workload, target: SocketAddr::new(ip, target_port) })
-        })
-        .collect();
+    let candidates = candidates(snapshot, service, asked, avoid);
     let policy = service.traffic.policy(origin.namespace, asked.port());
     let target = Target { service: service.key.clone(), port: asked.port() };
     let ejected = match policy.and_then(|policy| policy.outliers) {
@@ -197,6 +187,70 @@ fn endpoint_of<'a>(
     let carriage = carriage(origin, chosen.workload, Some(service), target)?;
     let (workload, service) = (chosen.workload.clone(), Some((service.clone(), asked)));
     Ok(Endpoint { workload, service, target, carriage, waypoint: false })
+}
+
+/// The endpoints that a service has at the moment for who asks for this address and port.
+fn candidates<'a>(
+    snapshot: &'a Snapshot,
+    service: &Service,
+    asked: ServiceAddr,
+    avoid: &[Arc<Workload>],
+) -> Vec<Candidate<'a>> {
+    let ready = snapshot
+        .endpoints(&service.key)
+        .filter(|w| service.load_balancing.allow_unhealthy || w.health == Health::Healthy)
+        .filter(|w| w.capacity > 0 && !avoid.iter().any(|tried| tried.uid == w.uid));
+    let at_port = ready.filter_map(|workload| {
+        let ports = workload.services.get(&service.key)?;
+        let own = ports.iter().find(|p| p.service_port == asked.port()).copied();
+        let target_port = own.or_else(|| service.port(asked.port()).copied())?.target_port;
+        let ip = address_for(workload, asked.ip())?;
+        (target_port != 0).then_some(Candidate { workload, target: SocketAddr::new(ip, target_port) })
+    });
+    at_port.collect()
+}
+
+/// An endpoint of a service, and its share of the connections.
+#[derive(Clone, Debug)]
+pub struct Share {
+    pub workload: Arc<Workload>,
+    pub target: SocketAddr,
+    /// In proportion to the others'.
+    pub weight: u32,
+}
+
+/// Among which endpoints of `service` [`route`] would choose, and in which proportions, if to choose one and to carry is all
+/// that there is to do for a connection of `origin`'s, and if proportions say all of the choice. Least connections say them: who
+/// does not know how busy the endpoints are takes them for equally busy.
+pub fn shares(
+    snapshot: &Snapshot,
+    origin: &Origin<'_>,
+    service: &Arc<Service>,
+    asked: ServiceAddr,
+) -> Option<Vec<Share>> {
+    let address = NetworkAddress::new(origin.network.clone(), asked.ip());
+    let leads_here = snapshot.service_at(&address).is_some_and(|at| at.key == service.key);
+    if !leads_here || service.waypoint.is_some() || service.load_balancing.mode == Mode::Passthrough {
+        return None;
+    }
+    service.port(asked.port())?;
+    let policy = service.traffic.policy(origin.namespace, asked.port());
+    if let Some(TrafficPolicy { balance, pool, outliers, locality }) = policy
+        && (!matches!(balance, Balance::LeastConnections | Balance::Random)
+            || *pool != ConnectionPool::default()
+            || outliers.is_some()
+            || matches!(locality, Some(LocalityPolicy::Distribute(_))))
+    {
+        return None;
+    }
+    let candidates = candidates(snapshot, service, asked, &[]);
+    // With all endpoints available nothing spills, so nothing is drawn.
+    let mut undrawn = SmallRng::seed_from_u64(0);
+    let near =
+        locality::narrow(&candidates, |c| c.workload, origin.workload, service, policy, &BTreeSet::new(), &mut undrawn);
+    let share =
+        |c: Candidate<'_>| Share { workload: c.workload.clone(), target: c.target, weight: c.workload.capacity };
+    Some(near.into_iter().map(share).collect())
 }
 
 /// What is asked for that has a waypoint.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_ebpf::{Direct, Event, FlowKey, Verdict, VerdictKey};
+use mesh_ebpf::{Choice, Choices, Direct, Event, FlowKey, MARK_CAPTURE, MARK_DRAWN, ServiceKey, Verdict, VerdictKey};
 use mesh_node::{
     ebpf::Pod,
     netns::{Netns, Sockets},
@@ -190,6 +190,90 @@ fn fast_open_and_multipath_are_no_way_round() {
     }
     app.set_nonblocking(true).unwrap();
     assert!(app.accept().is_err());
+}
+
+const SERVICE: [&str; 2] = ["10.96.0.7", "fd96::7"];
+
+/// Has the hook choose the second pod's port 8080 for the service's port 80, below `below` of 2^32.
+fn offer(world: &World, below: u32) {
+    for (service, host) in SERVICE.into_iter().zip(OUTSIDE) {
+        let key = ServiceKey { source: world.pod.cookie().0, address: ip(service).into(), port: 80, pad: [0; 3] };
+        let mut choices = Choices::default();
+        choices.0[0] = Choice { address: ip(host).into(), port: 8080, pad: 0, below };
+        world.kernel().set_service(key, Some(choices)).unwrap();
+    }
+}
+
+#[test]
+fn a_service_is_an_endpoint_and_its_name_is_kept() {
+    let Some(world) = World::enrolled() else { return };
+    let (world, _listeners) = two_pods(world, OUTSIDE);
+    allow(&world, VerdictKey::OTHER_PORTS, Verdict::DIRECT);
+    trust(&world);
+    offer(&world, u32::MAX);
+    let app = server(&world, 8080);
+    world.fastopen_without_cookie(&world.pod);
+    for (host, deferred) in SERVICE.into_iter().flat_map(|host| [(host, false), (host, true)]) {
+        let to = at(host, 80);
+        let client = world.in_pod(|| {
+            let client = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            if deferred {
+                nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::TcpFastOpenConnect, &true).unwrap();
+            }
+            client.connect(&to.into()).unwrap();
+            let mut client = TcpStream::from(client);
+            client.write_all(b"first").unwrap();
+            client
+        });
+        let mut accepted = accept(&app).unwrap();
+        accepted.read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(canonical(accepted.peer_addr().unwrap()), client.local_addr().unwrap());
+        let (_, direct) = only(&world).unwrap();
+        assert_eq!(SocketAddr::new(direct.asked.address.into(), direct.asked.port), to);
+        until("the connection to be open", || client.peer_addr().is_ok());
+        assert_eq!(client.peer_addr().unwrap(), to);
+        drop((client, accepted));
+        until("the entry to go", || only(&world).is_none());
+    }
+    // The server sees the client, and who asks for the pod sees the pod.
+    let (client, _accepted) = expect_direct(&world, &app, OUTSIDE[0]);
+    assert_eq!(client.peer_addr().unwrap(), at(OUTSIDE[0], 8080));
+}
+
+#[test]
+fn what_is_not_drawn_for_an_endpoint_is_the_agents_and_says_so() {
+    let Some(world) = World::enrolled() else { return };
+    let (world, listeners) = two_pods(world, OUTSIDE);
+    let _app = server(&world, 8080);
+    trust(&world);
+    let marked = |what: &str, protocol: Option<Protocol>, mark: u32| {
+        for to in SERVICE.map(|host| at(host, 80)) {
+            let app = world.in_pod(|| {
+                let app = Socket::new(Domain::for_address(to), Type::STREAM, protocol).ok()?;
+                app.connect_timeout(&to.into(), Duration::from_secs(2)).unwrap();
+                Some(app)
+            });
+            let Some(app) = app else { return println!("skipped: multipath TCP") };
+            let taken = accept(&world.listeners.outbound).unwrap();
+            assert_eq!(canonical(taken.local_addr().unwrap()), to, "{what}");
+            assert_eq!(socket2::SockRef::from(&taken).mark().unwrap(), mark, "{what}");
+            drop(app);
+        }
+        assert!(only(&world).is_none(), "{what}");
+    };
+    offer(&world, u32::MAX);
+    marked("without a verdict", None, MARK_CAPTURE);
+    allow(&world, VerdictKey::OTHER_PORTS, Verdict::DIRECT);
+    marked("a multipath connection", Some(Protocol::MPTCP), MARK_CAPTURE);
+    allow(&world, 8080, Verdict::RELAY);
+    marked("at a port that is excepted", None, MARK_CAPTURE);
+    allow(&world, 8080, Verdict::DIRECT);
+    offer(&world, 1);
+    marked("one of the others", None, MARK_CAPTURE | MARK_DRAWN);
+    world.kernel().trust_verdicts(Duration::ZERO).unwrap();
+    offer(&world, u32::MAX);
+    marked("with verdicts that are too old", None, MARK_CAPTURE);
+    drop(listeners);
 }
 
 /// The address of a pod that is gone may be another's before an agent comes that knows.
