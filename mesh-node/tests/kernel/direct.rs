@@ -212,7 +212,6 @@ fn a_service_is_an_endpoint_and_its_name_is_kept() {
     trust(&world);
     offer(&world, u32::MAX);
     let app = server(&world, 8080);
-    world.fastopen_without_cookie(&world.pod);
     for (host, deferred) in SERVICE.into_iter().flat_map(|host| [(host, false), (host, true)]) {
         let to = at(host, 80);
         let client = world.in_pod(|| {
