@@ -60,7 +60,8 @@ pub(crate) fn begin(ctx: &SockOpsContext, key: &FlowKey, source: u64, destinatio
 pub(crate) fn connected(ctx: &SockOpsContext) {
     let flow = outwards(ctx);
     let Some(direct) = DIRECT.get_ptr_mut(&flow) else { return };
-    let sends = field!(ctx.ops, snd_nxt);
+    // Not what it has sent: data in a SYN (TCP Fast Open) that the server did not take is sent again.
+    let sends = field!(ctx.ops, snd_una);
     // SAFETY: an entry of the map, which lives for as long as the program runs.
     unsafe {
         if (*direct).client.socket != cookie(ctx) {

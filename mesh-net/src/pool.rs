@@ -34,6 +34,11 @@ pub trait Origin: Send + Sync {
 
     /// Connects in TCP, with keepalive for a peer that is gone without a word.
     fn connect(&self, to: SocketAddr, timeout: Duration) -> impl Future<Output = io::Result<TcpStream>> + Send;
+
+    /// Runs what moves a tunnel's bytes, until it ends.
+    fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(driver);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -314,7 +319,7 @@ impl Pool {
         match client::begin(tls, &self.config.tunnel) {
             Tunnel::Shared(connection, driver) => {
                 let peer = connection.peer().clone();
-                tokio::spawn(async move {
+                origin.drive(async move {
                     if let Err(error) = driver.await {
                         debug!(%to, %peer, %error, "tunnel ended");
                     }

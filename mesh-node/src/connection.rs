@@ -12,6 +12,7 @@ use mesh_core::workload::{PolicyKey, ServiceKey, Workload};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::cost::Cost;
 use crate::netns::NetnsCookie;
 
 /// Which side of the mesh this agent is for a connection.
@@ -156,12 +157,14 @@ pub struct Live {
     /// How much of the two the metrics have been told of.
     reported: (AtomicU64, AtomicU64),
     tally: Arc<Tally>,
+    /// The pod's, if it is known.
+    cost: Option<Arc<Cost>>,
     end: OnceLock<End>,
     ending: Notify,
 }
 
 impl Live {
-    pub(crate) fn new(id: u64, facts: Facts, opened: Instant, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(id: u64, facts: Facts, opened: Instant, tally: Arc<Tally>, cost: Option<Arc<Cost>>) -> Self {
         Self {
             id,
             facts,
@@ -171,6 +174,7 @@ impl Live {
             sent: AtomicU64::new(0),
             reported: Default::default(),
             tally,
+            cost,
             end: OnceLock::new(),
             ending: Notify::new(),
         }
@@ -225,6 +229,19 @@ impl Live {
     /// What connections of this kind have done together.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Brings what counts bytes of many connections up to date.
+    pub fn report(&self) {
+        let (received, sent) = self.take_unreported();
+        self.tally.received.fetch_add(received, Ordering::Relaxed);
+        self.tally.sent.fetch_add(sent, Ordering::Relaxed);
+        if let Some(cost) = &self.cost {
+            match self.facts.direction {
+                Direction::Inbound => cost.carry(received, sent),
+                Direction::Outbound => cost.carry(sent, received),
+            }
+        }
     }
 
     /// Bytes (received, sent) since the last call: what the metrics are still to be told.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::connection::{End, Facts, Live};
+use crate::cost::Costs;
 use crate::netns::NetnsCookie;
 use crate::telemetry::Telemetry;
 
@@ -35,8 +36,8 @@ impl Connections {
     /// Puts a connection on record; it stays there until the returned value is finished or dropped.
     pub fn open(&self, facts: Facts, opened: Instant) -> Open {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let tally = self.inner.telemetry.opened(&facts);
-        let live = Arc::new(Live::new(id, facts, opened, tally));
+        let (tally, cost) = self.inner.telemetry.opened(&facts);
+        let live = Arc::new(Live::new(id, facts, opened, tally, cost));
         self.lock().insert(id, live.clone());
         Open { connections: self.clone(), live, end: None, left: false }
     }
@@ -44,6 +45,11 @@ impl Connections {
     /// Logs and counts a connection that was refused before it carried anything.
     pub fn refuse(&self, facts: Facts, opened: Instant, end: End) {
         self.open(facts, opened).finish(end);
+    }
+
+    /// What the agent does for each pod.
+    pub fn costs(&self) -> &Costs {
+        self.inner.telemetry.costs()
     }
 
     pub fn len(&self) -> usize {

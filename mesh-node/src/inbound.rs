@@ -23,6 +23,7 @@ use crate::connection::{Direction, End, Facts, Live, Security};
 use crate::connections::Connections;
 use crate::outbound::baggage;
 use crate::pod::Pod;
+use crate::shares::shared;
 use crate::telemetry::Telemetry;
 use crate::{socket, splice};
 use mesh_core::addr::{PodAddr, TunnelAddr};
@@ -95,10 +96,10 @@ impl Inbound {
             match request {
                 Some(Ok(request)) => {
                     let (this, pod, hold) = (self.clone(), pod.clone(), hold.clone());
-                    tokio::spawn(async move {
+                    tokio::spawn(shared(pod.cost.clone(), async move {
                         this.serve_request(&pod, request, asked, client, Instant::now()).await;
                         drop(hold);
-                    });
+                    }));
                 }
                 Some(Err(error)) => {
                     debug!(%client, %error, reason = error.reason(), "tunnel ended");

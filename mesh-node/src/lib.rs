@@ -26,6 +26,8 @@ pub mod pod;
 pub mod connections;
 pub mod telemetry;
 pub mod connection;
+pub mod shares;
+pub mod cost;
 pub mod ebpf;
 pub mod plumbing;
 pub mod socket;

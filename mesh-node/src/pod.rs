@@ -12,7 +12,9 @@ use mesh_net::pool::Origin;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::cost::Cost;
 use crate::netns::{Netns, NetnsCookie};
+use crate::shares::shared;
 use crate::socket::{self, Keepalive};
 
 /// An enrolled pod: its connections come to the agent, and the agent speaks for its identity.
@@ -30,6 +32,7 @@ pub struct Pod {
     /// Its own addresses, link-local ones left out.
     pub addresses: Vec<IpAddr>,
     pub certificate: Lease,
+    pub cost: Arc<Cost>,
     withdrawn: watch::Sender<bool>,
 }
 
@@ -44,6 +47,7 @@ pub struct Enrolment {
     pub netns: Netns,
     pub addresses: Vec<IpAddr>,
     pub certificate: Lease,
+    pub cost: Arc<Cost>,
 }
 
 impl Pod {
@@ -59,6 +63,7 @@ impl Pod {
             cookie,
             addresses: e.addresses,
             certificate: e.certificate,
+            cost: e.cost,
             withdrawn: watch::Sender::new(false),
         }
     }
@@ -102,5 +107,9 @@ impl Origin for Pod {
         // It fails only for a socket that is gone already, which the handshake will tell.
         let _ = socket::keep_alive(&tcp.stream, Keepalive::TUNNEL);
         Ok(tcp.stream)
+    }
+
+    fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(shared(self.cost.clone(), driver));
     }
 }

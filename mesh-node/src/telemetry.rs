@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
 use crate::connection::{Direction, End, Facts, Live, Tally};
+use crate::cost::{Cost, Costs};
 
 /// Target of access-log lines, so that a log filter can name them.
 pub const ACCESS: &str = "access";
@@ -23,6 +24,7 @@ pub const ACCESS: &str = "access";
 #[derive(Clone, Debug, Default)]
 pub struct Telemetry {
     tallies: Tallies,
+    costs: Costs,
     ends: Family<EndLabels, Counter>,
     audited: Family<AuditLabels, Counter>,
     refused_handshakes: Family<ReasonLabels, Counter>,
@@ -40,12 +42,14 @@ impl Tallies {
     }
 }
 
+type Count = fn(&Tally) -> &AtomicU64;
+
 impl Collector for Tallies {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<_> = tallies.iter().map(|(labels, tally)| (labels.clone(), tally.clone())).collect();
         drop(tallies);
-        let each: [(_, _, fn(&Tally) -> &AtomicU64); 4] = [
+        let each: [(_, _, Count); 4] = [
             ("istio_tcp_connections_opened", "Connections opened", |tally| &tally.opened),
             ("istio_tcp_connections_closed", "Connections closed", |tally| &tally.closed),
             ("istio_tcp_sent_bytes", "Bytes sent to clients, in responses", |tally| &tally.sent),
@@ -113,6 +117,7 @@ struct ReasonLabels {
 impl Telemetry {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.tallies.clone()));
+        registry.register_collector(Box::new(self.costs.clone()));
         registry.register("weft_connections_ended", "Connections by how they ended", self.ends.clone());
         registry.register(
             "weft_policy_recorded",
@@ -128,12 +133,17 @@ impl Telemetry {
         registry.register("weft_connections_live", "Connections alive", self.live.clone());
     }
 
+    /// What the agent does for each pod.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
     /// A connection that is alive from here on, and what it is counted in.
-    pub fn opened(&self, facts: &Facts) -> Arc<Tally> {
+    pub fn opened(&self, facts: &Facts) -> (Arc<Tally>, Option<Arc<Cost>>) {
         self.live.inc();
         let tally = self.tallies.of(labels(facts));
         tally.opened.fetch_add(1, Ordering::Relaxed);
-        tally
+        (tally, facts.pod.and_then(|pod| self.costs.at(pod)))
     }
 
     /// A connection that lives and is another agent's from here on.
@@ -164,9 +174,7 @@ impl Telemetry {
 
     /// Brings the byte counters of a connection up to date, while it lives and when it ends.
     pub fn report_bytes(&self, live: &Live) {
-        let (received, sent) = live.take_unreported();
-        live.tally().received.fetch_add(received, Ordering::Relaxed);
-        live.tally().sent.fetch_add(sent, Ordering::Relaxed);
+        live.report();
     }
 
     pub fn closed(&self, live: &Live, end: &End) {

@@ -17,10 +17,12 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::capture::{self, Captured};
+use crate::connections::Connections;
 use crate::ebpf::Kernel;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::pod::Pod;
+use crate::shares::{self, shared};
 
 /// A pod's listeners, one set for each worker.
 #[derive(Debug)]
@@ -37,6 +39,9 @@ pub struct Worker {
     serve: mpsc::UnboundedSender<(Arc<Pod>, Listeners)>,
 }
 
+/// Tasks that run before the kernel is asked again who is ready. Those of connections that move much take 50 us each, and with
+/// the runtime's 61 of them a short exchange would wait 3 ms before anybody knew of it.
+const EVENT_INTERVAL: u32 = 8;
 /// How often tunnels without connections are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
 
@@ -47,10 +52,12 @@ impl Worker {
     /// The process may have no more threads or descriptors.
     pub fn start(index: usize, outbound: Outbound, inbound: Inbound, kernel: Arc<Kernel>) -> io::Result<Self> {
         let (serve, mut pods) = mpsc::unbounded_channel::<(Arc<Pod>, Listeners)>();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async {
+                tokio::spawn(shares::keep());
                 // Weak, so that a pod's key is forgotten with its last connection and not with the next sweep.
                 let mut present: Vec<Weak<Pod>> = Vec::new();
                 let mut sweep = tokio::time::interval(SWEEP);
@@ -112,22 +119,29 @@ fn serve_pod(
     inbound: &Inbound,
     kernel: &Arc<Kernel>,
 ) -> io::Result<()> {
-    let connections = &inbound.connections;
     let out = outbound.clone();
-    let listener = TcpListener::from_std(listeners.outbound)?;
-    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured| {
-        tokio::spawn(out.clone().serve(captured));
-    }));
+    serve(pod, listeners.outbound, &inbound.connections, move |captured| out.clone().serve(captured))?;
     let tunnels = inbound.clone();
-    let listener = TcpListener::from_std(listeners.hbone)?;
-    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured| {
-        tokio::spawn(tunnels.clone().serve_tunnel(captured));
-    }));
+    serve(pod, listeners.hbone, &inbound.connections, move |captured| tunnels.clone().serve_tunnel(captured))?;
     let (plain, kernel) = (inbound.clone(), kernel.clone());
-    let listener = TcpListener::from_std(listeners.plaintext)?;
-    tokio::spawn(capture::accept(listener, pod.clone(), connections.clone(), move |captured: Captured| {
+    serve(pod, listeners.plaintext, &inbound.connections, move |captured| {
         let from_node = kernel.opened_by_node(captured.pod.cookie, captured.asked, captured.client);
-        tokio::spawn(plain.clone().serve_plaintext(captured, from_node));
-    }));
+        plain.clone().serve_plaintext(captured, from_node)
+    })
+}
+
+/// Takes a listener's connections; all that is done for them is of the pod's share.
+fn serve<F: Future<Output = ()> + Send + 'static>(
+    pod: &Arc<Pod>,
+    listener: StdTcpListener,
+    connections: &Connections,
+    each: impl Fn(Captured) -> F + Send + 'static,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let cost = pod.cost.clone();
+    let accepting = capture::accept(listener, pod.clone(), connections.clone(), move |captured| {
+        tokio::spawn(shared(cost.clone(), each(captured)));
+    });
+    tokio::spawn(shared(pod.cost.clone(), accepting));
     Ok(())
 }

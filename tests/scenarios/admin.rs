@@ -68,6 +68,17 @@ fn metrics_have_istios_names_and_labels_and_count_every_byte() -> Result<()> {
         assert_eq!(metrics.sum("istio_tcp_received_bytes_total", reporter), SENT);
         assert_eq!(metrics.sum("istio_tcp_sent_bytes_total", reporter), SENT);
         assert_eq!(metrics.sum("istio_tcp_connections_opened_total", reporter), 1);
+        // What the pod has cost.
+        let (text, pod) = (mesh.admin(node, "/metrics")?, if node == "a" { "web" } else { "db" });
+        let figure = |name: &str| {
+            let series = format!("{name}{{namespace=\"shop\",pod=\"{pod}\"}} ");
+            let found = text.lines().find_map(|line| line.strip_prefix(&series)).with_context(|| series.clone())?;
+            found.parse::<f64>().context(series)
+        };
+        assert_eq!(figure("weft_pod_transmit_bytes_total")? as u64, SENT);
+        assert_eq!(figure("weft_pod_receive_bytes_total")? as u64, SENT);
+        let seconds = figure("weft_pod_worker_seconds_total")?;
+        assert!((1e-6..10.0).contains(&seconds), "{seconds} s of a worker");
     }
     Ok(())
 }

@@ -103,7 +103,7 @@ mod tests {
 
     fn live() -> Arc<Live> {
         let facts = Facts::new(Direction::Outbound, ([10, 0, 0, 1], 40000).into(), ([10, 0, 0, 2], 80).into());
-        Arc::new(Live::new(1, facts, Instant::now(), Arc::default()))
+        Arc::new(Live::new(1, facts, Instant::now(), Arc::default(), None))
     }
 
     #[tokio::test]

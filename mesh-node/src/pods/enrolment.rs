@@ -124,6 +124,7 @@ impl Pods {
         let outbound = listen("outbound", None)?;
         let plaintext = listen("plaintext", Some(Keepalive::default()))?;
         let hbone = listen("tunnels", Some(Keepalive::TUNNEL))?;
+        let cost = self.connections.costs().enter(&description.namespace, &description.name, netns.cookie());
         let pod = Arc::new(Pod::new(Enrolment {
             uid: description.uid.clone(),
             namespace: description.namespace.clone(),
@@ -133,6 +134,7 @@ impl Pods {
             netns: netns.clone(),
             addresses: addresses.clone(),
             certificate,
+            cost,
         }));
         self.number += 1;
         let kinds =
