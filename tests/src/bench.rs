@@ -47,7 +47,7 @@ pub struct Plan {
     /// Repetitions of everything
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
-    /// Only the parts whose name contains this: throughput, round trip, connect, connections in, idle, handshake
+    /// Only the parts whose name contains this: throughput, round trip, connect, connections in, requests a second, idle, handshake
     #[arg(long, default_value = "", hide_default_value = true)]
     only: Only,
     /// Only the paths whose name contains this, to profile one: Weft, plain, across, one node

@@ -202,9 +202,11 @@ impl Lane {
         }
     }
 
-    /// Whether the stream has ended on both sides in good order, so that another may begin.
+    /// Whether the stream has ended on both sides in good order, so that another may begin. The peer may have asked for that
+    /// already, behind its last words of this one.
     fn is_free(&self) -> bool {
-        self.sent_last && self.got_last && !self.reset && self.arrived.is_empty() && self.parser.is_between()
+        let asked = matches!(self.arrived.front(), None | Some(Event::Head(_)));
+        self.sent_last && self.got_last && !self.reset && asked
     }
 }
 

@@ -123,6 +123,30 @@ async fn heads_replies_and_refusals_say_what_hbone_says() {
 }
 
 #[tokio::test]
+async fn the_next_stream_may_be_asked_for_before_the_server_has_let_go_of_the_last_one() {
+    let (lane, mut server) = lane().await;
+    let free = Arc::new(Free::default());
+    let ((mut send, mut recv), (mut far_send, mut far_recv)) = stream(lane, &free, &mut server).await;
+    far_send.finish();
+    assert_eq!(read_to_end(&mut recv).await.unwrap(), b"");
+    send.finish();
+    drop((send, recv));
+    let lane = free.take().expect("both sides have ended");
+    let head = Head::to("10.0.0.2:80");
+    let asking = lane.open(&head, LONG, None, free.clone());
+    let (opened, ()) = tokio::join!(asking, async {
+        // What ends the first stream and what asks for the second come together.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(read_to_end(&mut far_recv).await.unwrap(), b"");
+        drop((far_send, far_recv));
+        let request = timeout(LONG, server.accept()).await.unwrap().expect("the lane goes on").unwrap();
+        assert_eq!(request.head().authority, "10.0.0.2:80");
+        request.refuse(Status::Unavailable);
+    });
+    assert_eq!(opened.map(drop), Err(OpenError::Refused { status: 503 }));
+}
+
+#[tokio::test]
 async fn half_close_ends_one_direction_only() {
     for client_first in [true, false] {
         let (lane, mut server) = lane().await;

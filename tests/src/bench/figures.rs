@@ -68,7 +68,7 @@ impl Target {
 
 /// Ratios to plain TCP in the same run; for memory, handshakes and storms the figures themselves. By the beginning of a figure's
 /// name.
-const TARGETS: [Target; 28] = {
+const TARGETS: [Target; 31] = {
     const fn target(what: &'static str, way: Way, floor: f64, stretch: f64) -> Target {
         Target { what, way, floor, stretch }
     }
@@ -98,6 +98,9 @@ const TARGETS: [Target; 28] = {
         target("20,000 connections in 10 s: failed", Way::Hbone, 0.0, 0.0),
         target("20,000 connections in 10 s: slowest", Way::Lanes, 1000.0, 100.0),
         target("20,000 connections in 10 s: slowest", Way::Hbone, 1000.0, 100.0),
+        target("p99 of 1,000 requests a second, beside them to alone", Way::Lanes, 1.5, 1.2),
+        target("p99 of 1,000 requests a second, beside them to alone", Way::Hbone, 1.5, 1.2),
+        target("p99 of 1,000 requests a second, beside them to alone", Way::Near, 1.5, 1.2),
         target("a full handshake", Way::Agents, 330.0, 310.0),
         target("memory of an idle connection, client's agent", Way::Agents, 6.0, 3.0),
         target("memory of an idle connection, server's agent", Way::Agents, 6.0, 3.0),
@@ -162,7 +165,7 @@ impl Row {
     /// What a target speaks of, and the target.
     fn judged(&self, way: Way, values: &[f64]) -> Option<(f64, &'static Target)> {
         let target = TARGETS.iter().find(|target| target.way == way && self.what.starts_with(target.what))?;
-        let absolute = way == Way::Agents || self.what.starts_with("20,000");
+        let absolute = way == Way::Agents || self.what.starts_with("20,000") || self.unit == "x";
         let found = if absolute { median(values) } else { self.ratio(values) };
         Some((found?, target))
     }

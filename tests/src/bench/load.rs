@@ -33,6 +33,9 @@ pub enum Load {
         to: SocketAddr,
         #[arg(long)]
         seconds: f64,
+        /// So many a second at most; else the next when the last is back
+        #[arg(long)]
+        rate: Option<f64>,
     },
     /// Connects, sends 128 bytes, waits for them and closes, again and again
     Visit {
@@ -81,7 +84,11 @@ pub fn run(load: Load) -> Result<()> {
             relay::serve(&routes.iter().map(route).collect::<Result<Vec<_>>>()?)
         }
         Load::Send { to, streams, seconds } => send(to, streams, Duration::from_secs_f64(seconds)),
-        Load::Ping { to, seconds } => ping(to, Duration::from_secs_f64(seconds)),
+        Load::Ping { to, seconds, rate } => ping(
+            to,
+            Duration::from_secs_f64(seconds),
+            rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+        ),
         Load::Visit { to, clients, seconds } => visit(to, clients, Duration::from_secs_f64(seconds)),
         Load::Hold { to, connections } => hold(to, connections),
     }
@@ -165,7 +172,7 @@ fn send(to: SocketAddr, streams: usize, lasting: Duration) -> Result<()> {
     Ok(())
 }
 
-fn ping(to: SocketAddr, lasting: Duration) -> Result<()> {
+fn ping(to: SocketAddr, lasting: Duration, apart: Duration) -> Result<()> {
     let stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
     for _ in 0..WARM_UP {
@@ -177,6 +184,9 @@ fn ping(to: SocketAddr, lasting: Duration) -> Result<()> {
         let sent = Instant::now();
         round_trip(&stream)?;
         trips.push(sent.elapsed());
+        if !apart.is_zero() {
+            thread::sleep(apart.saturating_sub(sent.elapsed()));
+        }
     }
     trips.sort_unstable();
     let at = |per_cent: usize| trips[(trips.len() - 1) * per_cent / 100].as_secs_f64() * 1e6;

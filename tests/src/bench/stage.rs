@@ -14,6 +14,7 @@ use crate::mesh::{Mesh, Setup};
 use crate::place::Place;
 use crate::pod::Pod;
 use crate::program::{Launch, Program, built};
+use crate::wait::until;
 
 /// From where to where, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,20 +63,31 @@ impl Path {
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Test {
-    Send { streams: usize },
+    Send {
+        streams: usize,
+    },
     Ping,
-    Visit { clients: usize },
-    Storm { connections: usize },
+    Visit {
+        clients: usize,
+    },
+    Storm {
+        connections: usize,
+    },
+    /// Small requests, alone and beside another pod that sends as much as it can.
+    Beside {
+        streams: usize,
+    },
 }
 
 impl Test {
-    pub(super) const ALL: [Test; 6] = [
+    pub(super) const ALL: [Test; 7] = [
         Test::Send { streams: 1 },
         Test::Send { streams: 8 },
         Test::Ping,
         Test::Visit { clients: 1 },
         Test::Visit { clients: 4 },
         Test::Storm { connections: 20_000 },
+        Test::Beside { streams: 8 },
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -86,6 +98,7 @@ impl Test {
             Test::Visit { clients: 1 } => "connect-request-close, 1 client",
             Test::Visit { .. } => "connect-request-close, 4 clients",
             Test::Storm { .. } => "20,000 connections in 10 s",
+            Test::Beside { .. } => "p99 of 1,000 requests a second",
         }
     }
 }
@@ -103,6 +116,8 @@ pub(super) struct Stage {
 struct Ends {
     ways: &'static [Way],
     client: Pod,
+    /// Beside the client.
+    neighbour: Pod,
     across: Pod,
     near: Pod,
 }
@@ -127,7 +142,8 @@ impl Stage {
             mesh.namespace(namespace, meshed)?;
             let pod = |name, node| mesh.enrolled(mesh.pod(name).namespace(namespace), node);
             let (client, across, near) = (pod("client", here)?, pod("across", there)?, pod("near", here)?);
-            for pod in [&client, &across, &near] {
+            let neighbour = pod("neighbour", here)?;
+            for pod in [&client, &neighbour, &across, &near] {
                 many_ports(pod)?;
                 if meshed {
                     mesh.until_captured(pod)?;
@@ -140,7 +156,7 @@ impl Stage {
                 servers.push(relay(&across, SERVER_CORE, here)?);
                 servers.push(relay(&client, CLIENT_CORE, |port| across.at(port + RELAY).to_string())?);
             }
-            ends.push(Ends { ways, client, across, near });
+            ends.push(Ends { ways, client, neighbour, across, near });
         }
         let stage = Stage { ends, _servers: servers, mesh };
         stage.prove()?;
@@ -199,11 +215,28 @@ impl Stage {
                 let lasting = STORM;
                 let seconds = lasting.as_secs_f64().to_string();
                 let words = ["storm", "--connections", &connections.to_string()];
-                let said = ask(client, &words, &to(ECHO).to_string(), &seconds, lasting)?;
+                let said = ask(client, &words, &to(ECHO), &seconds, lasting)?;
                 vec![
                     (format!("{}: failed", test.name()), "", number(&said, "failed")?),
                     (format!("{}: p99", test.name()), "ms", number(&said, "p99_ms")?),
                     (format!("{}: slowest", test.name()), "ms", number(&said, "slowest_ms")?),
+                ]
+            }
+            Test::Beside { streams } => {
+                let p99 = || number(&count(&["ping", "--rate", "1000"], ECHO)?, "p99_us");
+                let alone = p99()?;
+                let (sender, sink, streams) = (self.neighbour(path), to(SINK), streams.to_string());
+                let for_both = (lasting + Duration::from_secs(1)).as_secs_f64().to_string();
+                let words = ["send", "--streams", &streams, "--seconds", &for_both, &sink];
+                let mut sending = load(sender)?.args(words).on_core(CLIENT_CORE).start()?;
+                std::thread::sleep(Duration::from_millis(300));
+                let beside = p99()?;
+                let ended = until("the neighbour to end", lasting + Duration::from_secs(60), || sending.ended())?;
+                anyhow::ensure!(ended.success(), "the neighbour: {}", sending.log());
+                vec![
+                    (format!("{}, alone", test.name()), "us", alone),
+                    (format!("{}, beside {streams} streams of a neighbour", test.name()), "us", beside),
+                    (format!("{}, beside them to alone", test.name()), "x", beside / alone),
                 ]
             }
             Test::Visit { clients } => {
@@ -213,8 +246,16 @@ impl Stage {
         })
     }
 
+    fn of(&self, path: Path) -> &Ends {
+        self.ends.iter().find(|ends| ends.ways.contains(&path.way())).expect("every way is there")
+    }
+
+    fn neighbour(&self, path: Path) -> &Pod {
+        &self.of(path).neighbour
+    }
+
     fn ends(&self, path: Path) -> (&Pod, &Pod) {
-        let ends = self.ends.iter().find(|ends| ends.ways.contains(&path.way())).expect("every way is there");
+        let ends = self.of(path);
         match path {
             Path::PlainNear | Path::WeftNear => (&ends.client, &ends.near),
             _ => (&ends.client, &ends.across),

@@ -110,7 +110,7 @@ impl Default for State {
 
 impl Parser {
     /// Whether it is between two frames.
-    pub(super) fn is_between(&self) -> bool {
+    fn is_between(&self) -> bool {
         matches!(self.state, State::Head { count: 0, .. })
     }
 
