@@ -94,6 +94,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             enabled: settings.same_node,
             cgroup_root: settings.cgroup_root.clone(),
             age: settings.same_node_age,
+            services_after: settings.same_node_services,
             release: settings.release,
         },
         kernel.clone(),

@@ -23,7 +23,7 @@ pub mod account;
 pub mod services;
 pub mod verdicts;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -58,6 +58,10 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// How long verdicts hold after this agent was last alive.
     pub age: Duration,
+    /// How long a pod is in the mesh before the kernel chooses endpoints of services for it. Before that it was the node that
+    /// translated their addresses, and conntrack remembers such a connection for two minutes after its end: one that goes
+    /// straight to the same endpoint, from the same port, would get another port on its way and not arrive as it was sent.
+    pub services_after: Duration,
     /// How long the connections of a pod that left the mesh may go on.
     pub release: Duration,
 }
@@ -143,6 +147,7 @@ impl DirectPath {
             bases: HashMap::new(),
             offered: None,
             offers: BTreeMap::new(),
+            grown: BTreeSet::new(),
             revision: 0,
             figures: figures.clone(),
             begun: Instant::now(),

@@ -123,6 +123,10 @@ pub struct Flags {
     /// How long such pods may begin connections after this agent was last alive, in seconds.
     #[arg(long, env = "SAME_NODE_SECONDS", default_value = "300")]
     pub same_node_seconds: String,
+    /// How long a pod is in the mesh before its connections to services are direct as well, in seconds: what translated their
+    /// addresses before remembers connections for a while (nf_conntrack_tcp_timeout_time_wait, 120).
+    #[arg(long, env = "SAME_NODE_SERVICES_SECONDS", default_value = "130")]
+    pub same_node_services_seconds: String,
     /// Lifetime asked for certificates, in seconds.
     #[arg(long, env = "SECRET_TTL", default_value = "86400")]
     pub certificate_ttl: String,
@@ -172,6 +176,7 @@ pub struct Settings {
     pub release: Duration,
     pub same_node: bool,
     pub same_node_age: Duration,
+    pub same_node_services: Duration,
     pub certificate_ttl: Duration,
     pub ebpf_object: Option<PathBuf>,
     pub log_level: String,
@@ -248,6 +253,7 @@ impl Flags {
         let handover = check.seconds("handover-seconds", &self.handover_seconds, 0);
         let release = check.seconds("release-seconds", &self.release_seconds, 0);
         let same_node_age = check.seconds("same-node-seconds", &self.same_node_seconds, 0);
+        let same_node_services = check.seconds("same-node-services-seconds", &self.same_node_services_seconds, 0);
         let certificate_ttl = check.seconds("certificate-ttl", &self.certificate_ttl, 10);
         let log_json = check.log_format(&self.log_format);
         check.log_level(&self.log_level);
@@ -285,6 +291,7 @@ impl Flags {
             release,
             same_node,
             same_node_age,
+            same_node_services,
             certificate_ttl,
             ebpf_object: self.ebpf_object.map(Into::into),
             log_level: self.log_level,

@@ -162,6 +162,8 @@ impl Mesh {
         };
         let launch = launch
             .env("NODE_NAME", node)
+            // Nobody else has translated addresses here.
+            .env("SAME_NODE_SERVICES_SECONDS", "0")
             .env("XDS_ADDRESS", &address)
             .env("XDS_ROOT_CA", &root)
             .env("CA_ADDRESS", &address)

@@ -41,6 +41,8 @@ pub(super) struct Watcher {
     pub(super) offered: Option<HashMap<ServiceKey, Choices>>,
     /// What that was found from, and what was found, by service.
     pub(super) offers: BTreeMap<mesh_core::workload::ServiceKey, Offer>,
+    /// The pods that have been in the mesh for long enough to be offered services.
+    pub(super) grown: BTreeSet<u64>,
     /// Counts changes of `in_force`.
     pub(super) revision: u64,
     pub(super) figures: Arc<Figures>,
@@ -68,6 +70,7 @@ pub(super) struct Offer {
 pub(super) struct Known {
     member: Member,
     netns: Netns,
+    since: Instant,
     /// It left, and how long its connections may go on.
     leaves: Option<Instant>,
 }
@@ -127,7 +130,10 @@ impl Watcher {
                     addresses: pod.addresses.clone(),
                 };
                 self.strayed.retain(|(source, destination)| *source != pod.cookie.0 && *destination != pod.cookie.0);
-                self.pods.insert(pod.cookie.0, Known { member, netns: pod.netns.clone(), leaves: None });
+                self.pods.insert(
+                    pod.cookie.0,
+                    Known { member, netns: pod.netns.clone(), since: Instant::now(), leaves: None },
+                );
             }
             Order::Released(cookie) => {
                 if let Some(known) = self.pods.get_mut(&cookie.0) {
@@ -169,6 +175,11 @@ impl Watcher {
         self.offer(&snapshot);
     }
 
+    fn grown(&self) -> BTreeSet<u64> {
+        let grown = self.pods.iter().filter(|(_, known)| known.since.elapsed() >= self.config.services_after);
+        grown.map(|(cookie, _)| *cookie).collect()
+    }
+
     /// Has the hooks know of which endpoints of services they may choose. Whether they may connect to one, verdicts say.
     fn offer(&mut self, snapshot: &Snapshot) {
         if !self.settled {
@@ -179,7 +190,9 @@ impl Watcher {
         let keys: BTreeSet<_> = of_services.flat_map(|workload| workload.services.keys()).cloned().collect();
         let generation = self.generation + self.revision;
         let before = std::mem::take(&mut self.offers);
-        let mut same = before.len() == keys.len() && self.offered.is_some();
+        let grown = self.grown();
+        let mut same = before.len() == keys.len() && self.offered.is_some() && grown == self.grown;
+        self.grown = grown;
         for key in keys {
             let Some(service) = snapshot.service(&key) else { continue };
             let basis = services::Basis::of(snapshot, &members, generation, service);
@@ -198,6 +211,7 @@ impl Watcher {
         }
         let offered = self.offered.get_or_insert_with(|| self.kernel.services().into_iter().collect());
         let found = self.offers.values().flat_map(|offer| offer.choices.iter());
+        let found = found.filter(|(key, _)| self.grown.contains(&key.source));
         let wanted: HashMap<ServiceKey, Choices> = found.map(|(key, choices)| (*key, *choices)).collect();
         let gone: Vec<ServiceKey> = offered.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
         let gone = gone.into_iter().map(|key| (key, None));
@@ -436,6 +450,9 @@ impl Watcher {
             return;
         }
         self.trust();
+        if self.grown.len() < self.pods.len() && self.grown() != self.grown {
+            self.offer(&snapshot);
+        }
         let now = Instant::now();
         let over: Vec<u64> = self
             .pods
