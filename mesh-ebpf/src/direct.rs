@@ -18,7 +18,8 @@ use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, Asked, Direct, Event, FlowKey, MARK_CAPTURE, SameNode, Side};
 
 use crate::{
-    socket::{cookie, ends, key, netns, set_mark, tell_of_close},
+    pacing,
+    socket::{cookie, inwards, netns, outwards, set_mark, tell_of_close},
     state::{ASKED, DIRECT, EVENTS, SAME_NODE, field},
 };
 
@@ -51,6 +52,7 @@ pub(crate) fn begin(ctx: &SockOpsContext, key: &FlowKey, source: u64, destinatio
         let _ = ASKED.remove(&client.socket);
     }
     tell_of_close(ctx);
+    pacing::end(ctx);
     debug!(ctx, "sock_ops: port {} to port {} goes without the agent", flow.local_port, flow.remote_port);
     true
 }
@@ -77,26 +79,29 @@ pub(crate) fn connected(ctx: &SockOpsContext) {
     tell(Event::OPENED, &flow, direct);
 }
 
-/// The server's end is open.
+/// The server's end is open; false if it is no end of such a connection.
 #[inline(always)]
-pub(crate) fn accepted(ctx: &SockOpsContext) {
+pub(crate) fn accepted(ctx: &SockOpsContext) -> bool {
     let flow = inwards(ctx);
-    let Some(direct) = DIRECT.get_ptr_mut(&flow) else { return };
+    let Some(direct) = DIRECT.get_ptr_mut(&flow) else { return false };
     let expects = field!(ctx.ops, rcv_nxt);
     // SAFETY: as in `connected`.
     unsafe {
         if (*direct).destination != netns(ctx) || (*direct).server.socket != 0 {
-            return;
+            return true;
         }
         // With data in the SYN (TCP Fast Open) the server's end is first.
         let opened = (&raw const (*direct).opened).read_volatile() != 0;
         if opened && (*direct).client.snd_nxt != expects {
             debug!(ctx, "sock_ops: somebody else came from port {}", flow.local_port);
-            return set_mark(ctx, MARK_CAPTURE);
+            set_mark(ctx, MARK_CAPTURE);
+            return true;
         }
         (&raw mut (*direct).server.socket).write_volatile(cookie(ctx));
     }
     tell_of_close(ctx);
+    pacing::end(ctx);
+    true
 }
 
 /// One end has closed; false if it is no end of such a connection.
@@ -200,26 +205,6 @@ fn written(kind: u64, flow: &FlowKey, direct: *const Direct) -> Option<RingBufEn
 fn count(counter: *mut u64) {
     // SAFETY: the counter is aligned and in a map; the instruction changes nothing else.
     unsafe { core::arch::asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64, options(nostack)) }
-}
-
-/// The connection that this socket opened.
-#[inline(always)]
-fn outwards(ctx: &SockOpsContext) -> FlowKey {
-    let (local, remote) = ends(ctx);
-    key(ctx, 0, local, remote)
-}
-
-/// The connection that this socket accepted.
-#[inline(always)]
-fn inwards(ctx: &SockOpsContext) -> FlowKey {
-    let here = outwards(ctx);
-    FlowKey {
-        local: here.remote,
-        remote: here.local,
-        local_port: here.remote_port,
-        remote_port: here.local_port,
-        ..here
-    }
 }
 
 #[inline(always)]

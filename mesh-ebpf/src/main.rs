@@ -13,6 +13,8 @@ mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod direct;
 #[cfg(target_arch = "bpf")]
+mod pacing;
+#[cfg(target_arch = "bpf")]
 mod sk_lookup;
 #[cfg(target_arch = "bpf")]
 mod socket;

@@ -19,8 +19,8 @@ use aya_log_ebpf::debug;
 use mesh_ebpf::{Address, FlowKey, FlowKind, MARK_CAPTURE, MARK_DRAWN, MARK_MASK};
 
 use crate::{
-    direct,
-    socket::{cookie, ends, is_multipath, key, mark, netns, set_mark, tell_of_close},
+    direct, pacing,
+    socket::{cookie, ends, inwards, is_multipath, key, mark, netns, set_mark, tell_of_close},
     state::{AGENT_SOCKETS, FLOWS, PODS, SETTINGS, at, is_direct},
 };
 
@@ -29,7 +29,7 @@ fn weft_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => direct::connected(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::accepted(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         // Only sockets that asked for it come here.
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
         _ => {}
@@ -46,11 +46,16 @@ fn connecting(ctx: &SockOpsContext) {
         let key = key(ctx, netns, local, remote);
         let kind = if AGENT_SOCKETS.remove(&cookie(ctx)).is_ok() {
             remember(ctx, &key, FlowKind::EXEMPT);
+            // Into an application; else it leaves the pod, as a tunnel or as it was asked for.
+            if at(&remote) == Some(netns) {
+                pacing::end(ctx);
+            }
             return;
         } else if pod.is_passing() {
             // Captured a moment before it began: without an entry nobody would know it for the pod's own.
             if mark(ctx).is_some_and(|mark| mark & !MARK_DRAWN == MARK_CAPTURE) {
                 remember(ctx, &key, FlowKind::OUTBOUND);
+                pacing::end(ctx);
             }
             return;
         } else if remote.is_loopback() {
@@ -85,11 +90,13 @@ fn connecting(ctx: &SockOpsContext) {
             },
         );
         remember(ctx, &key, kind);
+        pacing::end(ctx);
     } else if SETTINGS.get(0).is_some_and(|settings| settings.node_cookie == netns) {
         let (local, remote) = ends(ctx);
         if let Some(pod) = at(&remote) {
             let key = key(ctx, pod, local, remote);
             remember(ctx, &key, FlowKind::NODE);
+            pacing::end(ctx);
         }
     }
 }
@@ -111,6 +118,19 @@ fn remember(ctx: &SockOpsContext, key: &FlowKey, kind: FlowKind) {
     let _ = FLOWS.insert(key, kind, 0);
     tell_of_close(ctx);
     debug!(ctx, "sock_ops: port {} to port {} is of kind {}", key.local_port, key.remote_port, kind.0);
+}
+
+/// A connection has come: from where, the initiator's end has left word of if it is of this node.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    if direct::accepted(ctx) || !pacing::is_paced(ctx) {
+        return;
+    }
+    let flow = FlowKey { cookie: netns(ctx), ..inwards(ctx) };
+    // SAFETY: no reference into the map is kept.
+    if unsafe { FLOWS.get(&flow) }.is_some() {
+        pacing::end(ctx);
+    }
 }
 
 #[inline(always)]

@@ -46,6 +46,26 @@ pub(crate) fn key(ctx: &SockOpsContext, cookie: u64, local: Address, remote: Add
     }
 }
 
+/// The connection that this socket opened.
+#[inline(always)]
+pub(crate) fn outwards(ctx: &SockOpsContext) -> FlowKey {
+    let (local, remote) = ends(ctx);
+    key(ctx, 0, local, remote)
+}
+
+/// The connection that this socket accepted.
+#[inline(always)]
+pub(crate) fn inwards(ctx: &SockOpsContext) -> FlowKey {
+    let here = outwards(ctx);
+    FlowKey {
+        local: here.remote,
+        remote: here.local,
+        local_port: here.remote_port,
+        remote_port: here.local_port,
+        ..here
+    }
+}
+
 /// Has the hook called when the socket closes.
 #[inline(always)]
 pub(crate) fn tell_of_close(ctx: &SockOpsContext) {

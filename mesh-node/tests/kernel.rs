@@ -12,6 +12,8 @@ mod listeners;
 mod agents;
 #[path = "kernel/direct.rs"]
 mod direct;
+#[path = "kernel/pacing.rs"]
+mod pacing;
 #[path = "kernel/established.rs"]
 mod established;
 #[path = "kernel/costs.rs"]

@@ -53,6 +53,9 @@ pub struct Plan {
     /// Only the paths whose name contains this, to profile one: Weft, plain, across, one node
     #[arg(long)]
     path: Option<String>,
+    /// Congestion control of all pods, with and without the mesh: cubic, bbr; else what the machine has
+    #[arg(long, value_name = "NAME")]
+    congestion_control: Option<String>,
     /// NAME=VALUE in the environment of the agents, to compare settings
     #[arg(long, value_name = "NAME=VALUE")]
     agent: Vec<String>,
@@ -95,7 +98,8 @@ pub fn run(plan: &Plan) -> Result<ExitCode> {
     if let Some(lacking) = lacking(&[]) {
         bail!("{lacking}");
     }
-    let machine = Machine::here()?;
+    let mut machine = Machine::here()?;
+    machine.congestion_control = plan.congestion_control.clone().unwrap_or(machine.congestion_control);
     if machine.cores < 2 {
         bail!("the ends are pinned to a core each: this machine has one");
     }
@@ -124,7 +128,7 @@ fn measure_paths(plan: &Plan, figures: &mut Figures) -> Result<()> {
     if tests.is_empty() {
         return Ok(());
     }
-    let stage = Stage::set(plan.setup()?)?;
+    let stage = Stage::set(plan.setup()?, plan.congestion_control.as_deref())?;
     for test in tests {
         for repetition in 1..=plan.repetitions() {
             for path in Path::ALL.into_iter().filter(|path| plan.takes(*path)) {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A world in which the host outside is a pod too, with `addresses`; and that pod's listeners.
-fn two_pods(world: World, addresses: [&str; 2]) -> (World, Listeners) {
+pub(crate) fn two_pods(world: World, addresses: [&str; 2]) -> (World, Listeners) {
     let listeners = Listeners::open(world.second());
     enrol(&world, world.second(), addresses, &listeners);
     (world, listeners)
@@ -32,7 +32,7 @@ fn enrol(world: &World, netns: &Netns, addresses: [&str; 2], listeners: &Listene
 }
 
 /// What becomes of connections from the pod to the second one.
-fn allow(world: &World, port: u16, verdict: Verdict) {
+pub(crate) fn allow(world: &World, port: u16, verdict: Verdict) {
     let (source, destination) = (world.pod.cookie().0, world.second().cookie().0);
     for family in [4, 6] {
         let key = VerdictKey { source, destination, port, family, pad: 0 };
@@ -40,7 +40,7 @@ fn allow(world: &World, port: u16, verdict: Verdict) {
     }
 }
 
-fn trust(world: &World) {
+pub(crate) fn trust(world: &World) {
     world.kernel().trust_verdicts(Duration::from_secs(60)).unwrap();
 }
 
@@ -51,11 +51,11 @@ fn only(world: &World) -> Option<(FlowKey, Direct)> {
 }
 
 /// A server in the second pod.
-fn server(world: &World, port: u16) -> TcpListener {
+pub(crate) fn server(world: &World, port: u16) -> TcpListener {
     world.outside(|| TcpListener::bind(at("::", port)).unwrap())
 }
 
-fn expect_direct(world: &World, server: &TcpListener, host: &str) -> (TcpStream, TcpStream) {
+pub(crate) fn expect_direct(world: &World, server: &TcpListener, host: &str) -> (TcpStream, TcpStream) {
     let to = at(host, server.local_addr().unwrap().port());
     let client = world.in_pod(|| connect(to)).unwrap_or_else(|error| panic!("{to}: {error}"));
     let accepted = accept(server).unwrap();

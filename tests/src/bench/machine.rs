@@ -14,6 +14,8 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     pub(super) cpu: String,
     pub(super) cores: usize,
+    /// Of connections for which nobody chooses another.
+    pub(super) congestion_control: String,
     pub(super) load: String,
 }
 
@@ -26,6 +28,7 @@ impl Machine {
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cpu: model.map_or("unknown", |(_, model)| model).to_owned(),
             cores: std::thread::available_parallelism()?.get(),
+            congestion_control: fs::read_to_string(CONGESTION_CONTROL)?.trim().to_owned(),
             load: load()?,
         })
     }
@@ -33,10 +36,12 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { kernel, cpu, cores, load } = self;
-        write!(f, "Linux {kernel}, {cpu}, {cores} cores; load average before it: {load}")
+        let Machine { kernel, cpu, cores, congestion_control, load } = self;
+        write!(f, "Linux {kernel}, {cpu}, {cores} cores, TCP by {congestion_control}; load average before it: {load}")
     }
 }
+
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// Load averages of 1, 5 and 15 minutes.
 pub(super) fn load() -> Result<String> {

@@ -36,7 +36,7 @@ pub(super) fn conclude(machine: &Machine, missed: &[String], own: Value, file: O
     }
     let Some(file) = file else { return Ok(()) };
     let mut document = json!({
-        "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "load_before": machine.load,
+        "kernel": machine.kernel, "cpu": machine.cpu, "cores": machine.cores, "congestion_control": machine.congestion_control, "load_before": machine.load,
         "command": std::env::args().skip(1).collect::<Vec<_>>(), "missed": missed,
     });
     for (name, value) in own.as_object().into_iter().flatten() {

@@ -132,7 +132,7 @@ const ENDS: [(&[Way], &str, [&str; 2]); 4] = [
 
 impl Stage {
     /// Agents of c and d speak HBONE.
-    pub(super) fn set(setup: Setup) -> Result<Stage> {
+    pub(super) fn set(setup: Setup, congestion_control: Option<&str>) -> Result<Stage> {
         let setup = setup.agent_of("c", "TRANSPORT", "hbone").agent_of("d", "TRANSPORT", "hbone");
         let mesh = Mesh::with_setup("bench", &["a", "b", "c", "d"], setup)?;
         let mut ends = Vec::new();
@@ -145,6 +145,10 @@ impl Stage {
             let neighbour = pod("neighbour", here)?;
             for pod in [&client, &neighbour, &across, &near] {
                 many_ports(pod)?;
+                if let Some(name) = congestion_control {
+                    let set = pod.netns().sysctl(&[("ipv4/tcp_congestion_control", name)]);
+                    set.with_context(|| format!("the kernel may not have the congestion control {name}"))?;
+                }
                 if meshed {
                     mesh.until_captured(pod)?;
                 }
