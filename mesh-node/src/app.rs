@@ -307,7 +307,8 @@ fn start_workers(settings: &Settings, parts: &Parts<'_>, kernel: &Arc<Kernel>) -
                 telemetry: parts.telemetry.clone(),
                 draining: parts.draining.clone(),
             };
-            Worker::start(index, outbound, inbound, kernel.clone()).with_context(|| format!("start worker {index}"))
+            Worker::start(index, settings.busy_poll, outbound, inbound, kernel.clone())
+                .with_context(|| format!("start worker {index}"))
         })
         .collect()
 }

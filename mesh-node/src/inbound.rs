@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::capture::{Captured, LINGER};
 use crate::connection::{Direction, End, Facts, Live, Security};
-use crate::connections::Connections;
+use crate::connections::{Connections, Hold};
 use crate::outbound::baggage;
 use crate::pod::Pod;
 use crate::shares::shared;
@@ -68,18 +68,32 @@ pub struct Inbound {
 
 impl Inbound {
     /// Serves one tunnel from a peer: TLS, then each connection that the peer opens over it.
-    pub async fn serve_tunnel(self, captured: Captured) {
+    pub async fn serve_tunnel(self: Arc<Self>, captured: Captured) {
         let Captured { pod, stream, asked, client, hold, .. } = captured;
-        let (mut tunnel, until) = match Box::pin(self.handshake(&pod, stream)).await {
+        let (tunnel, until) = match Box::pin(self.handshake(&pod, stream)).await {
             Ok(shaken) => shaken,
             Err((reason, detail)) => {
                 self.telemetry.handshake_failed(Direction::Inbound, reason, &detail, client);
                 return;
             }
         };
-        if tunnel.is_lane() {
-            return Box::pin(self.serve_lane(pod, tunnel, until, asked, client)).await;
+        // Either is in a box, because ten thousand of the one would each have room for the other.
+        match tunnel.is_lane() {
+            true => Box::pin(self.serve_lane(pod, tunnel, until, asked, client)).await,
+            false => Box::pin(self.serve_streams(pod, tunnel, until, asked, client, hold)).await,
         }
+    }
+
+    /// Serves many streams at once.
+    async fn serve_streams(
+        self: Arc<Self>,
+        pod: Arc<Pod>,
+        mut tunnel: TunnelConnection,
+        until: SystemTime,
+        asked: SocketAddr,
+        client: SocketAddr,
+        hold: Hold,
+    ) {
         let mut draining = self.draining.clone();
         let proven = until.duration_since(SystemTime::now()).unwrap_or_default();
         let mut expired = pin!(tokio::time::sleep(proven));
@@ -112,7 +126,7 @@ impl Inbound {
 
     /// Serves one stream after the other.
     async fn serve_lane(
-        self,
+        self: Arc<Self>,
         pod: Arc<Pod>,
         mut lane: TunnelConnection,
         until: SystemTime,
@@ -213,7 +227,7 @@ impl Inbound {
     }
 
     /// Serves a connection that reached the pod without a tunnel.
-    pub async fn serve_plaintext(self, captured: Captured, from_node: bool) {
+    pub async fn serve_plaintext(self: Arc<Self>, captured: Captured, from_node: bool) {
         let Captured { pod, stream, asked, client, at, hold: _hold } = captured;
         let mut facts = Facts::new(Direction::Inbound, client, asked);
         facts.pod = Some(pod.cookie);

@@ -27,6 +27,7 @@ pub mod connections;
 pub mod telemetry;
 pub mod connection;
 pub mod shares;
+pub mod lookout;
 pub mod cost;
 pub mod ebpf;
 pub mod plumbing;

@@ -93,6 +93,10 @@ pub struct Flags {
     /// Threads that carry connections; by default as many as cores, four at most.
     #[arg(long, env = "WORKER_THREADS")]
     pub workers: Option<String>,
+    /// How long a worker that was busy looks for what comes next before it sleeps, in microseconds; less where that tends to
+    /// find nothing. 0: it sleeps at once.
+    #[arg(long, env = "BUSY_POLL_MICROS", default_value = "100")]
+    pub busy_poll_micros: String,
     /// Where readiness, metrics and views are served. Keep it on loopback: it shows who talks to whom.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
@@ -166,6 +170,7 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     pub run_dir: PathBuf,
     pub workers: usize,
+    pub busy_poll: Duration,
     pub admin_address: SocketAddr,
     pub unknown_destinations: UnknownDestinations,
     pub transport: Transport,
@@ -221,6 +226,7 @@ impl Flags {
             }
         }
         let workers = check.workers(self.workers.as_deref(), 4);
+        let busy_poll = check.number("busy-poll-micros", &self.busy_poll_micros, 0, MOST_MICROS);
         let admin_address = check.ip_and_port("admin-address", &self.admin_address);
         let unknown_destinations = check.either(
             "unknown-destinations",
@@ -281,6 +287,7 @@ impl Flags {
             pin_dir: self.pin_dir.into(),
             run_dir: self.run_dir.into(),
             workers,
+            busy_poll: Duration::from_micros(busy_poll),
             admin_address,
             unknown_destinations,
             transport,
@@ -299,6 +306,9 @@ impl Flags {
         })
     }
 }
+
+/// Longest time that a worker may look for news before it sleeps.
+const MOST_MICROS: u64 = 10_000;
 
 #[cfg(test)]
 mod tests {

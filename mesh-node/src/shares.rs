@@ -17,6 +17,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
 use crate::cost::Cost;
+use crate::lookout;
 
 /// What a pod may use of a pass: two turns of a connection that moves much.
 const QUANTUM: Duration = Duration::from_micros(100);
@@ -112,6 +113,7 @@ impl<F: Future> Future for Shared<F> {
         let polled = this.task.poll(cx);
         let took = begun.elapsed();
         SHARES.with_borrow_mut(|shares| shares.ran(pod, begun + took, took));
+        lookout::busy(begun + took, took);
         this.cost.spend(took);
         polled
     }

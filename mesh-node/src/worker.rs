@@ -4,12 +4,14 @@
 //! that the workers have open for each pod.
 
 use std::net::TcpListener as StdTcpListener;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -20,6 +22,7 @@ use crate::capture::{self, Captured};
 use crate::connections::Connections;
 use crate::ebpf::Kernel;
 use crate::inbound::Inbound;
+use crate::lookout;
 use crate::outbound::Outbound;
 use crate::pod::Pod;
 use crate::shares::{self, shared};
@@ -36,6 +39,8 @@ pub struct Listeners {
 #[derive(Debug)]
 pub struct Worker {
     runtime: Handle,
+    /// Nanoseconds for which it looked for news and found none.
+    looked: Arc<AtomicU64>,
     serve: mpsc::UnboundedSender<(Arc<Pod>, Listeners)>,
 }
 
@@ -46,18 +51,27 @@ const EVENT_INTERVAL: u32 = 8;
 const SWEEP: Duration = Duration::from_secs(15);
 
 impl Worker {
-    /// Starts a worker's thread.
+    /// Starts a worker's thread, which `looks` for news by itself for so long after it was busy.
     ///
     /// # Errors
     /// The process may have no more threads or descriptors.
-    pub fn start(index: usize, outbound: Outbound, inbound: Inbound, kernel: Arc<Kernel>) -> io::Result<Self> {
+    pub fn start(
+        index: usize,
+        looks: Duration,
+        outbound: Outbound,
+        inbound: Inbound,
+        kernel: Arc<Kernel>,
+    ) -> io::Result<Self> {
         let (serve, mut pods) = mpsc::unbounded_channel::<(Arc<Pod>, Listeners)>();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
         let handle = runtime.handle().clone();
+        let looked: Arc<AtomicU64> = Arc::default();
+        let spent = looked.clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(shares::keep());
+                tokio::spawn(lookout::keep(looks, spent));
                 // Weak, so that a pod's key is forgotten with its last connection and not with the next sweep.
                 let mut present: Vec<Weak<Pod>> = Vec::new();
                 let mut sweep = tokio::time::interval(SWEEP);
@@ -82,7 +96,7 @@ impl Worker {
                 }
             });
         })?;
-        Ok(Self { runtime: handle, serve })
+        Ok(Self { runtime: handle, looked, serve })
     }
 
     pub fn serve(&self, pod: Arc<Pod>, listeners: Listeners) {
@@ -92,23 +106,28 @@ impl Worker {
     }
 }
 
-/// Shows how many tasks the workers have: none but listeners when nothing is carried.
+/// Shows what workers have to do: no tasks but listeners and two of each worker's own when nothing is carried.
 #[derive(Debug)]
-pub struct Tasks(Vec<Handle>);
+pub struct Tasks(Vec<(Handle, Arc<AtomicU64>)>);
 
 impl Tasks {
     pub fn of(workers: &[Worker]) -> Self {
-        Self(workers.iter().map(|worker| worker.runtime.clone()).collect())
+        Self(workers.iter().map(|worker| (worker.runtime.clone(), worker.looked.clone())).collect())
     }
 }
 
 impl Collector for Tasks {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let tasks: usize = self.0.iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+        let tasks: usize = self.0.iter().map(|(runtime, _)| runtime.metrics().num_alive_tasks()).sum();
         let gauge = ConstGauge::new(i64::try_from(tasks).unwrap_or(i64::MAX));
         let help = "Tasks of the threads that carry connections";
         let metric = encoder.encode_descriptor("weft_worker_tasks", help, None, gauge.metric_type())?;
-        gauge.encode(metric)
+        gauge.encode(metric)?;
+        let nanos = self.0.iter().map(|(_, looked)| looked.load(Ordering::Relaxed)).sum();
+        let counter = ConstCounter::new(Duration::from_nanos(nanos).as_secs_f64());
+        let help = "Time for which these threads looked for news in place of sleeping, and found none, in seconds";
+        let metric = encoder.encode_descriptor("weft_worker_busy_poll_seconds", help, None, counter.metric_type())?;
+        counter.encode(metric)
     }
 }
 
@@ -121,9 +140,10 @@ fn serve_pod(
 ) -> io::Result<()> {
     let out = outbound.clone();
     serve(pod, listeners.outbound, &inbound.connections, move |captured| out.clone().serve(captured))?;
-    let tunnels = inbound.clone();
+    // One for all: each connection's share of it is a pointer.
+    let tunnels = Arc::new(inbound.clone());
+    let (plain, kernel) = (tunnels.clone(), kernel.clone());
     serve(pod, listeners.hbone, &inbound.connections, move |captured| tunnels.clone().serve_tunnel(captured))?;
-    let (plain, kernel) = (inbound.clone(), kernel.clone());
     serve(pod, listeners.plaintext, &inbound.connections, move |captured| {
         let from_node = kernel.opened_by_node(captured.pod.cookie, captured.asked, captured.client);
         plain.clone().serve_plaintext(captured, from_node)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -79,6 +80,20 @@ fn metrics_have_istios_names_and_labels_and_count_every_byte() -> Result<()> {
         assert_eq!(figure("weft_pod_receive_bytes_total")? as u64, SENT);
         let seconds = figure("weft_pod_worker_seconds_total")?;
         assert!((1e-6..10.0).contains(&seconds), "{seconds} s of a worker");
+    }
+    // Who has nothing to carry looks for nothing.
+    let looked = |node| -> Result<String> {
+        let metrics = mesh.admin(node, "/metrics")?;
+        let found = metrics.lines().find_map(|line| line.strip_prefix("weft_worker_busy_poll_seconds_total "));
+        Ok(found.context("no weft_worker_busy_poll_seconds_total")?.to_owned())
+    };
+    for node in ["a", "b"] {
+        let before = until("the worker to sleep", PATIENCE, || {
+            let (before, after) = (looked(node).ok()?, looked(node).ok()?);
+            (before == after).then_some(after)
+        })?;
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(looked(node)?, before);
     }
     Ok(())
 }
