@@ -27,6 +27,7 @@ pub(crate) mod link;
 mod block;
 mod session;
 mod lent;
+pub mod budget;
 mod record;
 mod credentials;
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use mesh_net::tls::budget;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
@@ -110,7 +111,8 @@ impl<F: Future> Future for Shared<F> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let polled = this.task.poll(cx);
+        // Zero is nobody's.
+        let polled = budget::owned_by(pod.saturating_add(1), || this.task.poll(cx));
         let took = begun.elapsed();
         SHARES.with_borrow_mut(|shares| shares.ran(pod, begun + took, took));
         lookout::busy(begun + took, took);

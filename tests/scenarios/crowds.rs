@@ -102,6 +102,42 @@ fn twenty_stuck_readers_of_one_tunnel_do_not_slow_the_others() -> Result<()> {
 }
 
 #[test]
+fn readers_that_are_stuck_hold_little_of_an_agents_memory() -> Result<()> {
+    needs!();
+    let pair = Pair::with_setup("held_back", one_worker())?;
+    // So that it is not the kernel that holds most.
+    for pod in [&pair.web, &pair.db] {
+        pod.netns().sysctl(&[("ipv4/tcp_rmem", "4096 16384 65536"), ("ipv4/tcp_wmem", "4096 16384 65536")])?;
+    }
+    let listener = pair.db.listen(7001)?;
+    let fill = |count: usize| -> Result<Vec<[TcpStream; 2]>> {
+        thread::scope(|scope| {
+            let some =
+                || (0..count / FILLING).map(|_| stuck(&pair, &listener, pair.db.at(7001))).collect::<Result<Vec<_>>>();
+            let threads: Vec<_> = (0..FILLING).map(|_| scope.spawn(some)).collect();
+            let filled = threads.into_iter().map(|thread| thread.join().expect("filling does not panic"));
+            Ok(filled.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        })
+    };
+    let few = fill(FEW)?;
+    let before = [footprint(&pair.mesh, "a")?, footprint(&pair.mesh, "b")?];
+    let many = fill(MANY)?;
+    for (node, before) in ["a", "b"].into_iter().zip(before) {
+        left(&pair.mesh, node, FEW + MANY)?;
+        let held = footprint(&pair.mesh, node)?;
+        let each = held.resident.saturating_sub(before.resident) as f64 / MANY as f64;
+        println!("agent {node}: {before:?}, then {held:?}: {each:.1} KiB for each that is stuck");
+        // A record for either direction, which is 33 KiB, and what an idle connection has; a batch is 129 KiB.
+        ensure!(each <= 64.0, "agent {node} holds {each:.1} KiB for each connection that is stuck");
+    }
+    drop((few, many));
+    for node in ["a", "b"] {
+        left(&pair.mesh, node, 0)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn ten_thousand_idle_connections_cost_little_and_leave_nothing() -> Result<()> {
     needs!();
     let pair = Pair::open("crowd")?;
@@ -199,6 +235,11 @@ fn connections(mesh: &Mesh, node: &str) -> Result<Vec<Value>> {
 }
 
 const QUICK: usize = 1_000;
+/// So many have a batch of records in hand.
+const FEW: usize = 60;
+const MANY: usize = 300;
+/// Threads that fill connections.
+const FILLING: usize = 20;
 const CROWD: usize = 10_000;
 /// Tunnels that take the rest, and those that opened because others were full for a moment.
 const TUNNELS_NOT_FULL: usize = 20;

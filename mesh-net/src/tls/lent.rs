@@ -1,33 +1,33 @@
 //! Memory for records that are to be sent, lent by the thread to a connection for as long as it has bytes in hand.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
+use super::budget::Leave;
 use super::link::BATCH;
 use super::record::{CONTENT, OVERHEAD};
 
 /// Filled from the front and emptied from the front; given back on drop.
 pub(super) struct Lent {
     memory: Box<[u8]>,
+    /// For a large one.
+    leave: Option<Leave>,
     start: usize,
     end: usize,
 }
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-    /// Large ones that are lent.
-    static LARGE: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Lent {
     /// Room for a batch of records, or for one when many connections hold a batch that their sockets do not take.
     pub(super) fn take() -> Self {
-        let memory = if LARGE.get() < MANY {
-            LARGE.set(LARGE.get() + 1);
-            SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
-        } else {
-            vec![0; SMALL].into_boxed_slice()
+        let leave = Leave::take();
+        let memory = match &leave {
+            Some(_) => SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice()),
+            None => vec![0; SMALL].into_boxed_slice(),
         };
-        Self { memory, start: 0, end: 0 }
+        Self { memory, leave, start: 0, end: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -59,11 +59,10 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        if memory.len() != SIZE {
+        if self.leave.is_none() {
             return;
         }
         // The thread may be ending, and its memory with it.
-        let _ = LARGE.try_with(|large| large.set(large.get().saturating_sub(1)));
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < KEPT {
@@ -79,5 +78,3 @@ const SMALL: usize = CONTENT + OVERHEAD + RESERVE;
 const RESERVE: usize = 1 << 10;
 /// Most that a thread keeps, 4 MiB; more are made when more connections have bytes in hand at once, and freed after.
 const KEPT: usize = 32;
-/// Batches that wait for their sockets, 8 MiB, until further connections get single records.
-const MANY: usize = 64;

@@ -360,6 +360,15 @@ impl Carried {
         Ok(written)
     }
 
+    /// Keeps what has come in memory of its own, and no more of it than it takes.
+    pub(super) fn put_aside(&self) {
+        for event in &mut self.lane().arrived {
+            if let Event::Data(bytes) = event {
+                *bytes = Bytes::copy_from_slice(bytes);
+            }
+        }
+    }
+
     pub(super) fn take(&self) -> Option<Bytes> {
         match self.lane().arrived.pop_front() {
             Some(Event::Data(bytes)) => Some(bytes),

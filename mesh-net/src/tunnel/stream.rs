@@ -18,6 +18,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::{hbone, lane};
+use crate::tls::budget::Leave;
 
 /// A byte stream to or from the peer's application.
 pub struct Stream {
@@ -208,6 +209,15 @@ impl RecvHalf {
         carried!(&self.carrier, c => c.write_to(write))
     }
 
+    /// Says that what came is not taken for now, until the returned value is dropped. What it is kept in may be wanted elsewhere.
+    pub fn untaken(&mut self) -> Untaken {
+        let leave = Leave::take();
+        if let (None, Carrier::Lane(lane)) = (&leave, &self.carrier) {
+            lane.put_aside();
+        }
+        Untaken { _leave: leave }
+    }
+
     /// The next bytes, `None` after the peer's half-close. Cancel-safe.
     ///
     /// # Errors
@@ -226,6 +236,11 @@ impl Drop for RecvHalf {
             carried!(&self.carrier, c => c.reset());
         }
     }
+}
+
+/// See [`RecvHalf::untaken`].
+pub struct Untaken {
+    _leave: Option<Leave>,
 }
 
 /// Why a stream ended before its end.

@@ -86,6 +86,7 @@ pub(super) async fn receive(
                 turns.took(written).await;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let _untaken = rx.untaken();
                 to.writable().await.map_err(|e| Broken::Writing(to_side, Cause::Io(e)))?;
             }
             Err(e) => return Err(Broken::Writing(to_side, Cause::Io(e))),
