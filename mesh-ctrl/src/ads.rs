@@ -131,8 +131,12 @@ impl Served {
     ) -> Result<&'static str, Status> {
         let mut worlds = self.ads.worlds.clone();
         let mut stopping = self.ads.stopping.clone();
+        let mut world = worlds.borrow_and_update().clone();
         loop {
-            let world = worlds.borrow_and_update().clone();
+            // What was begun is told to its end as it was then.
+            if !self.session.is_torn() {
+                world = worlds.borrow_and_update().clone();
+            }
             let now = Instant::now();
             let rests_until = self.pace.free_at().filter(|at| *at > now && !self.session.is_amid());
             let work = self.session.has_work(&world);

@@ -1,7 +1,7 @@
 //! The agent's end of the control stream: incremental (delta) xDS over one gRPC stream.
 //!
 //! ```text
-//!            responses                     one Arc<Snapshot> a response
+//!            responses                     one Arc<Snapshot> a change
 //! controller ---------> Believed::apply() ------------------------------> watch: connections read it
 //!            <--------- ACK, or NACK naming each bad resource
 //! ```
@@ -274,10 +274,10 @@ fn receive(
         debug!(type_url = %printable(&type_url), "response of a type that nobody asked for");
         return Some(answer(type_url, nonce, Some("not subscribed to this type".to_owned())));
     };
-    let (bytes, version) = (response.encoded_len(), response.system_version_info.clone());
+    let (bytes, version, more) = (response.encoded_len(), response.system_version_info.clone(), response.more);
     let applied = believed.apply(kind, response);
-    if applied.changed() {
-        snapshot.send_replace(Arc::new(believed.snapshot()));
+    if let Some(whole) = believed.news(more) {
+        snapshot.send_replace(Arc::new(whole));
     }
     let (updated, removed) = (applied.updated, applied.removed);
     debug!(?kind, updated, removed, bytes, "control stream update");

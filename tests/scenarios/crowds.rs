@@ -127,14 +127,20 @@ fn readers_that_are_stuck_hold_little_of_an_agents_memory() -> Result<()> {
         let held = footprint(&pair.mesh, node)?;
         let each = held.resident.saturating_sub(before.resident) as f64 / MANY as f64;
         println!("agent {node}: {before:?}, then {held:?}: {each:.1} KiB for each that is stuck");
-        // A record for either direction, which is 33 KiB, and what an idle connection has; a batch is 129 KiB.
-        ensure!(each <= 64.0, "agent {node} holds {each:.1} KiB for each connection that is stuck");
+        // A record for either direction, which is 33 KiB, and what an idle connection has; a batch is 129 KiB. What is stuck in a
+        // tunnel that carries others too is taken off it, as far as the stream's window lets it come.
+        let window = if is_over_hbone() { 256.0 } else { 0.0 };
+        ensure!(each <= 64.0 + window, "agent {node} holds {each:.1} KiB for each connection that is stuck");
     }
     drop((few, many));
     for node in ["a", "b"] {
         left(&pair.mesh, node, 0)?;
     }
     Ok(())
+}
+
+fn is_over_hbone() -> bool {
+    std::env::var("WEFT_TEST_TRANSPORT").is_ok_and(|transport| transport == "hbone")
 }
 
 #[test]

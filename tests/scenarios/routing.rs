@@ -1,6 +1,8 @@
 //! Requests to a service with a waypoint: where they go and what is done to them, by VirtualService, DestinationRule and HTTPRoute.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -166,6 +168,43 @@ fn an_http_route_of_the_gateway_api_does_the_same() -> Result<()> {
     for _ in 0..10 {
         assert_eq!(reviews.ask("/again", &[&sent])?.by(), first.by());
     }
+    Ok(())
+}
+
+/// Whoever asks meanwhile is answered: by what was in force before or by all of what was written at once, never by a part of it.
+#[test]
+fn a_route_and_the_service_that_it_leads_to_come_and_go_together() -> Result<()> {
+    needs!("curl");
+    let reviews = Reviews::open("l7-together", &["v1", "v2"])?;
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: reviews-v2, namespace: shop}, spec: {clusterIP: 10.96.0.12, \
+                   clusterIPs: [10.96.0.12], selector: {app: reviews, version: v2}, ports: [{name: http, port: 80, targetPort: \
+                   8080}]}}\n---\n";
+    let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: reviews, namespace: shop}, spec: \
+                 {parentRefs: [{group: '', kind: Service, name: reviews, port: 80}], rules: [{backendRefs: [{name: reviews-v2, \
+                 port: 80}]}]}}\n";
+    let both = [service, route].concat();
+    let done = AtomicBool::new(false);
+    let asked = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut all = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                all.extend(reviews.crowd("/", 200)?);
+            }
+            Ok::<_, anyhow::Error>(all)
+        });
+        let turns = (0..10).try_for_each(|_| {
+            reviews.apply(&both)?;
+            ensure!(reviews.ask("/", &[])?.by() == "v2", "the route leads to v2");
+            reviews.apply("{apiVersion: v1, kind: Namespace, metadata: {name: empty}}")
+        });
+        done.store(true, Ordering::Relaxed);
+        let asked = asking.join().expect("asking does not panic");
+        turns.and(asked)
+    })?;
+    let counts = counts(&asked);
+    println!("{counts:?}");
+    ensure!(counts.keys().all(|answer| answer.ends_with(" 200")), "{counts:?}");
+    ensure!(["v1 200", "v2 200"].iter().all(|answer| counts.contains_key(answer)), "{counts:?}");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! A waypoint in a mesh: a Gateway, a Service, and one instance of the program in a pod of its own.
 
-use std::cell::Cell;
 use std::fs;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Waypoint {
     pub program: Program,
     pub pod: Pod,
     pub name: String,
-    markers: Cell<u32>,
+    markers: AtomicU32,
 }
 
 impl Waypoint {
@@ -50,7 +50,7 @@ impl Waypoint {
             ),
         )?;
         let program = launch(mesh, &pod, name)?;
-        Ok(Waypoint { program, pod, name: name.to_owned(), markers: Cell::new(0) })
+        Ok(Waypoint { program, pod, name: name.to_owned(), markers: AtomicU32::default() })
     }
 
     /// What it serves at `path` of its admin endpoint.
@@ -76,8 +76,7 @@ impl Waypoint {
     /// When they do not.
     pub fn settle(&self, mesh: &Mesh) -> Result<()> {
         mesh.settle()?;
-        let number = self.markers.get();
-        self.markers.set(number + 1);
+        let number = self.markers.fetch_add(1, Ordering::Relaxed);
         let (namespace, gate) = (&self.pod.namespace, &self.name);
         let marker = format!("mark-{number}");
         mesh.apply(

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     layer7: Subscription,
     address: Subscription,
     nonces: u64,
+    /// Where in [`Kind::ALL`] what is being told goes on; none: all of it has been.
+    amid: Option<usize>,
 }
 
 /// What one request was, for the log and the debug page.
@@ -133,7 +135,8 @@ impl Session {
     /// Whether it subscribes, and has acknowledged all that it was told on that.
     pub(crate) fn is_told(&self) -> bool {
         let all = Kind::ALL.map(|kind| self.subscription(kind));
-        all.iter().any(|s| s.started) && all.iter().all(|s| s.is_heard() && !s.is_amid() && s.last_nack.is_none())
+        let holds = all.iter().all(|s| s.is_heard() && !s.is_amid() && s.last_nack.is_none());
+        all.iter().any(|s| s.started) && self.amid.is_none() && holds
     }
 
     /// What the agent said against what it was told last, if it did.
@@ -143,7 +146,13 @@ impl Session {
 
     /// Whether there is more of an answer that was begun: to hold that back would gather nothing.
     pub(crate) fn is_amid(&self) -> bool {
-        Kind::ALL.iter().any(|kind| self.subscription(*kind).is_amid())
+        self.is_torn() || Kind::ALL.iter().any(|kind| self.subscription(*kind).is_amid())
+    }
+
+    /// Whether the agent has a part of what changed at once, of which it puts nothing in force before it has the rest. Until then
+    /// [`next`](Self::next) is asked with one and the same world.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.amid.is_some()
     }
 
     /// Whether [`next`](Self::next) may have something to say.
@@ -151,12 +160,15 @@ impl Session {
         world.synced && Kind::ALL.iter().any(|kind| self.subscription(*kind).has_work(world.of(*kind)))
     }
 
-    /// The next response, policies before addresses.
+    /// The next response: policies, then models, then addresses. A change may concern several of these, and what of it is told
+    /// first means something else without the rest, such as a route to a service that is not known yet. So each kind has its turn
+    /// once, and all responses but the last say that there is more.
     pub(crate) fn next(&mut self, world: &World) -> Result<Option<Response>, SessionError> {
         if !world.synced {
             return Ok(None);
         }
-        for kind in Kind::ALL {
+        for place in self.amid.unwrap_or_default()..Kind::ALL.len() {
+            let kind = Kind::ALL[place];
             let collection = world.of(kind);
             let nonce = self.nonces + 1;
             let subscription = self.subscription_mut(kind);
@@ -172,6 +184,7 @@ impl Session {
                 _ => collection.head().to_string(),
             };
             self.nonces = nonce;
+            self.amid = if batch.partial { Some(place) } else { self.due_after(place, world) };
             return Ok(Some(Response {
                 head: DeltaDiscoveryResponse {
                     system_version_info: version,
@@ -179,12 +192,22 @@ impl Session {
                     nonce: nonce.to_string(),
                     removed_resources: batch.removed,
                     resources: Vec::new(),
+                    more: self.amid.is_some(),
                 },
                 resources: batch.resources,
                 part: batch.part,
             }));
         }
+        self.amid = None;
         Ok(None)
+    }
+
+    /// Where the next kind stands that may have something to say, which it then has, be it nothing: it is announced.
+    fn due_after(&mut self, place: usize, world: &World) -> Option<usize> {
+        let may = |place: &usize| self.subscription(Kind::ALL[*place]).has_work(world.of(Kind::ALL[*place]));
+        let next = (place + 1..Kind::ALL.len()).find(may)?;
+        self.subscription_mut(Kind::ALL[next]).due = true;
+        Some(next)
     }
 }
 

@@ -27,18 +27,26 @@ fn delivered(response: &Response) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse::decode(&response.frames(false).concat()[5..]).unwrap()
 }
 
-/// Everything that the session has to say, as `type: +name -name`.
+/// Everything that the session has to say, as `type: +name -name`. The last response says that it is the last.
 fn told(session: &mut Session, world: &World) -> Vec<String> {
     let mut all = Vec::new();
+    let mut more = false;
     while let Some(response) = session.next(world).unwrap() {
         let response = delivered(&response);
-        let kind = if response.type_url == Kind::Address.type_url() { "address" } else { "policy" };
+        assert!(more || all.is_empty(), "{all:?} was said to be all");
+        more = response.more;
+        assert_eq!(session.is_torn(), more);
+        let kind = match Kind::of(&response.type_url).unwrap() {
+            Kind::Address => "address",
+            Kind::Authorization => "policy",
+            Kind::Layer7 => "model",
+        };
         let names = response.resources.iter().map(|r| format!(" +{}", r.name));
         let removed = response.removed_resources.iter().map(|name| format!(" -{name}"));
         let partial = if response.system_version_info == PARTIAL { " ..." } else { "" };
         all.push(format!("{kind}:{}{partial}", removed.chain(names).collect::<String>()));
     }
-    assert!(!session.has_work(world));
+    assert!(!more && !session.has_work(world));
     all
 }
 
@@ -57,6 +65,42 @@ fn an_agent_is_told_everything_then_only_what_changes_policies_first() {
     assert_eq!(told(&mut session, &world), ["policy: +shop/p", "address: +a +shop/web"]);
     world.apply(vec![pod("b", "10.0.0.2", &[]), gone("a"), policy("q")]);
     assert_eq!(told(&mut session, &world), ["policy: +shop/q", "address: -a +b"]);
+}
+
+#[test]
+fn what_was_announced_comes_even_if_it_is_nothing_that_the_agent_asked_for() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    session.hear(&world, ask(&["a"])).unwrap();
+    session.hear(&world, subscribe(Kind::Authorization)).unwrap();
+    assert_eq!(told(&mut session, &world), ["policy:", "address: +a"]);
+    world.apply(vec![policy("p"), pod("b", "10.0.0.2", &[])]);
+    assert_eq!(told(&mut session, &world), ["policy: +shop/p", "address:"]);
+    world.apply(vec![pod("b", "10.0.0.3", &[])]);
+    assert_eq!(told(&mut session, &world), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_begun_goes_on_with_the_next_kind_and_is_not_told_by_then() {
+    let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
+    let mut session = Session::default();
+    for kind in [Kind::Authorization, Kind::Address] {
+        session.hear(&world, subscribe(kind)).unwrap();
+    }
+    told(&mut session, &world);
+    world.apply(vec![pod("b", "10.0.0.2", &[]), policy("p")]);
+    let first = session.next(&world).unwrap().unwrap().head;
+    assert_eq!((first.type_url.as_str(), first.more), (Kind::Authorization.type_url(), true));
+    assert!(!session.is_told() && session.is_amid());
+    let answer = DeltaDiscoveryRequest { response_nonce: first.nonce, ..subscribe(Kind::Authorization) };
+    session.hear(&world, answer).unwrap();
+    assert!(session.is_heard() && !session.is_told());
+    // Of what came to pass meanwhile it is told when it has the rest.
+    let before = world.clone();
+    world.apply(vec![policy("q")]);
+    let second = delivered(&session.next(&before).unwrap().unwrap());
+    assert_eq!((second.type_url.as_str(), second.more), (Kind::Address.type_url(), false));
+    assert_eq!(told(&mut session, &world), ["policy: +shop/q"]);
 }
 
 #[test]

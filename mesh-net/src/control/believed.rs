@@ -90,6 +90,8 @@ pub(super) struct Believed {
     digests: HashMap<Kind, String>,
     /// Kinds of which something was refused: what is held is not what the controller has.
     spoiled: HashSet<Kind>,
+    /// Something changed that is not in force yet.
+    news: bool,
 }
 
 /// What became of one response.
@@ -102,10 +104,6 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    pub(super) fn changed(&self) -> bool {
-        self.updated + self.removed > 0
-    }
-
     /// Text of the NACK, if one is due.
     pub(super) fn error(&self) -> Option<String> {
         if self.refused.is_empty() {
@@ -124,6 +122,14 @@ impl Applied {
 impl Believed {
     pub(super) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
+    }
+
+    /// What is to be in force from now on, if that is something else than before. `more`: the controller goes on with what it has
+    /// begun to say, and a part of that is not put in force. If the stream ends before it has, what was in force stays until the
+    /// next stream has told the rest.
+    pub(super) fn news(&mut self, more: bool) -> Option<Snapshot> {
+        let news = !more && std::mem::take(&mut self.news);
+        news.then(|| self.snapshot())
     }
 
     pub(super) fn count(&self, kind: Kind) -> usize {
@@ -180,6 +186,7 @@ impl Believed {
                 applied.refused.push(format!("{}: {error}", printable(&name)));
             }
         }
+        self.news |= applied.updated + applied.removed > 0;
         self.digests.remove(&kind);
         if !applied.refused.is_empty() {
             self.spoiled.insert(kind);

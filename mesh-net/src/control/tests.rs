@@ -106,7 +106,7 @@ fn a_resource_that_is_named_otherwise_inside_is_refused() {
 
     let mut other_type = workload("a", &[10, 0, 0, 1], "1");
     other_type.resource.as_mut().unwrap().type_url = AUTHORIZATION_TYPE.to_owned();
-    assert!(!believed.apply(Kind::Address, response(vec![other_type], &[])).changed());
+    assert_eq!(believed.apply(Kind::Address, response(vec![other_type], &[])).updated, 0);
     let empty = Resource { name: "x".to_owned(), ..Resource::default() };
     assert_eq!(believed.apply(Kind::Address, response(vec![empty], &[])).refused, ["x: resource has no body"]);
 }
@@ -131,6 +131,28 @@ fn one_response_publishes_one_snapshot_and_an_empty_one_none() {
     assert!(!seen.has_changed().unwrap());
     assert!(status.is_synced());
     assert_eq!(status.view().types[Kind::Address.type_url()].resources, 50);
+}
+
+#[test]
+fn what_changed_together_is_in_force_together_also_if_the_stream_ends_amid() {
+    let mut believed = Believed::default();
+    let (publish, mut seen) = watch::channel(Arc::new(Snapshot::default()));
+    let status = ControlStatus::new();
+    let mut told = |kind: Kind, resources, more| {
+        let response =
+            DeltaDiscoveryResponse { type_url: kind.type_url().to_owned(), more, ..response(resources, &[]) };
+        receive(response, &mut believed, &publish, &status).unwrap();
+        let news = seen.has_changed().unwrap();
+        let snapshot = seen.borrow_and_update();
+        (news, snapshot.policies().count(), snapshot.workloads().count())
+    };
+    assert_eq!(told(Kind::Authorization, vec![policy("p", 0, "1")], true), (false, 0, 0));
+    assert_eq!(told(Kind::Address, vec![workload("a", &[10, 0, 0, 1], "1")], true), (false, 0, 0));
+    assert_eq!(told(Kind::Address, vec![workload("b", &[10, 0, 0, 2], "1")], false), (true, 1, 2));
+    // The next stream has nothing to add to what the last one began to say.
+    assert_eq!(told(Kind::Authorization, vec![policy("q", 0, "1")], true), (false, 1, 2));
+    assert_eq!(told(Kind::Address, Vec::new(), false), (true, 2, 2));
+    assert_eq!(told(Kind::Address, Vec::new(), false), (false, 2, 2));
 }
 
 #[test]
