@@ -111,7 +111,7 @@ fn a_dead_controller_is_missed_by_nobody_but_newcomers() -> Result<()> {
     all_go_on()?;
     // The new pod, told to both agents; nothing that they had.
     assert_eq!(resources_sent(&mesh)?, 2);
-    loops.into_iter().try_for_each(|knocking| knocking.none_failed().map(drop))
+    mesh.none_failed(loops)
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn a_successor_takes_every_new_connection_and_the_old_agent_finishes_its_own() -
     let status = mesh.agents[0].program.wait_exit(PATIENCE)?;
     assert_eq!(status.code(), Some(0), "{status}");
     all_go_on()?;
-    loops.into_iter().try_for_each(|knocking| knocking.none_failed().map(drop))?;
+    mesh.none_failed(loops).with_context(|| successor.ended_badly())?;
     let warnings = mesh.agents[0].program.log().lines().filter(|line| line.contains("taken over")).count();
     assert_eq!(warnings, 1, "it says so once");
     drop(successor);
@@ -108,7 +108,7 @@ fn leaving_during_an_update(
         thread::sleep(Duration::from_millis(50));
     }
     knocking.until_answered(10)?;
-    knocking.none_failed()?;
+    mesh.none_failed([knocking])?;
     assert_ne!(footprint(&web)?, outside, "the comparison does not even see what the old agent needs");
     assert_eq!(connections(&mesh, OLD)?, 2);
     drop(held);
@@ -121,7 +121,7 @@ fn leaving_during_an_update(
     assert_eq!(footprint(&web)?, outside);
     let knocking = Knocking::begin(&web, &db.everywhere(7000));
     knocking.until_answered(10)?;
-    knocking.none_failed().map(drop)
+    mesh.none_failed([knocking])
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn sighup_changes_nothing() -> Result<()> {
         assert!(agent.program.ended().is_none());
     }
     mesh.admin("a", "/healthz/ready")?;
-    knocking.none_failed().map(drop)
+    mesh.none_failed([knocking])
 }
 
 #[test]

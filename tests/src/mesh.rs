@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::knock::Knocking;
 use crate::objects::{self, Source};
 use crate::place::Place;
 use crate::pod::{Pod, PodPlan};
@@ -370,6 +371,21 @@ impl Mesh {
         Ok(())
     }
 
+    /// Ends all of `loops`.
+    ///
+    /// # Errors
+    /// When a request was not answered: all of these, and what the agents have on record that did not end well.
+    pub fn none_failed(&self, loops: impl IntoIterator<Item = Knocking>) -> Result<()> {
+        let ended: Vec<Result<u64>> = loops.into_iter().map(Knocking::none_failed).collect();
+        let failed: Vec<String> = ended.iter().filter_map(|r| r.as_ref().err().map(|e| format!("{e:#}"))).collect();
+        println!("answered: {:?}", ended.iter().flatten().collect::<Vec<_>>());
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let unhappy: Vec<String> = self.agents.iter().map(Agent::ended_badly).collect();
+        bail!("{}\n{}", failed.join("\n"), unhappy.concat())
+    }
+
     fn agent_command(&self, pod: &Pod, verb: &str) -> Result<Launch> {
         let run_dir = &self.agent(&pod.node).run_dir;
         Ok(self.world.node(&pod.node).command(&built("mesh-node")?).arg(verb).arg("--run-dir").arg(run_dir))
@@ -381,6 +397,13 @@ impl Agent {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// Lines of its access log, each behind the node's name, of connections that did not end well: for a message.
+    #[must_use]
+    pub fn ended_badly(&self) -> String {
+        let lines = self.accesses().into_iter().filter(|line| !line.to_string().contains("\"complete\""));
+        lines.take(20).map(|line| format!("{}: {line}\n", self.node)).collect()
     }
 
     /// Lines of its access log, oldest first.
