@@ -43,6 +43,9 @@ struct State {
     heard: bool,
     /// Nobody will open a stream any more.
     unused: bool,
+    /// The socket takes nothing any more. What the peer has said before that is still read: it may have been leaving, and then it
+    /// says which streams it has not looked at.
+    mute: bool,
 }
 
 /// Why no stream came of an attempt to open one.
@@ -65,6 +68,7 @@ impl Hbone {
             driver: None,
             heard: false,
             unused: false,
+            mute: false,
         })))
     }
 
@@ -75,12 +79,12 @@ impl Hbone {
     /// Streams that may be opened without waiting.
     pub(super) fn available(&self) -> usize {
         let state = self.lock();
-        if state.link.is_some() { state.http.available() } else { 0 }
+        if state.is_over() { 0 } else { state.http.available() }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         let state = self.lock();
-        state.link.is_none() || state.http.is_leaving()
+        state.is_over() || state.http.is_leaving()
     }
 
     pub(super) fn is_greeted(&self) -> bool {
@@ -109,7 +113,7 @@ impl Hbone {
         fields: &Fields,
     ) -> Poll<Result<Carried, Unopened>> {
         let mut state = self.lock();
-        if state.link.is_none() {
+        if state.is_over() {
             return Poll::Ready(Err(Unopened::Unseen));
         }
         match state.http.open(fields, false) {
@@ -170,8 +174,12 @@ impl State {
         loop {
             self.settle();
             let Some(link) = &mut self.link else { return Poll::Ready(Ok(Driven::Over)) };
-            if link.poll_flush(cx).map_err(ConnectionError::Io)?.is_ready() {
-                self.wake_senders();
+            if !self.mute {
+                match link.poll_flush(cx) {
+                    Poll::Ready(Ok(())) => self.wake_senders(),
+                    Poll::Ready(Err(_)) => self.mute = true,
+                    Poll::Pending => {}
+                }
             }
             if !self.asked.is_empty() {
                 return Poll::Ready(Ok(Driven::Asked));
@@ -286,6 +294,7 @@ impl State {
     fn hand_over(&mut self) -> bool {
         let Some(output) = self.http.take_output() else { return false };
         if let Some(link) = &mut self.link
+            && !self.mute
             && link.put(&output).is_err()
         {
             self.close();
@@ -297,6 +306,7 @@ impl State {
     fn settle(&mut self) {
         self.hand_over();
         if let Some(link) = &mut self.link
+            && !self.mute
             && !link.is_flushed()
         {
             // The driver hears of an error when it next looks.
@@ -304,6 +314,11 @@ impl State {
                 self.wake_driver();
             }
         }
+    }
+
+    /// Whether no stream can be opened.
+    fn is_over(&self) -> bool {
+        self.mute || self.link.is_none()
     }
 
     fn wake_driver(&mut self) {

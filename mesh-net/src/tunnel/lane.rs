@@ -78,13 +78,14 @@ impl Lane {
     /// Asks for a stream, and says what the client has said already.
     ///
     /// # Errors
-    /// `InvalidInput` for a head that cannot be sent; else of the connection.
+    /// `InvalidInput` for a head that cannot be sent. What becomes of the connection, [`Lane::poll_answer`] tells.
     pub(super) fn ask(&mut self, cx: &mut Context<'_>, head: &Head, words: &mut Words<'_>) -> io::Result<()> {
         let mut asking = frame::head(head).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         (self.sent_last, self.got_last) = (false, false);
         let _ = words.poll(cx, |said| asking.extend(frame::message(Kind::Data, said)));
         self.link.put(&asking)?;
-        self.link.flush().map(drop)
+        let _ = self.link.flush();
+        Ok(())
     }
 
     /// The answer to [`Lane::ask`]: its status and baggage; `None` if the peer was leaving and has not seen the question.
@@ -94,19 +95,15 @@ impl Lane {
         cx: &mut Context<'_>,
         words: &mut Words<'_>,
     ) -> Poll<Result<Option<Answer>, ConnectionError>> {
-        // A socket that is full of nothing but a head empties by itself or never.
-        let mut sent = self.link.poll_flush(cx);
-        if matches!(sent, Poll::Ready(Ok(())))
+        // A socket that is full of nothing but a head empties by itself or never. A peer that takes nothing any more may have said
+        // why, and that it is gone is read behind that.
+        if matches!(self.link.poll_flush(cx), Poll::Ready(Ok(())))
             && let Poll::Ready(put) = words.poll(cx, |said| self.link.put(&frame::message(Kind::Data, said)))
         {
-            sent = put.map_or_else(|error| Poll::Ready(Err(error)), |()| self.link.poll_flush(cx));
+            put.map_err(ConnectionError::Io)?;
+            let _ = self.link.poll_flush(cx);
         }
-        let event = match (self.poll_event(cx), sent) {
-            // A peer that takes nothing any more may have said why.
-            (Poll::Pending, Poll::Ready(Err(error))) => return Poll::Ready(Err(ConnectionError::Io(error))),
-            (event, _) => ready!(event)?,
-        };
-        match event {
+        match ready!(self.poll_event(cx))? {
             None if self.leaving => Poll::Ready(Ok(None)),
             Some(Event::Reply(bytes)) => {
                 let (status, baggage) = frame::read_reply(bytes).map_err(violated)?;

@@ -1,16 +1,18 @@
 //! What a client says before its stream is open, over lanes and HBONE.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mesh_net::tls::{ALPN_H2, ALPN_WEFT};
+use mesh_net::tls::{self, ALPN_H2, ALPN_WEFT, Credentials, TrustDomains};
 use mesh_net::tunnel::Config;
 use mesh_net::tunnel::client::{self, Berth, Lane, OpenError, ReplyHead, Tunnel};
 use mesh_net::tunnel::early::Early;
 use mesh_net::tunnel::head::Head;
 use mesh_net::tunnel::server::{self, Status};
 use mesh_net::tunnel::stream::Stream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -203,5 +205,74 @@ async fn an_answer_that_does_not_come_in_time_leaves_it_open_whether_the_words_w
         let limit = Duration::from_millis(50);
         let opened = Pair::ask(&lanes, &hbone, &mut Client::now(b"charge the card"), limit).await;
         assert_eq!(opened.map(drop), Err(OpenError::Unanswered(Box::new(OpenError::Timeout(limit)))));
+    }
+}
+
+/// Speaks when the other end has gone.
+struct IntoTheVoid {
+    leave: Option<mpsc::Sender<()>>,
+    asked: bool,
+}
+
+impl Early for IntoTheVoid {
+    fn poll_said(&mut self, cx: &mut Context<'_>) -> Poll<&[u8]> {
+        if !std::mem::replace(&mut self.asked, true) {
+            // The question goes first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(leave) = self.leave.take() {
+            leave.send(()).unwrap();
+            // Nothing of this end goes on meanwhile: it has not read that the peer is leaving when it finds that it is gone.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Poll::Ready(b"charge the card")
+    }
+}
+
+/// A server that leaves when it is told to, on a thread of its own; whether it was asked for something.
+fn leaves(
+    listener: std::net::TcpListener,
+    own: Credentials,
+    alpn: &'static [u8],
+    told: mpsc::Receiver<()>,
+) -> JoinHandle<bool> {
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            listener.set_nonblocking(true).unwrap();
+            let (accepted, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+            let domains = TrustDomains::only("cluster.local");
+            let server = tls::accept(accepted, &own, &domains, &[alpn], LONG).await.unwrap();
+            let mut server = server::Connection::handshake(server, &Config::default()).await.unwrap();
+            told.recv().unwrap();
+            server.drain();
+            server.accept().await.is_some()
+        })
+    })
+}
+
+#[tokio::test]
+async fn that_a_peer_has_left_is_heard_also_by_who_finds_it_gone_while_speaking() {
+    for alpn in [ALPN_WEFT, ALPN_H2] {
+        let mesh = Mesh::new();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (leave, told) = mpsc::channel();
+        let leaving = leaves(listener, mesh.db.clone(), alpn, told);
+        let client = tls::connect(dialled, &mesh.web, &[id("db")], &[alpn], LONG).await.unwrap();
+        let mut words = IntoTheVoid { leave: Some(leave), asked: false };
+        let (head, words) = (Head::to("10.0.0.1:80"), Some(&mut words as &mut dyn Early));
+        let opened = match client::begin(client, &Config::default()) {
+            Tunnel::Lane(lane) => lane.open(&head, LONG, words, Arc::new(Free::default())).await,
+            Tunnel::Shared(connection, driver) => {
+                let mut driver = std::pin::pin!(driver);
+                // Until both have greeted.
+                let _ = timeout(Duration::from_millis(50), &mut driver).await;
+                // One task, so that neither goes on while the other stands still.
+                tokio::join!(connection.open(&head, LONG, words), driver).0
+            }
+        };
+        assert_eq!(opened.map(drop), Err(OpenError::GoAway));
+        assert!(!leaving.join().unwrap(), "it has looked at no question");
     }
 }

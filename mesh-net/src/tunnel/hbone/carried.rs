@@ -134,7 +134,8 @@ impl Carried {
             }
             Ok(Err(error)) => Ok(Err(error)),
             Err(_) => {
-                state.close();
+                state.mute = true;
+                state.wake_driver();
                 Err(StreamError::ConnectionLost)
             }
         }
