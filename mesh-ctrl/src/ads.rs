@@ -141,6 +141,11 @@ impl Served {
             let rests_until = self.pace.free_at().filter(|at| *at > now && !self.session.is_amid());
             let work = self.session.has_work(&world);
             tokio::select! {
+                // In this order: what an agent asks for in one breath is answered together.
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => {
+                    return Err(Status::unavailable("the controller is stopping"));
+                }
                 request = requests.message(), if world.synced => match request {
                     Ok(Some(request)) => self.hear(&world, request)?,
                     Ok(None) => return Ok("closed by the agent"),
@@ -170,9 +175,6 @@ impl Served {
                     return Err(Status::unavailable("the controller is stopping"));
                 },
                 () = responses.closed() => return Ok("stream dropped"),
-                _ = stopping.wait_for(|stop| *stop) => {
-                    return Err(Status::unavailable("the controller is stopping"));
-                }
             }
         }
     }

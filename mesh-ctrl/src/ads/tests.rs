@@ -84,16 +84,21 @@ fn what_was_announced_comes_even_if_it_is_nothing_that_the_agent_asked_for() {
 fn what_was_begun_goes_on_with_the_next_kind_and_is_not_told_by_then() {
     let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
     let mut session = Session::default();
-    for kind in [Kind::Authorization, Kind::Address] {
-        session.hear(&world, subscribe(kind)).unwrap();
-    }
+    let answer =
+        |kind: Kind, nonce: &str| DeltaDiscoveryRequest { response_nonce: nonce.to_owned(), ..subscribe(kind) };
+    let kinds = [Kind::Authorization, Kind::Address];
+    kinds.into_iter().for_each(|kind| drop(session.hear(&world, subscribe(kind)).unwrap()));
     told(&mut session, &world);
+    kinds
+        .into_iter()
+        .zip(["1", "2"])
+        .for_each(|(kind, nonce)| drop(session.hear(&world, answer(kind, nonce)).unwrap()));
+    assert!(session.is_told());
     world.apply(vec![pod("b", "10.0.0.2", &[]), policy("p")]);
     let first = session.next(&world).unwrap().unwrap().head;
     assert_eq!((first.type_url.as_str(), first.more), (Kind::Authorization.type_url(), true));
     assert!(!session.is_told() && session.is_amid());
-    let answer = DeltaDiscoveryRequest { response_nonce: first.nonce, ..subscribe(Kind::Authorization) };
-    session.hear(&world, answer).unwrap();
+    session.hear(&world, answer(Kind::Authorization, &first.nonce)).unwrap();
     assert!(session.is_heard() && !session.is_told());
     // Of what came to pass meanwhile it is told when it has the rest.
     let before = world.clone();
