@@ -4,11 +4,13 @@
 //! Memory is the thread's while bytes are in hand and nobody's otherwise: what an idle link keeps is its keys.
 
 use std::io::{self, IoSliceMut};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rustls::AlertDescription;
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -221,6 +223,12 @@ impl Link {
             }
         }
         let _ = self.flush();
+    }
+
+    /// As [`Link::close`], and tells the socket's peer that nothing follows. What it says is received all the same.
+    pub(crate) fn part(&mut self) {
+        self.close();
+        let _ = SockRef::from(&*self.tcp).shutdown(Shutdown::Write);
     }
 
     /// Hands the data of whole records to `deliver`, reading from the socket if none is there; false at the peer's end.

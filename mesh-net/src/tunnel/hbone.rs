@@ -46,6 +46,11 @@ struct State {
     /// The socket takes nothing any more. What the peer has said before that is still read: it may have been leaving, and then it
     /// says which streams it has not looked at.
     mute: bool,
+    /// We have said that nothing follows, and wait for the peer's end: to close a socket with something unread tears up what is on
+    /// its way to the peer (RFC 1122, section 4.2.2.13).
+    parting: bool,
+    /// How often the socket has taken all that waited for it.
+    emptied: u64,
 }
 
 /// Why no stream came of an attempt to open one.
@@ -69,6 +74,8 @@ impl Hbone {
             heard: false,
             unused: false,
             mute: false,
+            parting: false,
+            emptied: 0,
         })))
     }
 
@@ -176,7 +183,7 @@ impl State {
             let Some(link) = &mut self.link else { return Poll::Ready(Ok(Driven::Over)) };
             if !self.mute {
                 match link.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.wake_senders(),
+                    Poll::Ready(Ok(())) => self.took_all(),
                     Poll::Ready(Err(_)) => self.mute = true,
                     Poll::Pending => {}
                 }
@@ -184,13 +191,22 @@ impl State {
             if !self.asked.is_empty() {
                 return Poll::Ready(Ok(Driven::Asked));
             }
-            let Self { link: Some(link), http, .. } = self else { unreachable!("looked at above") };
+            let http = &mut self.http;
             let no_more = self.unused || http.is_leaving();
-            if no_more && http.streams() == 0 && self.streams.is_empty() {
+            if no_more && http.streams() == 0 && self.streams.is_empty() && !self.parting {
                 http.go_away(Code::NO_ERROR);
                 self.settle();
-                return Poll::Ready(Ok(Driven::Over));
+                match &mut self.link {
+                    Some(link) if !self.mute && link.is_flushed() => {
+                        link.part();
+                        (self.parting, self.mute) = (true, true);
+                        alive.part();
+                    }
+                    Some(_) if !self.mute => {}
+                    _ => return Poll::Ready(Ok(Driven::Over)),
+                }
             }
+            let Self { link: Some(link), http, .. } = self else { unreachable!("looked at above") };
             let mut events = Vec::new();
             let mut broken = None;
             let received = link.poll_receive(cx, |bytes| {
@@ -217,6 +233,7 @@ impl State {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(false)) if self.http.streams() == 0 => return Poll::Ready(Ok(Driven::Over)),
+                Poll::Ready(_) if self.parting => return Poll::Ready(Ok(Driven::Over)),
                 Poll::Ready(Ok(false)) => {
                     return Poll::Ready(Err(ConnectionError::Io(io::ErrorKind::UnexpectedEof.into())));
                 }
@@ -224,6 +241,7 @@ impl State {
                 Poll::Pending => {
                     let http = &mut self.http;
                     match alive.poll(cx, &mut self.heard, || http.ping(0)) {
+                        Poll::Ready(_) if self.parting => return Poll::Ready(Ok(Driven::Over)),
                         Poll::Ready(silence) => return Poll::Ready(Err(ConnectionError::Timeout(silence))),
                         Poll::Pending if self.hand_over() => {}
                         Poll::Pending => return Poll::Pending,
@@ -309,11 +327,18 @@ impl State {
             && !self.mute
             && !link.is_flushed()
         {
-            // The driver hears of an error when it next looks.
-            if !matches!(link.flush(), Ok(true)) {
-                self.wake_driver();
+            match link.flush() {
+                Ok(true) => self.emptied += 1,
+                // The driver hears of an error when it next looks.
+                _ => self.wake_driver(),
             }
         }
+    }
+
+    /// The socket has taken all that waited for it.
+    fn took_all(&mut self) {
+        self.emptied += 1;
+        self.wake_senders();
     }
 
     /// Whether no stream can be opened.

@@ -143,8 +143,7 @@ impl SendHalf {
     pub fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         match &self.carrier {
             Carrier::Lane(lane) => lane.poll_ready(cx),
-            // Its driver sees to it.
-            Carrier::Hbone(_) => Poll::Ready(Ok(())),
+            Carrier::Hbone(hbone) => hbone.poll_flushed(cx),
         }
     }
 

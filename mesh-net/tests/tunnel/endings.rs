@@ -1,14 +1,17 @@
 //! How streams and connections end.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use mesh_net::tls::{self, ALPN_H2, TrustDomains};
 use mesh_net::tunnel::client::OpenError;
 use mesh_net::tunnel::head::Head;
 use mesh_net::tunnel::stream::StreamError;
-use mesh_net::tunnel::{Config, ConnectionError, client};
+use mesh_net::tunnel::{Config, ConnectionError, client, server};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::pair::{Halves, LONG, echo, encrypted, open, read_to_end, serve, stream, tunnel};
+use crate::pair::{Halves, LONG, Mesh, echo, encrypted, id, open, read_to_end, serve, stream, tunnel};
 
 #[tokio::test]
 async fn half_close_ends_one_direction_only() {
@@ -70,6 +73,72 @@ async fn finished_streams_dropped_at_once_still_deliver() {
     send.finish();
     drop(send);
     assert_eq!(read_to_end(&mut recv).await.unwrap().len(), 1 << 20);
+}
+
+/// A slow reader, and a peer that is to leave as soon as it has said its last word. Its socket takes little of that at once, and closing
+/// it with something unread, such as the next question, would tear up the rest.
+#[tokio::test]
+async fn a_connection_that_ends_behind_its_last_stream_delivers_that_stream() {
+    let (config, mesh) = (Config::default(), Mesh::new());
+    let (dialled, accepted) = narrow_sockets().await;
+    let (domains, expected) = (TrustDomains::only("cluster.local"), [id("db")]);
+    let (client, server) = tokio::join!(
+        tls::connect(dialled, &mesh.web, &expected, &[ALPN_H2], LONG),
+        tls::accept(accepted, &mesh.db, &domains, &[ALPN_H2], LONG)
+    );
+    let (connection, driver) = client::Connection::new(client.unwrap(), &config);
+    let mut driver = pin!(driver);
+    let said = vec![7; 120 << 10];
+    let (ended, heard) = tokio::sync::oneshot::channel();
+    let serving = tokio::spawn({
+        let said = said.clone();
+        async move {
+            let mut server = server::Connection::handshake(server.unwrap(), &Config::default()).await.unwrap();
+            let (mut send, mut recv) = server.accept().await.unwrap().unwrap().accept(None).unwrap().split();
+            tokio::select! {
+                _ = server.accept() => panic!("nothing more is asked for yet"),
+                end = recv.recv() => assert_eq!(end.unwrap(), None),
+            }
+            ended.send(()).unwrap();
+            // The next question comes and is not read.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            send.send(&said).await.unwrap();
+            send.finish();
+            drop((send, recv));
+            server.drain();
+            assert!(server.accept().await.is_none());
+        }
+    });
+    let head = Head::to("10.0.0.1:80");
+    let (mut send, mut recv) = tokio::select! {
+        opened = connection.open(&head, LONG, None) => opened.unwrap().1.split(),
+        _ = &mut driver => panic!("the peer goes on"),
+    };
+    send.finish();
+    heard.await.unwrap();
+    // The client reads nothing, and asks for more.
+    let mut next = pin!(connection.open(&head, LONG, None));
+    assert!(timeout(Duration::from_millis(300), &mut next).await.is_err());
+    assert!(!serving.is_finished(), "it waits until its last words have been taken");
+    let (read, next, _) = tokio::join!(read_to_end(&mut recv), next, async {
+        let ended = timeout(LONG, driver).await.unwrap();
+        assert!(ended.is_ok(), "{ended:?}");
+    });
+    assert!(read.unwrap() == said);
+    assert_eq!(next.map(drop), Err(OpenError::GoAway));
+    timeout(LONG, serving).await.unwrap().unwrap();
+}
+
+/// Sockets that take a few KiB at once.
+async fn narrow_sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let to = listener.local_addr().unwrap();
+    let (dialled, accepted) = tokio::join!(socket.connect(to), listener.accept());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap().0);
+    socket2::SockRef::from(&accepted).set_send_buffer_size(4 << 10).unwrap();
+    (dialled, accepted)
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub(super) struct Arrivals {
     pub(super) over: Option<Over>,
     pub(super) reader: Option<Waker>,
     pub(super) sender: Option<Waker>,
+    /// How often the socket had taken everything when its last words were waited for.
+    pub(super) flushing: Option<u64>,
 }
 
 impl Arrivals {

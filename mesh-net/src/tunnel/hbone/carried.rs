@@ -98,6 +98,31 @@ impl Carried {
         Poll::Pending
     }
 
+    /// Ready once the socket has taken what was sent on this stream.
+    pub(in crate::tunnel) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut state = self.shared.lock();
+        state.settle();
+        let flushed = state.link.as_ref().is_some_and(Link::is_flushed);
+        let emptied = state.emptied;
+        if state.is_over() && !flushed {
+            return Poll::Ready(Err(StreamError::ConnectionLost));
+        }
+        let Some(arrivals) = state.streams.get_mut(&self.stream) else {
+            return Poll::Ready(Err(StreamError::ConnectionLost));
+        };
+        // What others have sent since then waits behind it.
+        if flushed || emptied > *arrivals.flushing.get_or_insert(emptied) {
+            arrivals.flushing = None;
+            return Poll::Ready(Ok(()));
+        }
+        arrivals.sender = Some(cx.waker().clone());
+        if !state.waiting.contains(&self.stream) {
+            state.waiting.push_back(self.stream);
+        }
+        state.wake_driver();
+        Poll::Pending
+    }
+
     pub(in crate::tunnel) fn send_from(
         &self,
         most: usize,

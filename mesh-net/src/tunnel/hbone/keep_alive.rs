@@ -15,12 +15,19 @@ pub(in crate::tunnel) struct KeepAlive {
     waiting: bool,
     interval: Duration,
     timeout: Duration,
+    parting: bool,
 }
 
 impl KeepAlive {
     pub(in crate::tunnel) fn new(config: &Config) -> Self {
         let (interval, timeout) = (config.ping_interval, config.ping_timeout);
-        Self { timer: Box::pin(tokio::time::sleep(interval)), waiting: false, interval, timeout }
+        Self { timer: Box::pin(tokio::time::sleep(interval)), waiting: false, interval, timeout, parting: false }
+    }
+
+    /// From now on the peer has [`PARTING`] to end its side, whatever it says meanwhile.
+    pub(super) fn part(&mut self) {
+        (self.parting, self.timeout) = (true, PARTING);
+        self.timer.as_mut().reset(Instant::now() + PARTING);
     }
 
     /// Ready with the time waited once the peer missed its deadline.
@@ -29,6 +36,7 @@ impl KeepAlive {
         while self.timer.as_mut().poll(cx).is_ready() {
             let heard = std::mem::take(heard);
             let pause = match (heard, self.waiting) {
+                _ if self.parting => return Poll::Ready(self.timeout),
                 (true, _) => {
                     self.waiting = false;
                     self.interval
@@ -45,3 +53,6 @@ impl KeepAlive {
         Poll::Pending
     }
 }
+
+/// How long a peer may take to end its side of a connection that has ended on ours.
+const PARTING: Duration = Duration::from_secs(2);
