@@ -157,9 +157,10 @@ impl Figures {
 }
 
 impl Row {
-    /// A median as a share of plain TCP's.
+    /// A median as a share of plain TCP's; none of nothing.
     fn ratio(&self, values: &[f64]) -> Option<f64> {
-        Some(median(values)? / median(&self.plain)?)
+        let plain = median(&self.plain).filter(|plain| *plain != 0.0)?;
+        Some(median(values)? / plain)
     }
 
     /// What a target speaks of, and the target.
