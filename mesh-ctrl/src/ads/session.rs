@@ -134,9 +134,8 @@ impl Session {
 
     /// Whether it subscribes, and has acknowledged all that it was told on that.
     pub(crate) fn is_told(&self) -> bool {
-        let all = Kind::ALL.map(|kind| self.subscription(kind));
-        let holds = all.iter().all(|s| s.is_heard() && !s.is_amid() && s.last_nack.is_none());
-        all.iter().any(|s| s.started) && self.amid.is_none() && holds
+        let started = Kind::ALL.iter().any(|kind| self.subscription(*kind).started);
+        started && self.is_heard() && !self.is_amid() && self.refusal().is_none()
     }
 
     /// What the agent said against what it was told last, if it did.
@@ -184,7 +183,11 @@ impl Session {
                 _ => collection.head().to_string(),
             };
             self.nonces = nonce;
-            self.amid = if batch.partial { Some(place) } else { self.due_after(place, world) };
+            self.amid = if batch.partial { Some(place) } else { self.work_after(place, world) };
+            if let Some(next) = self.amid {
+                // It is announced, so it comes, be it nothing that the agent asked for.
+                self.subscription_mut(Kind::ALL[next]).due = true;
+            }
             return Ok(Some(Response {
                 head: DeltaDiscoveryResponse {
                     system_version_info: version,
@@ -198,16 +201,13 @@ impl Session {
                 part: batch.part,
             }));
         }
-        self.amid = None;
         Ok(None)
     }
 
-    /// Where the next kind stands that may have something to say, which it then has, be it nothing: it is announced.
-    fn due_after(&mut self, place: usize, world: &World) -> Option<usize> {
+    /// Where in [`Kind::ALL`] the next kind stands that may have something to say.
+    fn work_after(&self, place: usize, world: &World) -> Option<usize> {
         let may = |place: &usize| self.subscription(Kind::ALL[*place]).has_work(world.of(Kind::ALL[*place]));
-        let next = (place + 1..Kind::ALL.len()).find(may)?;
-        self.subscription_mut(Kind::ALL[next]).due = true;
-        Some(next)
+        (place + 1..Kind::ALL.len()).find(may)
     }
 }
 

@@ -81,6 +81,20 @@ fn what_was_announced_comes_even_if_it_is_nothing_that_the_agent_asked_for() {
 }
 
 #[test]
+fn the_rest_of_a_change_in_parts_comes_even_if_the_agent_did_not_ask_for_it() {
+    // As many names as one response removes.
+    let names: Vec<String> = (0..4096).map(|n| format!("p{n}")).collect();
+    let mut world = world(names.iter().map(|name| pod(name, "10.0.0.1", &[])).collect());
+    let mut session = Session::default();
+    session.hear(&world, ask(&names.iter().map(String::as_str).collect::<Vec<_>>())).unwrap();
+    told(&mut session, &world);
+    world.apply(names.iter().map(|name| gone(name)).chain([pod("other", "10.0.0.2", &[])]).collect());
+    let told = told(&mut session, &world);
+    assert!(told.len() == 2 && told[0].ends_with(" ..."), "{} responses", told.len());
+    assert_eq!(told[1], "address:");
+}
+
+#[test]
 fn what_was_begun_goes_on_with_the_next_kind_and_is_not_told_by_then() {
     let mut world = world(vec![pod("a", "10.0.0.1", &[])]);
     let mut session = Session::default();
