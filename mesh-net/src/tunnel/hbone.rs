@@ -43,14 +43,20 @@ struct State {
     heard: bool,
     /// Nobody will open a stream any more.
     unused: bool,
-    /// The socket takes nothing any more. What the peer has said before that is still read: it may have been leaving, and then it
-    /// says which streams it has not looked at.
-    mute: bool,
-    /// We have said that nothing follows, and wait for the peer's end: to close a socket with something unread tears up what is on
-    /// its way to the peer (RFC 1122, section 4.2.2.13).
-    parting: bool,
+    side: Side,
     /// How often the socket has taken all that waited for it.
     emptied: u64,
+}
+
+/// Our side of a connection. Whatever it is, what the peer says is read until its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Open,
+    /// The socket takes nothing any more. The peer may have been leaving, and then it has said which streams it has not looked at.
+    Broken,
+    /// We have said that nothing follows, and wait for the peer's end: to close a socket with something unread tears up what is on
+    /// its way to the peer (RFC 1122, section 4.2.2.13).
+    Ended,
 }
 
 /// Why no stream came of an attempt to open one.
@@ -73,8 +79,7 @@ impl Hbone {
             driver: None,
             heard: false,
             unused: false,
-            mute: false,
-            parting: false,
+            side: Side::Open,
             emptied: 0,
         })))
     }
@@ -181,10 +186,13 @@ impl State {
         loop {
             self.settle();
             let Some(link) = &mut self.link else { return Poll::Ready(Ok(Driven::Over)) };
-            if !self.mute {
+            if self.side == Side::Open {
                 match link.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.took_all(),
-                    Poll::Ready(Err(_)) => self.mute = true,
+                    Poll::Ready(Ok(())) => {
+                        self.emptied += 1;
+                        self.wake_senders();
+                    }
+                    Poll::Ready(Err(_)) => self.side = Side::Broken,
                     Poll::Pending => {}
                 }
             }
@@ -193,17 +201,16 @@ impl State {
             }
             let http = &mut self.http;
             let no_more = self.unused || http.is_leaving();
-            if no_more && http.streams() == 0 && self.streams.is_empty() && !self.parting {
+            if no_more && http.streams() == 0 && self.streams.is_empty() && self.side != Side::Ended {
                 http.go_away(Code::NO_ERROR);
                 self.settle();
-                match &mut self.link {
-                    Some(link) if !self.mute && link.is_flushed() => {
-                        link.part();
-                        (self.parting, self.mute) = (true, true);
-                        alive.part();
-                    }
-                    Some(_) if !self.mute => {}
-                    _ => return Poll::Ready(Ok(Driven::Over)),
+                let Some(link) = self.link.as_mut().filter(|_| self.side == Side::Open) else {
+                    return Poll::Ready(Ok(Driven::Over));
+                };
+                if link.is_flushed() {
+                    link.part();
+                    (self.side, self.heard) = (Side::Ended, false);
+                    alive.part();
                 }
             }
             let Self { link: Some(link), http, .. } = self else { unreachable!("looked at above") };
@@ -214,7 +221,8 @@ impl State {
                     broken = http.receive(bytes, |event| events.push(event)).err();
                 }
             });
-            self.heard |= !events.is_empty() || received.is_ready();
+            // After our end the peer's is all that counts.
+            self.heard |= self.side != Side::Ended && (!events.is_empty() || received.is_ready());
             for event in events {
                 self.happened(event);
             }
@@ -233,7 +241,7 @@ impl State {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(false)) if self.http.streams() == 0 => return Poll::Ready(Ok(Driven::Over)),
-                Poll::Ready(_) if self.parting => return Poll::Ready(Ok(Driven::Over)),
+                Poll::Ready(_) if self.side == Side::Ended => return Poll::Ready(Ok(Driven::Over)),
                 Poll::Ready(Ok(false)) => {
                     return Poll::Ready(Err(ConnectionError::Io(io::ErrorKind::UnexpectedEof.into())));
                 }
@@ -241,7 +249,7 @@ impl State {
                 Poll::Pending => {
                     let http = &mut self.http;
                     match alive.poll(cx, &mut self.heard, || http.ping(0)) {
-                        Poll::Ready(_) if self.parting => return Poll::Ready(Ok(Driven::Over)),
+                        Poll::Ready(_) if self.side == Side::Ended => return Poll::Ready(Ok(Driven::Over)),
                         Poll::Ready(silence) => return Poll::Ready(Err(ConnectionError::Timeout(silence))),
                         Poll::Pending if self.hand_over() => {}
                         Poll::Pending => return Poll::Pending,
@@ -312,7 +320,7 @@ impl State {
     fn hand_over(&mut self) -> bool {
         let Some(output) = self.http.take_output() else { return false };
         if let Some(link) = &mut self.link
-            && !self.mute
+            && self.side == Side::Open
             && link.put(&output).is_err()
         {
             self.close();
@@ -324,7 +332,7 @@ impl State {
     fn settle(&mut self) {
         self.hand_over();
         if let Some(link) = &mut self.link
-            && !self.mute
+            && self.side == Side::Open
             && !link.is_flushed()
         {
             match link.flush() {
@@ -335,15 +343,17 @@ impl State {
         }
     }
 
-    /// The socket has taken all that waited for it.
-    fn took_all(&mut self) {
-        self.emptied += 1;
-        self.wake_senders();
+    /// Wakes a stream's sender once the socket has taken what waits for it.
+    fn queue(&mut self, stream: u32) {
+        if !self.waiting.contains(&stream) {
+            self.waiting.push_back(stream);
+        }
+        self.wake_driver();
     }
 
     /// Whether no stream can be opened.
     fn is_over(&self) -> bool {
-        self.mute || self.link.is_none()
+        self.side != Side::Open || self.link.is_none()
     }
 
     fn wake_driver(&mut self) {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 
 use super::arrivals::Over;
-use super::{Hbone, State, Unopened};
+use super::{Hbone, Side, State, Unopened};
 use crate::http2::fields::Fields;
 use crate::http2::frame::{Code, HEAD};
 use crate::tls::link::{BATCH, Link};
@@ -87,10 +87,7 @@ impl Carried {
             return Poll::Ready(Ok(()));
         }
         if credit {
-            if !state.waiting.contains(&self.stream) {
-                state.waiting.push_back(self.stream);
-            }
-            state.wake_driver();
+            state.queue(self.stream);
         }
         if let Some(arrivals) = state.streams.get_mut(&self.stream) {
             arrivals.sender = Some(cx.waker().clone());
@@ -116,10 +113,7 @@ impl Carried {
             return Poll::Ready(Ok(()));
         }
         arrivals.sender = Some(cx.waker().clone());
-        if !state.waiting.contains(&self.stream) {
-            state.waiting.push_back(self.stream);
-        }
-        state.wake_driver();
+        state.queue(self.stream);
         Poll::Pending
     }
 
@@ -159,7 +153,7 @@ impl Carried {
             }
             Ok(Err(error)) => Ok(Err(error)),
             Err(_) => {
-                state.mute = true;
+                state.side = Side::Broken;
                 state.wake_driver();
                 Err(StreamError::ConnectionLost)
             }

@@ -15,18 +15,17 @@ pub(in crate::tunnel) struct KeepAlive {
     waiting: bool,
     interval: Duration,
     timeout: Duration,
-    parting: bool,
 }
 
 impl KeepAlive {
     pub(in crate::tunnel) fn new(config: &Config) -> Self {
         let (interval, timeout) = (config.ping_interval, config.ping_timeout);
-        Self { timer: Box::pin(tokio::time::sleep(interval)), waiting: false, interval, timeout, parting: false }
+        Self { timer: Box::pin(tokio::time::sleep(interval)), waiting: false, interval, timeout }
     }
 
-    /// From now on the peer has [`PARTING`] to end its side, whatever it says meanwhile.
+    /// From now on the peer has [`PARTING`] to end its side.
     pub(super) fn part(&mut self) {
-        (self.parting, self.timeout) = (true, PARTING);
+        (self.waiting, self.timeout) = (true, PARTING);
         self.timer.as_mut().reset(Instant::now() + PARTING);
     }
 
@@ -36,7 +35,6 @@ impl KeepAlive {
         while self.timer.as_mut().poll(cx).is_ready() {
             let heard = std::mem::take(heard);
             let pause = match (heard, self.waiting) {
-                _ if self.parting => return Poll::Ready(self.timeout),
                 (true, _) => {
                     self.waiting = false;
                     self.interval
