@@ -13,6 +13,7 @@ mod method;
 mod pace;
 mod requests;
 pub(crate) mod session;
+pub(crate) mod subscription;
 pub(crate) mod response;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,8 @@ use crate::store::World;
 use pace::Pace;
 use requests::{Requests, Turns};
 use response::Response;
-use session::{Heard, Session, SessionError};
+use session::Session;
+use subscription::{Heard, SessionError};
 
 pub(crate) use agents::Progress;
 pub use agents::{AgentView, Agents, SubscriptionView};
