@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_tests::apps;
-use weft_tests::mesh::{Mesh, Setup};
+use weft_tests::mesh::{self, Mesh, Setup};
 use weft_tests::needs;
 use weft_tests::pair::Pair;
 use weft_tests::program::built;
@@ -129,7 +129,7 @@ fn readers_that_are_stuck_hold_little_of_an_agents_memory() -> Result<()> {
         println!("agent {node}: {before:?}, then {held:?}: {each:.1} KiB for each that is stuck");
         // A record for either direction, which is 33 KiB, and what an idle connection has; a batch is 129 KiB. What is stuck in a
         // tunnel that carries others too is taken off it, as far as the stream's window lets it come.
-        let window = if is_over_hbone() { 256.0 } else { 0.0 };
+        let window = if mesh::transport().as_deref() == Some("hbone") { 256.0 } else { 0.0 };
         ensure!(each <= 64.0 + window, "agent {node} holds {each:.1} KiB for each connection that is stuck");
     }
     drop((few, many));
@@ -137,10 +137,6 @@ fn readers_that_are_stuck_hold_little_of_an_agents_memory() -> Result<()> {
         left(&pair.mesh, node, 0)?;
     }
     Ok(())
-}
-
-fn is_over_hbone() -> bool {
-    std::env::var("WEFT_TEST_TRANSPORT").is_ok_and(|transport| transport == "hbone")
 }
 
 #[test]

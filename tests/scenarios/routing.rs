@@ -16,6 +16,14 @@ fn counts(answers: &[String]) -> BTreeMap<&str, usize> {
     counts
 }
 
+/// A Service of one version's pods.
+fn version(version: &str, ip: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: reviews-{version}, namespace: shop}}, spec: {{clusterIP: {ip}, clusterIPs: \
+         [{ip}], selector: {{app: reviews, version: {version}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}\n---\n"
+    )
+}
+
 #[test]
 fn without_rules_requests_pass_and_are_told_of() -> Result<()> {
     needs!("curl");
@@ -134,13 +142,6 @@ fn faults_timeouts_and_retries_are_as_the_rule_says() -> Result<()> {
 fn an_http_route_of_the_gateway_api_does_the_same() -> Result<()> {
     needs!("curl");
     let reviews = Reviews::open("l7-gwapi", &["v1", "v2"])?;
-    let version = |version: &str, ip: &str| {
-        format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: reviews-{version}, namespace: shop}}, spec: {{clusterIP: {ip}, \
-             clusterIPs: [{ip}], selector: {{app: reviews, version: {version}}}, ports: [{{name: http, port: 80, targetPort: \
-             8080}}]}}}}\n---\n"
-        )
-    };
     let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: reviews, namespace: shop}, spec: \
                  {parentRefs: [{group: '', kind: Service, name: reviews, port: 80}], rules: [\
                  {matches: [{path: {type: PathPrefix, value: /v2}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: \
@@ -176,13 +177,10 @@ fn an_http_route_of_the_gateway_api_does_the_same() -> Result<()> {
 fn a_route_and_the_service_that_it_leads_to_come_and_go_together() -> Result<()> {
     needs!("curl");
     let reviews = Reviews::open("l7-together", &["v1", "v2"])?;
-    let service = "{apiVersion: v1, kind: Service, metadata: {name: reviews-v2, namespace: shop}, spec: {clusterIP: 10.96.0.12, \
-                   clusterIPs: [10.96.0.12], selector: {app: reviews, version: v2}, ports: [{name: http, port: 80, targetPort: \
-                   8080}]}}\n---\n";
     let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: reviews, namespace: shop}, spec: \
                  {parentRefs: [{group: '', kind: Service, name: reviews, port: 80}], rules: [{backendRefs: [{name: reviews-v2, \
                  port: 80}]}]}}\n";
-    let both = [service, route].concat();
+    let both = format!("{}{route}", version("v2", "10.96.0.12"));
     let done = AtomicBool::new(false);
     let asked = thread::scope(|scope| {
         let asking = scope.spawn(|| {

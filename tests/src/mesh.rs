@@ -177,9 +177,7 @@ impl Mesh {
             .env("ADMIN_ADDRESS", format!("127.0.0.1:{AGENT_ADMIN}"))
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "info,mesh_node=debug,mesh_net=debug");
-        // All scenarios over another transport: `WEFT_TEST_TRANSPORT=hbone cargo xtask test mesh`.
-        let launch =
-            env::var("WEFT_TEST_TRANSPORT").iter().fold(launch, |launch, value| launch.env("TRANSPORT", value));
+        let launch = transport().iter().fold(launch, |launch, value| launch.env("TRANSPORT", value));
         let launch = self.setup.agent.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         let own = self.setup.agent_of.iter().filter(|(name, ..)| name == node);
         let launch = own.fold(launch, |launch, (_, name, value)| launch.env(name, value));
@@ -511,6 +509,12 @@ fn get(place: &Place, port: u16, path: &str) -> Result<String> {
 }
 
 /// Namespace of [`Mesh::settle`]'s objects.
+/// What all programs carry streams by, in place of their default: `WEFT_TEST_TRANSPORT=hbone cargo xtask test mesh`.
+#[must_use]
+pub fn transport() -> Option<String> {
+    env::var("WEFT_TEST_TRANSPORT").ok()
+}
+
 const MARKERS: &str = "markers";
 /// Where the controller listens, beside its [`Topology::controller_ips`].
 pub const CONTROL: u16 = 15012;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::mesh::{CONTROL, Mesh, admin_of, token, wait_ready};
+use crate::mesh::{CONTROL, Mesh, admin_of, token, transport, wait_ready};
 use crate::objects;
 use crate::pod::Pod;
 use crate::program::{Program, built};
@@ -128,7 +128,7 @@ pub fn launch(mesh: &Mesh, pod: &Pod, name: &str) -> Result<Program> {
         .env("AUTH_TOKEN_FILE", &token_file)
         .env("LOG_FORMAT", "json")
         .env("LOG_LEVEL", "info,mesh_waypoint=debug,mesh_net=debug");
-    let launch = std::env::var("WEFT_TEST_TRANSPORT").iter().fold(launch, |l, value| l.env("TRANSPORT", value));
+    let launch = transport().iter().fold(launch, |l, value| l.env("TRANSPORT", value));
     let launch = mesh.setup.waypoint.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let mut program = launch.start()?;
     wait_ready(pod, &mut program, 15000)?;
