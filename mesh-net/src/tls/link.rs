@@ -265,7 +265,7 @@ impl Link {
                 continue;
             }
             // Who has much in hand that nobody takes gets it in single records.
-            let most = if Leave::is_left() { READ } else { LONGEST };
+            let most = room(&block, if Leave::is_left() { READ } else { LONGEST });
             match self.fill(&mut block, most) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => {
@@ -366,9 +366,71 @@ impl std::fmt::Debug for Link {
     }
 }
 
+/// Bytes to read into `block`: `most`, or fewer so that a record that was begun is completed where it lies, and the next one
+/// that the read cuts off as well.
+fn room(block: &BytesMut, most: usize) -> usize {
+    let Ok(Some(length)) = record::length(block) else { return most };
+    let room = block.capacity() - block.len();
+    let rest = length - block.len();
+    most.min(rest.max(room.saturating_sub(LONGEST)))
+}
+
 /// Bytes of one read: as many as a peer of ours writes at once.
 const READ: usize = BATCH * (CONTENT + OVERHEAD);
 /// A record beside its content, and room for new keys and an alert behind it.
 const ROOM: usize = 128;
 /// Most bytes that wait for a socket besides data.
 const LATER: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What follows a header at least: a record's kind and its tag.
+    const SHORTEST: usize = HEADER + 17;
+
+    proptest! {
+        /// However reads cut records apart, no more than a header is ever moved for want of room.
+        #[test]
+        fn a_record_that_was_cut_off_is_completed_where_it_lies(
+            lengths in vec(SHORTEST..=LONGEST, 1..200), reads in vec(0.0..2.0f64, 200),
+        ) {
+            let mut stream = BytesMut::new();
+            for length in lengths {
+                let body = u16::try_from(length - HEADER).unwrap();
+                stream.put_slice(&[23, 3, 3]);
+                stream.put_u16(body);
+                stream.put_bytes(0, body.into());
+            }
+            let mut block = Block::take();
+            for part in reads {
+                let most = room(&block, READ);
+                if block.len() < HEADER {
+                    block.reserve(most);
+                }
+                // One read in two finds all that it asked for, and asks for the rest of the record that it cut off.
+                let read = most.min((most as f64 * part) as usize + 1);
+                receive(&mut block, &mut stream, read)?;
+                if let (true, Ok(Some(length))) = (read == most, record::length(&block)) {
+                    let rest = length - block.len();
+                    receive(&mut block, &mut stream, rest)?;
+                }
+            }
+        }
+    }
+
+    /// Takes the whole records out after a read, which has to find room.
+    fn receive(block: &mut BytesMut, stream: &mut BytesMut, read: usize) -> Result<(), TestCaseError> {
+        prop_assert!((1..=block.capacity() - block.len()).contains(&read), "{read} bytes behind {}", block.len());
+        block.put_slice(&stream.split_to(read.min(stream.len())));
+        while let Ok(Some(length)) = record::length(block)
+            && length <= block.len()
+        {
+            block.advance(length);
+        }
+        Ok(())
+    }
+}
