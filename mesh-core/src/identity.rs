@@ -47,6 +47,11 @@ impl SpiffeId {
         &self.uri
     }
 
+    /// As [`SpiffeId::uri`], to be kept.
+    pub fn shared_uri(&self) -> &Arc<str> {
+        &self.uri
+    }
+
     /// The identity without its scheme: what `principals` of an AuthorizationPolicy are matched against.
     pub fn principal(&self) -> &str {
         &self.uri[SCHEME.len()..]

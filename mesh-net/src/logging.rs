@@ -1,7 +1,11 @@
 //! The log: text or JSON on standard output, its filter changeable while the agent runs.
 
+pub mod line;
+mod lines;
 mod pages;
 
+use line::Form;
+pub use lines::Lines;
 use pages::{Last, Pages};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -33,6 +37,7 @@ impl Level {
 pub struct Log {
     pub level: Level,
     pub dropped: Dropped,
+    pub lines: Lines,
     _last: Last,
 }
 
@@ -65,6 +70,7 @@ pub fn start(filter: &str, json: bool) -> Log {
     let (filter, handle) = reload::Layer::new(filter);
     let (pages, last) = Pages::start(std::io::stdout()).expect("a process that starts may have a thread");
     let dropped = Dropped(pages.clone());
+    let lines = Lines::new(pages.clone(), if json { Form::Json } else { Form::Text });
     let writer = move || pages.clone();
     let registry = tracing_subscriber::registry().with(filter);
     if json {
@@ -72,5 +78,5 @@ pub fn start(filter: &str, json: bool) -> Log {
     } else {
         registry.with(fmt::layer().with_ansi(false).with_writer(writer)).init();
     }
-    Log { level: Level(handle), dropped, _last: last }
+    Log { level: Level(handle), dropped, lines, _last: last }
 }

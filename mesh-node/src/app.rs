@@ -57,7 +57,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let (kernel, facilities) = load_kernel(&settings)?;
     std::fs::create_dir_all(&settings.run_dir).with_context(|| format!("make {}", settings.run_dir.display()))?;
 
-    let telemetry = Telemetry::default();
+    let telemetry = Telemetry::writing(log.lines.clone());
     let connections = Connections::new(telemetry.clone());
     let status = ControlStatus::new();
     let certificates = start_certificates(&settings)?;

@@ -22,7 +22,6 @@ use tracing::{Level as Severity, enabled, warn};
 use crate::client::Client;
 use crate::overload::Shed;
 pub use expression::Headers;
-pub use line::Form;
 pub use log::{AccessLog, Lines};
 pub use record::{GrpcStatus, Record, Texts, Word};
 pub use rules::Rules;

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use mesh_net::logging::line::{Clock, Form};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
-use super::line::{self, Clock, Form};
+use super::line;
 use super::record::Record;
 
 /// Bytes at which a page is full. One line may go beyond it: a head has 60 KiB at most.
