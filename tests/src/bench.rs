@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction};
 use serde_json::json;
 
 use crate::bench::figures::Figures;
@@ -37,6 +38,13 @@ use crate::run::take_down_on_signals;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
+#[command(arg(
+    Arg::new("all")
+        .long("all")
+        .action(ArgAction::SetTrue)
+        .conflicts_with_all(["quick", "only", "path"])
+        .help("Everything, as without --quick, --only and --path")
+))]
 pub struct Plan {
     /// A first impression in half a minute
     #[arg(long)]
