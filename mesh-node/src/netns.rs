@@ -180,6 +180,14 @@ impl Drop for Return {
     }
 }
 
+/// Opens the calling thread's own namespace, to which it returns from others. What entering a namespace would do the first time;
+/// a thread that carries connections does it before, so that none of them is the one for which descriptors ran out.
+///
+/// # Errors  Of opening it: `EMFILE` or `ENFILE`.
+pub(crate) fn settle() -> io::Result<()> {
+    home().map(drop)
+}
+
 fn home() -> io::Result<Arc<OwnedFd>> {
     HOME.with_borrow_mut(|home| match home {
         Some(home) => Ok(home.clone()),

@@ -23,6 +23,7 @@ use crate::connections::Connections;
 use crate::ebpf::Kernel;
 use crate::inbound::Inbound;
 use crate::lookout;
+use crate::netns;
 use crate::outbound::Outbound;
 use crate::pod::Pod;
 use crate::shares::{self, shared};
@@ -69,6 +70,9 @@ impl Worker {
         let looked: Arc<AtomicU64> = Arc::default();
         let spent = looked.clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            if let Err(error) = netns::settle() {
+                warn!(%error, "a worker cannot open its own network namespace yet, and will with its first connection");
+            }
             runtime.block_on(async {
                 tokio::spawn(shares::keep());
                 tokio::spawn(lookout::keep(looks, spent));

@@ -7,11 +7,12 @@
 //! let (web, db) = (mesh.enrolled(web, "a")?, mesh.enrolled(db, "b")?);
 //! ```
 
+mod admin;
+mod agent;
+mod setup;
+
 use std::env;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -19,11 +20,15 @@ use serde_json::Value;
 
 use crate::knock::Knocking;
 use crate::objects::{self, Source};
-use crate::place::Place;
 use crate::pod::{Pod, PodPlan};
 use crate::program::{Launch, Output, Program, built};
 use crate::topology::Topology;
 use crate::wait::{PATIENCE, until};
+
+use admin::{AGENT_ADMIN, get, rows};
+pub(crate) use admin::{admin_of, wait_ready};
+pub use agent::Agent;
+pub use setup::Setup;
 
 /// A running mesh. Fields are dropped in this order: agents first, the world last.
 #[derive(Debug)]
@@ -35,68 +40,6 @@ pub struct Mesh {
     /// Holds for what is started from now on.
     pub setup: Setup,
     markers: AtomicUsize,
-}
-
-/// What is not as usual in a mesh.
-#[derive(Clone, Debug, Default)]
-pub struct Setup {
-    /// Environment of agents, after what they are given anyway.
-    pub agent: Vec<(String, String)>,
-    /// Environment of the agent of one node, after that.
-    pub agent_of: Vec<(String, String, String)>,
-    /// Environment of waypoints, after what they are given anyway.
-    pub waypoint: Vec<(String, String)>,
-    /// Further arguments of the controller.
-    pub controller: Vec<String>,
-    /// A command, with its arguments, that becomes the agent: `setpriv`, say.
-    pub through: Vec<String>,
-    /// Nodes whose agents are kept on one core, and which.
-    pub cores: Vec<(String, usize)>,
-}
-
-impl Setup {
-    /// With `name` in the environment of agents.
-    #[must_use]
-    pub fn agent(mut self, name: &str, value: &str) -> Setup {
-        self.agent.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// With `name` in the environment of the agent of `node`.
-    #[must_use]
-    pub fn agent_of(mut self, node: &str, name: &str, value: &str) -> Setup {
-        self.agent_of.push((node.to_owned(), name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// With `name` in the environment of waypoints.
-    #[must_use]
-    pub fn waypoint(mut self, name: &str, value: &str) -> Setup {
-        self.waypoint.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// With the agent of `node` kept on one core.
-    #[must_use]
-    pub fn core(mut self, node: &str, core: usize) -> Setup {
-        self.cores.push((node.to_owned(), core));
-        self
-    }
-
-    /// With arguments for the controller.
-    #[must_use]
-    pub fn controller(mut self, arguments: &[&str]) -> Setup {
-        self.controller.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        self
-    }
-}
-
-/// A node's agent.
-#[derive(Debug)]
-pub struct Agent {
-    pub program: Program,
-    pub node: String,
-    run_dir: PathBuf,
 }
 
 impl Mesh {
@@ -390,64 +333,6 @@ impl Mesh {
     }
 }
 
-impl Agent {
-    /// Where it keeps its files.
-    #[must_use]
-    pub fn run_dir(&self) -> &Path {
-        &self.run_dir
-    }
-
-    /// Lines of its access log, each behind the node's name, of connections that did not end well: for a message.
-    #[must_use]
-    pub fn ended_badly(&self) -> String {
-        let lines = self.accesses().into_iter().filter(|line| !line.to_string().contains("\"complete\""));
-        lines.take(20).map(|line| format!("{}: {line}\n", self.node)).collect()
-    }
-
-    /// Lines of its access log, oldest first.
-    #[must_use]
-    pub fn accesses(&self) -> Vec<Value> {
-        self.lines("access")
-    }
-
-    /// Lines of its log that are for `target`, oldest first.
-    #[must_use]
-    pub fn lines(&self, target: &str) -> Vec<Value> {
-        self.program
-            .log()
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["target"] == target)
-            .collect()
-    }
-
-    /// Waits for a line of the access log in which every one of `facts` stands as it is, and yields it.
-    ///
-    /// # Errors
-    /// When there is none; with those there are.
-    pub fn until_access(&self, facts: &[&str]) -> Result<Value> {
-        self.until_line("access", facts)
-    }
-
-    /// As [`until_access`](Agent::until_access), for the audit log.
-    ///
-    /// # Errors
-    /// When there is none; with those there are.
-    pub fn until_audit(&self, facts: &[&str]) -> Result<Value> {
-        self.until_line("audit", facts)
-    }
-
-    fn until_line(&self, target: &str, facts: &[&str]) -> Result<Value> {
-        let waited = until(&format!("a line of {target} with {facts:?} at node {}", self.node), PATIENCE, || {
-            self.lines(target).into_iter().find(|line| {
-                let text = line.to_string();
-                facts.iter().all(|fact| text.contains(fact))
-            })
-        });
-        waited.with_context(|| format!("there are {:#?}", self.lines(target)))
-    }
-}
-
 fn controller(world: &Topology, source: &Source, setup: &Setup) -> Result<Launch> {
     let state = world.wire().dir().join("ctrl");
     fs::create_dir_all(&state)?;
@@ -472,51 +357,14 @@ pub fn token(node: &str) -> String {
     format!("token-of-node-{node}-in-a-test")
 }
 
-pub(crate) fn wait_ready(place: &Place, program: &mut Program, port: u16) -> Result<()> {
-    program.wait_listens(port)?;
-    until("readiness", PATIENCE, || match get(place, port, "/healthz/ready") {
-        Ok(_) => Some(Ok(())),
-        Err(_) => program.ended().map(|status| Err(anyhow::anyhow!("it ended ({status})"))),
-    })
-    .and_then(|ready| ready)
-    .with_context(|| program.log())
-}
-
-/// What a program in `place` serves at `path` of its admin endpoint.
-pub(crate) fn admin_of(place: &Place, path: &str) -> Result<String> {
-    get(place, AGENT_ADMIN, path)
-}
-
-fn rows(page: &str, list: &str) -> Result<Vec<Value>> {
-    let page: Value = serde_json::from_str(page)?;
-    page[list].as_array().cloned().with_context(|| format!("no list {list} in {page:#}"))
-}
-
-/// One HTTP/1.0 request to the loopback of `place`, so that the answer ends with the connection.
-fn get(place: &Place, port: u16, path: &str) -> Result<String> {
-    let mut stream = place.run(|| TcpStream::connect(("127.0.0.1", port)))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
-        bail!("{path}: {status}: {body}");
-    }
-    Ok(body.to_owned())
-}
-
-/// Namespace of [`Mesh::settle`]'s objects.
 /// What all programs carry streams by, in place of their default: `WEFT_TEST_TRANSPORT=hbone cargo xtask test mesh`.
 #[must_use]
 pub fn transport() -> Option<String> {
     env::var("WEFT_TEST_TRANSPORT").ok()
 }
 
+/// Namespace of [`Mesh::settle`]'s objects.
 const MARKERS: &str = "markers";
 /// Where the controller listens, beside its [`Topology::controller_ips`].
 pub const CONTROL: u16 = 15012;
 const CONTROLLER_ADMIN: u16 = 15014;
-const AGENT_ADMIN: u16 = 15000;
