@@ -111,6 +111,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
             cluster_id: settings.cluster_id.clone(),
             trust_domain: settings.trust_domain.clone(),
             release_deadline: settings.release,
+            pace_from: settings.pace_from,
             managers,
         },
         kernel.clone(),

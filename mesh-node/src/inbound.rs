@@ -164,6 +164,7 @@ impl Inbound {
         pod: &Pod,
         tcp: TcpStream,
     ) -> Result<(TunnelConnection, SystemTime), (&'static str, String)> {
+        pod.pacing.settle(&tcp);
         let timeout = self.config.handshake_timeout;
         let credentials = pod
             .certificate

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use crate::cost::Cost;
 use crate::netns::{Netns, NetnsCookie};
 use crate::shares::shared;
-use crate::socket::{self, Keepalive};
+use crate::socket;
+use crate::socket::pacing::Pacing;
 
 /// An enrolled pod: its connections come to the agent, and the agent speaks for its identity.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     pub certificate: Lease,
     pub cost: Arc<Cost>,
+    pub pacing: Pacing,
     withdrawn: watch::Sender<bool>,
 }
 
@@ -48,6 +50,7 @@ pub struct Enrolment {
     pub addresses: Vec<IpAddr>,
     pub certificate: Lease,
     pub cost: Arc<Cost>,
+    pub pacing: Pacing,
 }
 
 impl Pod {
@@ -64,6 +67,7 @@ impl Pod {
             addresses: e.addresses,
             certificate: e.certificate,
             cost: e.cost,
+            pacing: e.pacing,
             withdrawn: watch::Sender::new(false),
         }
     }
@@ -103,10 +107,7 @@ impl Origin for Pod {
     }
 
     async fn connect(&self, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-        let tcp = socket::connect_from_pod(&self.netns, to, timeout).await?;
-        // It fails only for a socket that is gone already, which the handshake will tell.
-        let _ = socket::keep_alive(&tcp.stream, Keepalive::TUNNEL);
-        Ok(tcp.stream)
+        socket::connect_tunnel(&self.netns, to, &self.pacing, timeout).await
     }
 
     fn drive(&self, driver: impl Future<Output = ()> + Send + 'static) {

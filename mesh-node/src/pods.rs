@@ -51,6 +51,8 @@ pub struct Config {
     pub trust_domain: String,
     /// How long the connections of a pod that left the mesh may go on through the agent.
     pub release_deadline: Duration,
+    /// Round trip from which tunnels are paced where the node has it so; see [`crate::socket::pacing`].
+    pub pace_from: Duration,
     /// Managers that are going to tell of their pods; pods of an earlier agent that none of them has are withdrawn then.
     pub managers: Vec<Manager>,
 }

@@ -97,6 +97,10 @@ pub struct Flags {
     /// find nothing. 0: it sleeps at once.
     #[arg(long, env = "BUSY_POLL_MICROS", default_value = "100")]
     pub busy_poll_micros: String,
+    /// Round trip from which a tunnel keeps the node's congestion control where that is BBR, in microseconds; one whose handshake was
+    /// quicker gets CUBIC. 0: it always keeps it.
+    #[arg(long, env = "PACE_FROM_MICROS", default_value = "1000")]
+    pub pace_from_micros: String,
     /// Where readiness, metrics and views are served. Keep it on loopback: it shows who talks to whom.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: String,
@@ -171,6 +175,7 @@ pub struct Settings {
     pub run_dir: PathBuf,
     pub workers: usize,
     pub busy_poll: Duration,
+    pub pace_from: Duration,
     pub admin_address: SocketAddr,
     pub unknown_destinations: UnknownDestinations,
     pub transport: Transport,
@@ -227,6 +232,7 @@ impl Flags {
         }
         let workers = check.workers(self.workers.as_deref(), 4);
         let busy_poll = check.number("busy-poll-micros", &self.busy_poll_micros, 0, MOST_MICROS);
+        let pace_from = check.number("pace-from-micros", &self.pace_from_micros, 0, MOST_MICROS);
         let admin_address = check.ip_and_port("admin-address", &self.admin_address);
         let unknown_destinations = check.either(
             "unknown-destinations",
@@ -288,6 +294,7 @@ impl Flags {
             run_dir: self.run_dir.into(),
             workers,
             busy_poll: Duration::from_micros(busy_poll),
+            pace_from: Duration::from_micros(pace_from),
             admin_address,
             unknown_destinations,
             transport,
@@ -307,7 +314,7 @@ impl Flags {
     }
 }
 
-/// Longest time that a worker may look for news before it sleeps.
+/// Longest time that a worker may look for news before it sleeps, and longest round trip of a tunnel that is not paced.
 const MOST_MICROS: u64 = 10_000;
 
 #[cfg(test)]

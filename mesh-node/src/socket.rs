@@ -4,6 +4,7 @@
 
 pub mod packet;
 mod option;
+pub mod pacing;
 
 use std::{
     io,
@@ -17,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+use self::pacing::Pacing;
 use crate::netns::Netns;
 
 /// How long the agent's connections may be silent before the kernel asks whether the peer is there.
@@ -129,14 +131,32 @@ pub fn asked(stream: &TcpStream) -> io::Result<SocketAddr> {
     Ok(canonical(stream.local_addr()?))
 }
 
-/// Dials `to` from the pod's namespace with the pod's address, past our own capture: tunnels and connections passed
-/// through.
+/// Dials `to` from the pod's namespace with the pod's address, past our own capture: connections passed through.
 ///
 /// # Errors  Of the kernel and the peer; `TimedOut` after `timeout`.
 pub async fn connect_from_pod(netns: &Netns, to: SocketAddr, timeout: Duration) -> io::Result<Dialled> {
     let to = canonical(to);
     let socket = dialling(netns, to, MARK_AGENT)?;
     within(timeout, connect(socket, to)).await
+}
+
+/// As [`connect_from_pod`], for a tunnel: with [`Keepalive::TUNNEL`], and paced as `pacing` says.
+///
+/// # Errors  As for that.
+pub async fn connect_tunnel(
+    netns: &Netns,
+    to: SocketAddr,
+    pacing: &Pacing,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let to = canonical(to);
+    let socket = dialling(netns, to, MARK_AGENT)?;
+    pacing.begin(&socket);
+    let tunnel = within(timeout, connect(socket, to)).await?.stream;
+    pacing.settle(&tunnel);
+    // It fails only for a socket that is gone already, which the handshake will tell.
+    let _ = keep_alive(&tunnel, Keepalive::TUNNEL);
+    Ok(tunnel)
 }
 
 /// Dials the application at `to`, an address of the pod's, with `client` as the source address, so that the

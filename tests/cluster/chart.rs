@@ -142,6 +142,7 @@ fn matrix() -> Vec<(&'static str, Value, Shows)> {
         ("node.unknownDestinations", json!("refuse"), one(tells_agent("UNKNOWN_DESTINATIONS"), json!("refuse"))),
         ("node.transport", json!("hbone"), one(tells_agent("TRANSPORT"), json!("hbone"))),
         ("node.busyPollMicros", json!(0), one(tells_agent("BUSY_POLL_MICROS"), json!("0"))),
+        ("node.paceFromMicros", json!(0), one(tells_agent("PACE_FROM_MICROS"), json!("0"))),
         ("node.workers", json!(8), one(tells_agent("WORKER_THREADS"), json!("8"))),
         (
             "node.drainSeconds",
@@ -380,6 +381,7 @@ fn values_that_cannot_be_are_refused_with_where_and_why() -> Result<()> {
         ("node.cni.onFailure", json!("ask"), "at '/node/cni/onFailure': value must be one of 'closed', 'open'"),
         ("node.cni.timeoutSeconds", json!(0), "at '/node/cni/timeoutSeconds': minimum: got 0, want 1"),
         ("node.busyPollMicros", json!(10001), "at '/node/busyPollMicros': maximum: got 10,001, want 10,000"),
+        ("node.paceFromMicros", json!(-1), "at '/node/paceFromMicros': minimum: got -1, want 0"),
         ("node.workers", json!(257), "at '/node/workers': maximum: got 257, want 256"),
         ("node.certificateSeconds", json!(1), "at '/node/certificateSeconds': minimum: got 1, want 10"),
         ("webhook.timeoutSeconds", json!(31), "at '/webhook/timeoutSeconds': maximum: got 31, want 30"),

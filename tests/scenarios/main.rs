@@ -19,6 +19,7 @@ mod managers;
 mod admin;
 mod protocols;
 mod transfers;
+mod pacing;
 mod copying;
 mod closing;
 mod resilience;

@@ -16,6 +16,7 @@ use super::workload::{identity_of, is_captured, workload_of};
 use super::{Pods, TICK};
 use crate::ebpf::{self, ListenerKind};
 use crate::pod::{Enrolment, Pod};
+use crate::socket::pacing::Pacing;
 use crate::socket::{self, Keepalive};
 use crate::worker::Listeners;
 
@@ -135,6 +136,7 @@ impl Pods {
             addresses: addresses.clone(),
             certificate,
             cost,
+            pacing: Pacing::of(&hbone, self.config.pace_from),
         }));
         self.number += 1;
         let kinds =

@@ -90,8 +90,13 @@ pub(super) const NEEDS: &[Need] = &[
         pacman: "",
         apk: "",
     },
-    package(Purpose::Mesh, "ip", Sign::Program("ip"), "makes namespaces, links and routes")
-        .named(["iproute2", "iproute", "iproute2", "iproute2"]),
+    package(
+        Purpose::Mesh,
+        "iproute2",
+        Sign::AllPrograms(&["ip", "ss"]),
+        "makes namespaces, links and routes; shows what a socket sends by",
+    )
+    .named(["iproute2", "iproute", "iproute2", "iproute2"]),
     package(Purpose::Mesh, "tcpdump", Sign::Program("tcpdump"), "captures the wire, searched for plaintext")
         .same("tcpdump"),
     package(Purpose::Mesh, "redis-server", Sign::Program("redis-server"), "a real application in a pod").named([
