@@ -81,7 +81,8 @@ impl Sockets {
     }
 }
 
-/// The lender's side: makes a socket for every byte that comes, `4` or `6`, until the line closes.
+/// The lender's side: makes a socket for every byte that comes, `4` or `6`, until the line closes. A second byte follows once the
+/// socket is the borrower's alone: while the lender had it too, the borrower could not close it.
 ///
 /// # Errors
 /// When a socket cannot be made or sent.
@@ -98,11 +99,13 @@ pub fn lend(mut line: UnixStream) -> io::Result<()> {
             MsgFlags::empty(),
             None,
         )?;
+        drop(socket);
+        line.write_all(&asked)?;
     }
     Ok(())
 }
 
-fn receive(line: &UnixStream) -> io::Result<OwnedFd> {
+fn receive(mut line: &UnixStream) -> io::Result<OwnedFd> {
     let mut byte = [0];
     let mut room = cmsg_space!(std::os::fd::RawFd);
     let mut parts = [IoSliceMut::new(&mut byte)];
@@ -111,7 +114,9 @@ fn receive(line: &UnixStream) -> io::Result<OwnedFd> {
         if let ControlMessageOwned::ScmRights(fds) = control
             && let [fd] = fds[..]
         {
-            return Ok(own(fd));
+            let lent = own(fd);
+            line.read_exact(&mut [0])?;
+            return Ok(lent);
         }
     }
     Err(io::Error::new(ErrorKind::UnexpectedEof, "the lender of sockets has ended"))
@@ -146,6 +151,23 @@ mod tests {
         let mut heard = [0; 5];
         accepted.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"hello");
+        drop(line);
+        lender.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_the_borrower_closes_is_closed() {
+        let (line, far_end) = UnixStream::pair().unwrap();
+        let lender = std::thread::spawn(|| lend(far_end));
+        for _ in 0..1000 {
+            (&line).write_all(b"4").unwrap();
+            let listener = Socket::from(receive(&line).unwrap());
+            listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            listener.listen(1).unwrap();
+            let at = listener.local_addr().unwrap().as_socket().unwrap();
+            drop(listener);
+            assert_eq!(TcpStream::connect(at).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
         drop(line);
         lender.join().unwrap().unwrap();
     }
