@@ -22,7 +22,7 @@ use crate::lookout;
 
 /// What a pod may use of a pass: two turns of a connection that moves much.
 const QUANTUM: Duration = Duration::from_micros(100);
-/// After so long without another pod's task a pod counts as alone, and has no limit.
+/// After so long without another pod's task a pod counts as alone, has no limit and moves large batches.
 const ALONE: Duration = Duration::from_millis(10);
 
 /// Who has had how much of the pass. Pure.
@@ -38,7 +38,10 @@ struct Shares {
 /// What becomes of a task that is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    Now,
+    Now {
+        /// No other pod wants the core.
+        alone: bool,
+    },
     Later {
         /// Nobody was sent back before it in this pass.
         first: bool,
@@ -48,11 +51,16 @@ enum Turn {
 impl Shares {
     fn turn(&mut self, pod: u32, now: Instant) -> Turn {
         let spent = self.used.get(&pod).is_some_and(|used| *used >= QUANTUM);
-        let other = self.latest.iter().flatten().find(|(latest, _)| *latest != pod);
-        if !spent || other.is_none_or(|(_, when)| now.saturating_duration_since(*when) > ALONE) {
-            return Turn::Now;
+        let alone = self.is_alone(pod, now);
+        if !spent || alone {
+            return Turn::Now { alone };
         }
         Turn::Later { first: !std::mem::replace(&mut self.waits, true) }
+    }
+
+    fn is_alone(&self, pod: u32, now: Instant) -> bool {
+        let other = self.latest.iter().flatten().find(|(latest, _)| *latest != pod);
+        other.is_none_or(|(_, when)| now.saturating_duration_since(*when) > ALONE)
     }
 
     fn ran(&mut self, pod: u32, now: Instant, took: Duration) {
@@ -104,12 +112,15 @@ impl<F: Future> Future for Shared<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let (pod, begun) = (this.cost.id, Instant::now());
-        if let Turn::Later { first } = SHARES.with_borrow_mut(|shares| shares.turn(pod, begun)) {
-            if first {
-                OVER.with(|over| over.notify_one());
+        match SHARES.with_borrow_mut(|shares| shares.turn(pod, begun)) {
+            Turn::Now { alone } => budget::alone(alone),
+            Turn::Later { first } => {
+                if first {
+                    OVER.with(|over| over.notify_one());
+                }
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         // Zero is nobody's.
         let polled = budget::owned_by(pod.saturating_add(1), || this.task.poll(cx));
@@ -133,16 +144,16 @@ mod tests {
     fn a_pod_that_is_alone_has_no_limit_and_one_that_is_not_has_a_quantum_of_each_pass() {
         let (mut shares, now) = (Shares::default(), Instant::now());
         for _ in 0..100 {
-            assert_eq!(shares.turn(1, now), Turn::Now);
+            assert_eq!(shares.turn(1, now), Turn::Now { alone: true });
             shares.ran(1, now, QUANTUM);
         }
         shares.ran(2, now, QUANTUM / 10);
         assert_eq!(shares.turn(1, now), Turn::Later { first: true });
         assert_eq!(shares.turn(1, now), Turn::Later { first: false });
-        assert_eq!(shares.turn(2, now), Turn::Now);
-        assert_eq!(shares.turn(1, now + ALONE + QUANTUM), Turn::Now, "the other has gone");
+        assert_eq!(shares.turn(2, now), Turn::Now { alone: false });
+        assert_eq!(shares.turn(1, now + ALONE + QUANTUM), Turn::Now { alone: true }, "the other has gone");
         shares.next();
-        assert_eq!(shares.turn(1, now), Turn::Now);
+        assert_eq!(shares.turn(1, now), Turn::Now { alone: false });
         shares.ran(1, now, QUANTUM);
         assert_eq!(shares.turn(1, now), Turn::Later { first: true });
     }

@@ -15,14 +15,13 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::block::Block;
-use super::budget::Leave;
+use super::budget::{LARGE, Leave};
 use super::lent::Lent;
 use super::record::{self, CONTENT, HEADER, LONGEST, OVERHEAD, Violation};
 use super::session::{Opened, Session};
 
-/// Most records that one system call fills: what is in hand should stay in a core's own cache (256 KiB carried 7 % less
-/// than 128; redo with `cargo xtask bench --only throughput`).
-pub(crate) const BATCH: usize = 8;
+/// Most records that one system call moves.
+pub(crate) const MOST: usize = LARGE;
 
 pub(crate) struct Link {
     tcp: Arc<TcpStream>,
@@ -164,7 +163,7 @@ impl Link {
         Ok(())
     }
 
-    /// Lets `read` fill the places of up to [`BATCH`] records, `most` bytes in all, and sends what it says is there, as one
+    /// Lets `read` fill the places of up to [`MOST`] records, `most` bytes in all, and sends what it says is there, as one
     /// frame a record: `frame` writes the first `head` bytes of a record, given how much data follows and whether it is the
     /// last of this batch. Yields what `read` yielded; nothing is sent for none. Only when nothing waits for the socket.
     ///
@@ -181,14 +180,15 @@ impl Link {
         if let State::Failed(failure) = self.state {
             return Err(failure.into());
         }
-        let mut lent = Lent::take();
-        self.session.ready_for(BATCH as u64, &mut lent).map_err(|violation| self.fail(violation))?;
+        let mut lent = Lent::largest();
+        let records = lent.records();
+        self.session.ready_for(records as u64, &mut lent).map_err(|violation| self.fail(violation))?;
         let data = CONTENT - head;
         let space = lent.space();
         let mut left = most;
         let mut count = 0;
-        let mut places: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        for (place, record) in places.iter_mut().zip(space.chunks_exact_mut(CONTENT + OVERHEAD)) {
+        let mut places: [IoSliceMut<'_>; MOST] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        for (place, record) in places.iter_mut().zip(space.chunks_exact_mut(CONTENT + OVERHEAD).take(records)) {
             if left == 0 {
                 break;
             }
@@ -248,10 +248,10 @@ impl Link {
                 State::Failed(failure) => return Poll::Ready(Err(failure.into())),
             }
             let mut block = match std::mem::replace(&mut self.incoming, Incoming::Nothing) {
-                Incoming::Nothing => Block::take(),
+                Incoming::Nothing => Block::take(Leave::left()),
                 Incoming::InHand(block) => block,
                 Incoming::Parked(begun) => {
-                    let mut block = Block::take();
+                    let mut block = Block::take(Leave::left());
                     block.put_slice(&begun);
                     // What was read behind the handshake may be whole.
                     if self.open(&mut block, &mut deliver)? {
@@ -265,7 +265,12 @@ impl Link {
                 continue;
             }
             // Who has much in hand that nobody takes gets it in single records.
-            let most = room(&block, if Leave::is_left() { READ } else { LONGEST });
+            let most = match Leave::left() {
+                1 => LONGEST,
+                // As many as a peer of ours writes at once.
+                records => records.min(block.records()) * (CONTENT + OVERHEAD),
+            };
+            let most = room(&block, most);
             match self.fill(&mut block, most) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => {
@@ -375,8 +380,6 @@ fn room(block: &BytesMut, most: usize) -> usize {
     most.min(rest.max(room.saturating_sub(LONGEST)))
 }
 
-/// Bytes of one read: as many as a peer of ours writes at once.
-const READ: usize = BATCH * (CONTENT + OVERHEAD);
 /// A record beside its content, and room for new keys and an alert behind it.
 const ROOM: usize = 128;
 /// Most bytes that wait for a socket besides data.
@@ -386,7 +389,9 @@ const LATER: usize = 256 << 10;
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
+    use super::super::budget::BATCH;
     use super::*;
 
     /// What follows a header at least: a record's kind and its tag.
@@ -396,7 +401,7 @@ mod tests {
         /// However reads cut records apart, no more than a header is ever moved for want of room.
         #[test]
         fn a_record_that_was_cut_off_is_completed_where_it_lies(
-            lengths in vec(SHORTEST..=LONGEST, 1..200), reads in vec(0.0..2.0f64, 200),
+            lengths in vec(SHORTEST..=LONGEST, 1..200), reads in vec(0.0..2.0f64, 200), records in select(vec![BATCH, LARGE]),
         ) {
             let mut stream = BytesMut::new();
             for length in lengths {
@@ -405,9 +410,9 @@ mod tests {
                 stream.put_u16(body);
                 stream.put_bytes(0, body.into());
             }
-            let mut block = Block::take();
+            let mut block = Block::take(records);
             for part in reads {
-                let most = room(&block, READ);
+                let most = room(&block, records * (CONTENT + OVERHEAD));
                 if block.len() < HEADER {
                     block.reserve(most);
                 }

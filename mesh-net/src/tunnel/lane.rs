@@ -435,4 +435,4 @@ const LAST_WORDS: Duration = Duration::from_secs(60);
 /// The one status with which a stream begins.
 pub(super) const OK: u16 = 200;
 /// Most pieces that one system call writes: those of a batch, and one cut in two.
-const SLICES: usize = crate::tls::link::BATCH + 2;
+const SLICES: usize = crate::tls::link::MOST + 2;

@@ -210,7 +210,7 @@ impl RecvHalf {
 
     /// Says that what came is not taken for now, until the returned value is dropped. What it is kept in may be wanted elsewhere.
     pub fn untaken(&mut self) -> Untaken {
-        let leave = Leave::take();
+        let leave = Leave::largest();
         if let (None, Carrier::Lane(lane)) = (&leave, &self.carrier) {
             lane.put_aside();
         }

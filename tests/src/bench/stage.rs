@@ -147,7 +147,12 @@ impl Stage {
                 many_ports(pod)?;
                 if let Some(name) = congestion_control {
                     let set = pod.netns().sysctl(&[("ipv4/tcp_congestion_control", name)]);
-                    set.with_context(|| format!("the kernel may not have the congestion control {name}"))?;
+                    set.with_context(|| {
+                        format!(
+                            "the kernel has no congestion control {name}, or lets no namespace but its first choose it: \
+                             add it to net.ipv4.tcp_allowed_congestion_control"
+                        )
+                    })?;
                 }
                 if meshed {
                     mesh.until_captured(pod)?;

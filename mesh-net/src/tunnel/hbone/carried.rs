@@ -13,7 +13,7 @@ use super::arrivals::Over;
 use super::{Hbone, Side, State, Unopened};
 use crate::http2::fields::Fields;
 use crate::http2::frame::{Code, HEAD};
-use crate::tls::link::{BATCH, Link};
+use crate::tls::link::{Link, MOST};
 use crate::tunnel::early::{self, Words};
 use crate::tunnel::stream::{Filled, StreamError};
 
@@ -301,4 +301,4 @@ impl Drop for Slot {
 /// Bytes below which a piece that waits for its reader is copied: what others keep is no more than twice what they are.
 const SMALL: usize = 8 << 10;
 /// Most pieces that one system call writes.
-const SLICES: usize = BATCH + 2;
+const SLICES: usize = MOST + 2;
