@@ -31,10 +31,17 @@ fn pods_of_every_kind_work_under_strict() -> Result<()> {
     api.apply(&service("web", "10.96.7.7"))?;
     api.apply(&server("web", "node-1", 1))?;
 
-    let exec = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
-    let http = json!({"httpGet": {"path": "/index.html", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
-    let tcp = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
-    let grpc = json!({"grpc": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
+    // A server may take seconds to start where the machine is busy. A probe that does not get through at all leaves its pod not ready.
+    let probe = |mut kind: Value| {
+        kind["periodSeconds"] = json!(1);
+        kind["timeoutSeconds"] = json!(5);
+        kind["failureThreshold"] = json!(10);
+        kind
+    };
+    let exec = probe(json!({"exec": {"command": ["true"]}}));
+    let http = probe(json!({"httpGet": {"path": "/index.html", "port": 8080}}));
+    let tcp = probe(json!({"tcpSocket": {"port": 8080}}));
+    let grpc = probe(json!({"grpc": {"port": 8080}}));
     let serving = |more: Value| {
         let mut container = json!({"name": "app", "command": ["sh", "-c", SERVE]});
         container

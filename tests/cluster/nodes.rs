@@ -89,4 +89,4 @@ pub(crate) fn get(address: &str, port: u16) -> Result<String> {
 }
 
 /// Until a pod runs, on a machine that is busy.
-pub(crate) const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(180);

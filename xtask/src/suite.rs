@@ -1,10 +1,12 @@
 //! Runs tests and says with one last line how they went.
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::ValueEnum;
 use nix::unistd::geteuid;
+use xtask::target::ROOT;
 use xtask::{clusters, leftovers};
 
 use crate::setup::{self, Purpose};
@@ -70,15 +72,12 @@ pub(crate) fn test(suite: Suite, filter: Option<&str>) -> Result<ExitCode> {
     match built {
         Ok(()) => {
             cargo_test(&chosen, filter.as_slice(), &[("RUST_TEST_THREADS", THREADS)], &mut tally)?;
-            once_more(packages, &[], &mut tally)?;
-            if matches!(suite, Suite::Mesh | Suite::All) && filter.is_none() {
+            once_more(&[], &mut tally)?;
+            if let Some(program) = tally.scenarios.clone().filter(|_| filter.is_none()) {
                 for (variable, value, scenarios) in OTHER_PATHS {
-                    let environment = [("RUST_TEST_THREADS", THREADS), (variable, value)];
                     println!("\nscenarios with {variable}={value}");
-                    // The same packages choose the same features: nothing is built again.
-                    let only: Vec<&str> = packages.iter().chain(&["--test=scenarios"]).copied().collect();
-                    cargo_test(&only, scenarios, &environment, &mut tally)?;
-                    once_more(packages, &[(variable, value)], &mut tally)?;
+                    run(&program, scenarios, &[("RUST_TEST_THREADS", THREADS), (variable, value)], &mut tally)?;
+                    once_more(&[(variable, value)], &mut tally)?;
                 }
             }
         }
@@ -111,10 +110,32 @@ fn cargo_test(packages: &[&str], filters: &[&str], environment: &[(&str, &str)],
     }
     let mut cargo = child::cargo(&["test", "--no-fail-fast"]);
     cargo.args(packages).arg("--").args(filters).arg("--show-output").envs(environment.iter().copied());
-    println!("> {}", child::line(&cargo));
+    follow(cargo, tally)
+}
+
+/// Runs a test binary that cargo has built and run before. Asked for that one alone, cargo would choose other features for what it
+/// depends on, and build them anew.
+fn run(program: &Path, arguments: &[&str], environment: &[(&str, &str)], tally: &mut Tally) -> Result<()> {
+    if child::interrupted() {
+        return Ok(());
+    }
+    let mut command = Command::new(Path::new(ROOT).join(program).canonicalize()?);
+    // Cargo runs tests in the folder of their package.
+    command
+        .args(arguments)
+        .arg("--show-output")
+        .envs(environment.iter().copied())
+        .current_dir(Path::new(ROOT).join("tests"));
+    tally.line(&format!("Running again ({})", program.display()));
+    follow(command, tally)
+}
+
+/// Runs tests, prints what they print and counts them.
+fn follow(mut command: Command, tally: &mut Tally) -> Result<()> {
+    println!("> {}", child::line(&command));
     let failed_before = tally.failed;
     let mut names = false;
-    let status = child::lines(&mut cargo, |line| {
+    let status = child::lines(&mut command, |line| {
         tally.line(line);
         // `--show-output` is there for the output; the names that come with it were printed before.
         names = line == "successes:" || names && (line.is_empty() || line.starts_with("    "));
@@ -126,18 +147,18 @@ fn cargo_test(packages: &[&str], filters: &[&str], environment: &[(&str, &str)],
     Ok(())
 }
 
-/// Runs scenarios that failed once more, each alone: they wait for a dozen processes, and a machine that is busy with something else
-/// may fail them. What passes then is counted as passed, and named at the end: it is a fault of the test or of Weft all the same.
-fn once_more(packages: &[&str], environment: &[(&str, &str)], tally: &mut Tally) -> Result<()> {
-    let failed = std::mem::take(&mut tally.scenarios);
+/// Runs scenarios and tests in clusters that failed once more, each alone: they wait for dozens of processes, and a machine that is busy
+/// with something else may fail them. What passes then is counted as passed, and named at the end: it is a fault of the test or of Weft
+/// all the same.
+fn once_more(environment: &[(&str, &str)], tally: &mut Tally) -> Result<()> {
+    let failed = std::mem::take(&mut tally.worlds);
     if failed.len() > UNSTEADY {
         return Ok(());
     }
-    for name in failed {
+    for (program, name) in failed {
         println!("\n{name} once more, alone");
-        let only: Vec<&str> = packages.iter().chain(&["--test=scenarios"]).copied().collect();
         let mut own = Tally::default();
-        cargo_test(&only, &["--exact", &name], &[environment, &[("RUST_TEST_THREADS", "1")]].concat(), &mut own)?;
+        run(&program, &["--exact", &name], &[environment, &[("RUST_TEST_THREADS", "1")]].concat(), &mut own)?;
         if (own.passed, own.failed) == (1, 0) {
             tally.forgive(name);
         }
@@ -217,7 +238,7 @@ const OTHER_PATHS: [(&str, &str, &[&str]); 2] = [
     ("WEFT_TEST_PAIR", "near", &["closing", "protocols", "transfers", "--skip=every_kind_of_destination"]),
 ];
 
-/// More scenarios than this do not fail by chance.
+/// More tests of whole worlds than this do not fail by chance.
 const UNSTEADY: usize = 3;
 
 /// Tests of one binary at a time. Each scenario is a world of its own with a dozen processes: two keep a small machine honest.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Counts over any number of test binaries.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub(crate) struct Tally {
     pub(crate) reasons: Vec<String>,
     /// What failed tests printed, each under its name: the first [`TOLD`] lines of it.
     pub(crate) failures: Vec<String>,
-    /// Scenarios that failed and were not run again: they depend on what else the machine does.
-    pub(crate) scenarios: Vec<String>,
+    /// Tests of whole worlds that failed and were not run again, each with its binary: they depend on what else the machine does.
+    pub(crate) worlds: Vec<(PathBuf, String)>,
+    /// The scenarios' binary, once it has been run.
+    pub(crate) scenarios: Option<PathBuf>,
     /// Tests that failed, and passed when they were run again alone.
     pub(crate) unsteady: Vec<String>,
     open: Option<Binary>,
@@ -32,8 +35,11 @@ struct Binary {
     failures: bool,
     /// Within the list of their names.
     names: bool,
-    scenarios: bool,
+    /// Where it lies, if its tests are of whole worlds.
+    world: Option<PathBuf>,
 }
+
+const SCENARIOS: &str = "scenarios";
 
 /// Lines of failed tests' output that are kept.
 const TOLD: usize = 300;
@@ -46,8 +52,8 @@ impl Tally {
             if line == "failures:" {
                 binary.names = binary.failures;
                 binary.failures = !binary.failures;
-            } else if binary.names && binary.scenarios && line.starts_with("    ") {
-                self.scenarios.push(line.trim().to_owned());
+            } else if let (true, Some(program), Some(name)) = (binary.names, &binary.world, line.strip_prefix("    ")) {
+                self.worlds.push((program.clone(), name.trim().to_owned()));
             } else if binary.failures && self.failures.len() < TOLD {
                 self.failures.push(line.to_owned());
             }
@@ -55,8 +61,12 @@ impl Tally {
         let line = line.trim();
         if line.starts_with("Running ") || line.starts_with("Doc-tests ") {
             self.close_without_result();
-            let scenarios = line.contains("deps/scenarios-");
-            self.open = Some(Binary { scenarios, ..Binary::default() });
+            let program = line.rsplit_once('(').and_then(|(_, path)| path.strip_suffix(')')).map(PathBuf::from);
+            let world = program.filter(|program| [SCENARIOS, "cluster"].contains(&target(program)));
+            if let Some(program) = world.as_ref().filter(|program| target(program) == SCENARIOS) {
+                self.scenarios = Some(program.clone());
+            }
+            self.open = Some(Binary { world, ..Binary::default() });
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             let binary = self.open.take().unwrap_or_default();
             let [passed, failed, ignored] = counts_of(counts);
@@ -106,6 +116,11 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
+}
+
+/// The name of cargo's target that `program` was built from: `deps/scenarios-0123456789abcdef` is `scenarios`.
+fn target(program: &Path) -> &str {
+    program.file_name().and_then(|name| name.to_str()?.rsplit_once('-')).map_or("", |(target, _)| target)
 }
 
 /// The reason in `skipped: reason`, also behind the harness's own `test name ... `.
@@ -183,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_scenarios_are_known_by_name_and_other_tests_are_not() {
+    fn failed_tests_of_whole_worlds_are_known_by_name_and_others_are_not() {
         let mut tally = Tally::default();
         let output = |path: &str| {
             format!(
@@ -191,11 +206,23 @@ mod tests {
                  test result: FAILED. 1 passed; 2 failed; 0 ignored\n"
             )
         };
-        output("scenarios/main.rs (target/debug/deps/scenarios-12)").lines().for_each(|line| tally.line(line));
-        output("src/lib.rs (target/debug/deps/mesh_core-12)").lines().for_each(|line| tally.line(line));
-        assert_eq!(tally.scenarios, ["a::x", "b::y"]);
+        for path in [
+            "tests/cluster/main.rs (target/debug/deps/cluster-12)",
+            "tests/scenarios/main.rs (target/debug/deps/scenarios-12)",
+            "unittests src/lib.rs (target/debug/deps/mesh_core-12)",
+        ] {
+            output(path).lines().for_each(|line| tally.line(line));
+        }
+        let known: Vec<String> =
+            tally.worlds.iter().map(|(program, name)| format!("{} {name}", program.display())).collect();
+        assert_eq!(
+            known,
+            ["cluster-12 a::x", "cluster-12 b::y", "scenarios-12 a::x", "scenarios-12 b::y"]
+                .map(|id| format!("target/debug/deps/{id}"))
+        );
+        assert_eq!(tally.scenarios.as_deref(), Some(Path::new("target/debug/deps/scenarios-12")));
         tally.forgive("a::x".into());
-        expect!["3 passed, 3 failed, 0 skipped"].assert_eq(&tally.to_string());
+        expect!["4 passed, 5 failed, 0 skipped"].assert_eq(&tally.to_string());
     }
 
     #[test]

@@ -19,10 +19,8 @@ async fn an_agent_sees_the_folder_then_each_change_and_removal() {
     agent.synced().await;
     assert_eq!(agent.names(), ["policy shop/no-dev", "web", "web.shop.svc.cluster.local"]);
 
-    let started = std::time::Instant::now();
     place.put("db", &pod("db", "b", "10.0.0.2"));
     agent.sees(|s| has(s, "db")).await;
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     place.remove("deny");
     agent.sees(|s| !has(s, "policy shop/no-dev")).await;
     place.remove("web");
